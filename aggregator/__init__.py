@@ -1,0 +1,1 @@
+"""The VPP/DSO desk: asset grants, grid supervision, schedules and flexibility auctions."""

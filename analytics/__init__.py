@@ -1,0 +1,1 @@
+"""Ingest, rollups, the day's report and the operators' console."""

@@ -1,0 +1,1 @@
+"""Benchmarks against peers and limits; one JSON result per run."""

@@ -1,0 +1,1 @@
+"""The embedded MQTT broker: authentication, topic access, closed defects."""

@@ -1,0 +1,1 @@
+"""The certified-smart-meter database: claims, participants, certificates, address grants."""

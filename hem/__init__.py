@@ -1,0 +1,1 @@
+"""The Home Energy Manager: gateway, transactive controller and EMS of one home."""

@@ -1,0 +1,1 @@
+"""The transactive controller (TCR): battery model, bidding curves, forecast, plan."""

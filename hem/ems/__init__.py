@@ -1,0 +1,1 @@
+"""The energy management system (EMS): enrolment, publishing, schedule, wallet, outbox."""

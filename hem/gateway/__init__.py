@@ -1,0 +1,1 @@
+"""The home device gateway (HDG): devices, meter key, leased setpoints."""

@@ -1,0 +1,1 @@
+"""Blocks, state transition, Proof of Energy, Simplex consensus, storage and clients."""

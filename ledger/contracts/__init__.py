@@ -1,0 +1,1 @@
+"""Contracts: adapters from ledger operations to the rules in `market`."""

@@ -1,0 +1,1 @@
+"""Economics, pure: clearing rules, auctions, settlement. No blocks, no clock."""

@@ -1,0 +1,36 @@
+"""Structured logs: one JSON object a line on standard error, or plain text for a person."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+
+def configure(component: str, level: str | None = None) -> FilteringBoundLogger:
+    """
+    Set logging up for a process and return its logger.
+
+    HEARTHGRID_LOG sets the level (default info); HEARTHGRID_LOG_FORMAT=text makes it readable.
+    """
+    name = (level or os.environ.get("HEARTHGRID_LOG", "info")).upper()
+    number = logging.getLevelNamesMapping().get(name, logging.INFO)
+    text = os.environ.get("HEARTHGRID_LOG_FORMAT") == "text"
+    renderer = structlog.dev.ConsoleRenderer() if text else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr)
+    logger: FilteringBoundLogger = structlog.get_logger(component=component)
+    return logger

@@ -1,0 +1,1 @@
+"""Simulated devices, homes and feeders; the demo."""

@@ -1,0 +1,158 @@
+"""
+The error tree, and the names of every refusal.
+
+Expected refusals are values (`Refusal.SLOT_CLOSED`): a contract returns them in a receipt. Bad
+outside input raises a named error that carries its facts and its refusal, so that one `except
+WireError` at the edge of a service can count and log it by name.
+
+    HearthgridError
+    ├── ConfigError                 a file the operator wrote; names file, key and remedy
+    └── WireError                   something from outside; has .refusal
+        ├── MalformedError          not the canonical form, or not the schema
+        ├── OversizedError
+        ├── UnsignedError
+        ├── BadSignatureError
+        ├── UnknownOperationError
+        ├── UnknownSenderError
+        ├── ExpiredError
+        ├── FutureDatedError
+        ├── ReplayedError
+        ├── CertificateError        wrong issuer, outside its validity, wrong role
+        ├── TopicError
+        └── UnitError               a unit or a value that does not convert exactly
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Refusal(StrEnum):
+    """Why something was not done. The name is what people and machines see."""
+
+    # The wire
+    MALFORMED = "MALFORMED"
+    OVERSIZED = "OVERSIZED"
+    UNSIGNED = "UNSIGNED"
+    BAD_SIGNATURE = "BAD_SIGNATURE"
+    UNKNOWN_OPERATION = "UNKNOWN_OPERATION"
+    UNKNOWN_SENDER = "UNKNOWN_SENDER"
+    EXPIRED = "EXPIRED"
+    FUTURE_DATED = "FUTURE_DATED"
+    REPLAYED = "REPLAYED"
+    BAD_CERTIFICATE = "BAD_CERTIFICATE"
+    BAD_TOPIC = "BAD_TOPIC"
+    BAD_UNIT = "BAD_UNIT"
+    # Access
+    NOT_ALLOWED = "NOT_ALLOWED"
+    BANNED = "BANNED"
+    RATE_LIMITED = "RATE_LIMITED"
+    # The ledger
+    WRONG_NONCE = "WRONG_NONCE"
+    MEMPOOL_FULL = "MEMPOOL_FULL"
+    # The market
+    INSUFFICIENT_FUNDS = "INSUFFICIENT_FUNDS"
+    INSUFFICIENT_ASSET = "INSUFFICIENT_ASSET"
+    ASSET_LOCKED = "ASSET_LOCKED"
+    SLOT_CLOSED = "SLOT_CLOSED"
+    SLOT_TOO_FAR = "SLOT_TOO_FAR"
+    PRICE_OUT_OF_RANGE = "PRICE_OUT_OF_RANGE"
+    QUANTITY_OUT_OF_RANGE = "QUANTITY_OUT_OF_RANGE"
+    DUPLICATE = "DUPLICATE"
+    NOT_FOUND = "NOT_FOUND"
+    # Enrolment
+    BAD_CLAIM = "BAD_CLAIM"
+    CLAIM_USED = "CLAIM_USED"
+
+
+class HearthgridError(Exception):
+    """The root of every error we raise on purpose."""
+
+
+class ConfigError(HearthgridError):
+    """Something the operator wrote is wrong: a file, a key, an option."""
+
+
+class WireError(HearthgridError):
+    """Something from outside was refused; `refusal` is its name, `facts` are its circumstances."""
+
+    refusal: ClassVar[Refusal] = Refusal.MALFORMED
+
+    def __init__(self, message: str = "", **facts: object) -> None:
+        self.facts = facts
+        detail = ", ".join(f"{name}={value!r}" for name, value in facts.items())
+        text = f"{self.refusal.value}: {message}" if message else self.refusal.value
+        super().__init__(f"{text} ({detail})" if detail else text)
+
+
+class MalformedError(WireError):
+    """Not canonical, or not what the schema says."""
+
+    refusal = Refusal.MALFORMED
+
+
+class OversizedError(WireError):
+    """Longer than the receiver reads."""
+
+    refusal = Refusal.OVERSIZED
+
+
+class UnsignedError(WireError):
+    """No signature where one is needed."""
+
+    refusal = Refusal.UNSIGNED
+
+
+class BadSignatureError(WireError):
+    """The signature is not the sender's, or not over these bytes."""
+
+    refusal = Refusal.BAD_SIGNATURE
+
+
+class UnknownOperationError(WireError):
+    """An operation this receiver does not have."""
+
+    refusal = Refusal.UNKNOWN_OPERATION
+
+
+class UnknownSenderError(WireError):
+    """No key is known for this sender."""
+
+    refusal = Refusal.UNKNOWN_SENDER
+
+
+class ExpiredError(WireError):
+    """Older than the receiver accepts."""
+
+    refusal = Refusal.EXPIRED
+
+
+class FutureDatedError(WireError):
+    """Dated later than the receiver's clock and its tolerance."""
+
+    refusal = Refusal.FUTURE_DATED
+
+
+class ReplayedError(WireError):
+    """Seen before."""
+
+    refusal = Refusal.REPLAYED
+
+
+class CertificateError(WireError):
+    """Wrong issuer, outside its validity, or without the role."""
+
+    refusal = Refusal.BAD_CERTIFICATE
+
+
+class TopicError(WireError):
+    """Not a topic of this market."""
+
+    refusal = Refusal.BAD_TOPIC
+
+
+class UnitError(WireError):
+    """A unit we do not know, or a value that does not convert exactly."""
+
+    refusal = Refusal.BAD_UNIT
