@@ -1,0 +1,262 @@
+"""
+The provisioning file of a home: the one file an installer drops in.
+
+    [home]      name, claim_code, data_dir            [gateway]   socket, limits, who may ask
+    [broker]    host, port                            [[devices]] name, kind, host, port, device_id
+    [market]    name, genesis, csmdb, its keys        [policy]    file
+    [validator] id                                    (only where the home hosts a validator)
+
+One pydantic model per section. All paths are relative to the file. Everything is checked before
+anything connects; an error names the file, the key and what would be right.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from wire.errors import ConfigError, MalformedError
+from wire.keys import KEY_BYTES, from_text, is_id
+from wire.slots import DEFAULT_SLOT_S, MIN_SLOT_S, SlotGrid
+
+SOCKET_PATH_BYTES_MAX = 107
+"""Longest path of a Unix socket on Linux (unix(7): sun_path holds 108 with its final zero)."""
+DEVICE_KINDS = ("sunspec-meter", "sunspec-inverter", "sunspec-battery")
+CONNECTION_MAX_W = 43_500
+"""3 × 63 A × 230 V: the largest usual connection of a house."""
+
+
+def _identity(text: str) -> str:
+    if not is_id(text):
+        raise ValueError("expected an identity, 'hg1' and 32 letters or digits")
+    return text
+
+
+def _key(text: str) -> str:
+    try:
+        from_text(text, KEY_BYTES)
+    except MalformedError:
+        raise ValueError("expected a public key, 43 characters of base64url") from None
+    return text
+
+
+Identity = Annotated[str, AfterValidator(_identity)]
+PublicKey = Annotated[str, AfterValidator(_key)]
+Port = Annotated[int, Field(ge=1, le=65_535)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+class Section(BaseModel):
+    """Base of the sections: a key we do not know is a mistake, not a wish."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Home(Section):
+    """Who we are."""
+
+    name: Name
+    claim_code: str = Field(min_length=1, max_length=128)
+    """One-time code for enrolment at the CSM-DB."""
+    data_dir: Path
+    """Keys, registers, outbox. Back it up."""
+
+
+class Broker(Section):
+    """Where the messages go."""
+
+    host: str = "127.0.0.1"
+    port: Port
+
+
+class Market(Section):
+    """Which market, and whom to believe there."""
+
+    name: Name
+    genesis: Path
+    """The chain's first facts (JSON)."""
+    csmdb: Identity
+    csmdb_key: PublicKey
+    """The CSM-DB's issuing key: the trust anchor."""
+    csmdb_box: PublicKey
+    """The key that enrolment and grant requests are sealed to."""
+
+
+class Gateway(Section):
+    """The process that holds the meter key."""
+
+    socket: Path = Path("gateway.sock")
+    ems_uid: int | None = Field(default=None, ge=0)
+    """User that may ask besides our own; none by default."""
+    max_power_w: int = Field(default=CONNECTION_MAX_W, ge=100, le=10_000_000)
+    """Most power the connection or the generator can carry: faster registers are refused [W]."""
+    cache_s: float = Field(default=0.2, ge=0, le=60)
+    """How long a polled state is good for [real s]."""
+    timeout_s: float = Field(default=1.0, gt=0, le=30)
+    """How long a device may take to answer [real s]."""
+
+
+class Device(BaseModel):
+    """
+    One meter, inverter or battery.
+
+    A kind we do not know disables that device only, so its other keys pass unread.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: Name
+    kind: str
+    host: str = "127.0.0.1"
+    port: Port = 502
+    device_id: int = Field(default=1, ge=0, le=255)
+
+    @model_validator(mode="after")
+    def _known_keys(self) -> Device:
+        if self.kind in DEVICE_KINDS and self.model_extra:
+            raise ValueError(f"a {self.kind} has no key {sorted(self.model_extra)[0]!r}")
+        return self
+
+
+class Policy(Section):
+    """The owner's wishes."""
+
+    file: Path = Path("policy.toml")
+
+
+class Validator(Section):
+    """The validator this home hosts."""
+
+    id: Identity
+
+
+class Provisioning(Section):
+    """A whole provisioning file, paths resolved."""
+
+    home: Home
+    broker: Broker
+    market: Market
+    gateway: Gateway = Gateway()
+    devices: list[Device] = Field(min_length=1)
+    policy: Policy = Policy()
+    validator: Validator | None = None
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Provisioning:
+        names = [device.name for device in self.devices]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two devices are named {twice[0]!r}; give each its own name")
+        return self
+
+
+class Poe(BaseModel):
+    """The genesis' rules of Proof of Energy that a meter needs to attest its CPF."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    kappa_milli: int = Field(default=1000, alias="kappaMilli", ge=0)
+    min_energy_wh: int = Field(default=200, alias="minEnergyWh", ge=0)
+    min_production_wh: int = Field(default=100, alias="minProductionWh", ge=0)
+
+
+class MarketFacts(BaseModel):
+    """What a gateway needs from the genesis (the rest is the ledger's)."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    chain_id: str = Field(alias="chainId", min_length=1)
+    slot_length_s: int = Field(default=DEFAULT_SLOT_S, alias="slotLengthS", ge=MIN_SLOT_S)
+    dso_box_key: PublicKey = Field(alias="dsoBoxKey")
+    poe: Poe = Poe()
+
+    @property
+    def grid(self) -> SlotGrid:
+        """The market's slots."""
+        return SlotGrid(self.slot_length_s)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def load_provisioning(path: Path) -> Provisioning:
+    """
+    Read and check a provisioning file; its paths come back absolute.
+
+    Raises:
+        ConfigError: names file, key and remedy.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); give a provisioning file") from None
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    provisioning = _resolve(_validate(Provisioning, raw, path), path.absolute().parent)
+    socket = provisioning.gateway.socket
+    if len(str(socket).encode()) > SOCKET_PATH_BYTES_MAX:
+        raise ConfigError(
+            f"{path}: gateway.socket: {socket} is longer than {SOCKET_PATH_BYTES_MAX} bytes;"
+            " set a shorter path"
+        )
+    return provisioning
+
+
+def load_market_facts(path: Path) -> MarketFacts:
+    """
+    Read what a gateway needs from the genesis file.
+
+    Raises:
+        ConfigError: names file, key and remedy.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not a genesis file ({error}); check market.genesis") from None
+    return _validate(MarketFacts, raw, path)
+
+
+def _validate(model: type[M], raw: Any, path: Path) -> M:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        key = ".".join(str(part) for part in first["loc"]) or "file"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ConfigError(f"{path}: {key}: {_remedy(first['type'], first['msg'])}{more}") from None
+
+
+def _remedy(kind: str, message: str) -> str:
+    if kind == "missing":
+        return "is missing; add it"
+    if kind == "extra_forbidden":
+        return "is not a key of this section; remove it or correct its spelling"
+    return message.removeprefix("Value error, ")
+
+
+def _resolve(provisioning: Provisioning, folder: Path) -> Provisioning:
+    def absolute(section: M, key: str) -> M:
+        return section.model_copy(update={key: (folder / getattr(section, key)).resolve()})
+
+    return provisioning.model_copy(
+        update={
+            "home": absolute(provisioning.home, "data_dir"),
+            "market": absolute(provisioning.market, "genesis"),
+            "gateway": absolute(provisioning.gateway, "socket"),
+            "policy": absolute(provisioning.policy, "file"),
+        }
+    )
