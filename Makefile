@@ -1,0 +1,37 @@
+# Every target sets up what it needs. PYTHON chooses the interpreter (3.11 to 3.13).
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+ARGS   ?=
+
+.PHONY: demo test check format clean help
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,13))' || \
+	  { echo "hearthgrid needs Python 3.11 to 3.13: make PYTHON=python3.12 …" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## Ten homes trade for a day; report in out/demo (ARGS="--homes 10 --seed 1 …")
+	$(BIN)/hearthgrid demo --out out/demo $(ARGS)
+
+test: $(STAMP) ## Run the tests (ARGS="-k name" to choose)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+check: $(STAMP) ## Formatting, lint, strict typing, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+format: $(STAMP) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove what was built and the demo's output
+	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

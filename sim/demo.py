@@ -1,0 +1,152 @@
+"""
+`hearthgrid demo`: one feeder, one day, every part real.
+
+Starts broker, CSM-DB, four validators, aggregator, analytics, the homes' Modbus devices and one HEM
+(with its gateway) per home, each in a process of its own; lets market time run; then stops them, has
+a separate process audit the chain from genesis, and writes the report.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.clock import ScaledClock, write_clock
+from sim.feeder import DAY_START_MS, SLOT_S, Feeder, build_feeder
+from sim.processes import NotReadyError, Processes, wait_for
+
+WARM_UP_SPEED = 1.0
+LEAD_MS = 60_000
+"""Market time between the moment everybody is ready and the first thing that is due."""
+READY_TIMEOUT_S = 120.0
+SETTLE_SLOTS = 2
+"""Slots after the last one until it is settled (grace period, then the seal)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What a person chose on the command line."""
+
+    out: Path
+    homes: int = 10
+    speed: float = 600.0
+    seed: int = 1
+    slots: int = 96
+    profiles: Path | None = None
+    page_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run is: for a progress bar, a log line or a test."""
+
+    stage: str
+    done: float
+    """0…1 within the stage."""
+    live: dict[str, Any]
+    """The console's summary, when it answers."""
+
+
+Report = Callable[[Progress], None]
+
+
+class Demo:
+    """A run that can be started, watched, disturbed (by tests) and finished."""
+
+    def __init__(self, options: DemoOptions) -> None:
+        self.options = options
+        self.feeder: Feeder = build_feeder(
+            options.out, options.homes, options.seed, options.slots, options.profiles
+        )
+        self.clock_path = options.out / "clock.json"
+        self._segments: list[tuple[float, int, float]] = [
+            (time.time(), DAY_START_MS - SLOT_S * 1000, WARM_UP_SPEED)
+        ]
+        write_clock(self.clock_path, self._segments)
+        self.clock = ScaledClock(self.clock_path)
+        self.processes = Processes(
+            logs=options.out / "logs",
+            environment={
+                "HEARTHGRID_CLOCK": str(self.clock_path.resolve()),
+                "PYTHONUNBUFFERED": "1",
+            },
+        )
+        self.broker_port = 0
+        self.page_url = ""
+
+    @property
+    def end_ms(self) -> int:
+        """Market time at which the last slot has been settled."""
+        return DAY_START_MS + (self.options.slots + SETTLE_SLOTS) * SLOT_S * 1000 + 120_000
+
+    def start(self) -> Iterator[Progress]:
+        """Start every process; yields until all homes are enrolled and may trade."""
+        feeder, processes = self.feeder, self.processes
+        port_file = feeder.out / "broker" / "port"
+        processes.start("broker", "broker.cli", *feeder.broker_arguments(port_file))
+        yield from self._wait("broker", port_file.exists)
+        self.broker_port = int(port_file.read_text())
+        ports_file = feeder.out / "devices.json"
+        processes.start("devices", "sim.devices", *feeder.device_arguments(ports_file))
+        processes.start("csmdb", "csmdb.cli", *feeder.csmdb_arguments(self.broker_port))
+        for index in range(len(feeder.validators)):
+            name = f"ledger-{index + 1}"
+            processes.start(
+                name, "ledger.cli", *feeder.ledger_arguments(index, self.broker_port)
+            )
+        page_file = feeder.out / "analytics" / "port"
+        processes.start(
+            "analytics",
+            "analytics.cli",
+            *feeder.analytics_arguments(self.broker_port, self.options.page_port, page_file),
+        )
+        processes.start("aggregator", "aggregator.cli", *feeder.aggregator_arguments(self.broker_port))
+        yield from self._wait("devices", ports_file.exists)
+        feeder.write_provisioning(self.broker_port, json.loads(ports_file.read_text()))
+        for home in feeder.homes:
+            processes.start(home.name, "hem.cli", "run", feeder.home_folder(home) / "provisioning.toml")
+        yield from self._wait("console", page_file.exists)
+        self.page_url = f"http://127.0.0.1:{int(page_file.read_text())}/"
+        yield from self._wait("homes", self._all_funded)
+
+    def go(self) -> None:
+        """Let market time run at the chosen speed from now on."""
+        now_ms = self.clock.now_ms()
+        self._segments.append((time.time(), now_ms, self.options.speed))
+        write_clock(self.clock_path, self._segments)
+
+    def run(self) -> Iterator[Progress]:
+        """Yield progress until the day is over and settled."""
+        start_ms = self.clock.now_ms()
+        while (now_ms := self.clock.now_ms()) < self.end_ms:
+            self.processes.check()
+            yield Progress("day", (now_ms - start_ms) / (self.end_ms - start_ms), self.live())
+            time.sleep(0.5)
+
+    def live(self) -> dict[str, Any]:
+        """The console's summary, or nothing while it does not answer."""
+        try:
+            with urllib.request.urlopen(self.page_url + "api/summary", timeout=2) as answer:
+                summary: dict[str, Any] = json.load(answer)
+                return summary
+        except (OSError, ValueError, urllib.error.URLError):
+            return {}
+
+    def stop(self) -> None:
+        """Stop every process."""
+        self.processes.stop()
+
+    def _wait(self, what: str, condition: Callable[[], bool]) -> Iterator[Progress]:
+        started_s = time.monotonic()
+        for _ in wait_for(what, condition, READY_TIMEOUT_S, self.processes.check):
+            yield Progress(f"starting: {what}", min(1.0, (time.monotonic() - started_s) / 30), {})
+
+    def _all_funded(self) -> bool:
+        return self.live().get("funded", 0) >= len(self.feeder.homes)
