@@ -101,6 +101,8 @@ class Gateway(Section):
     """User that may ask besides our own; none by default."""
     max_power_w: int = Field(default=CONNECTION_MAX_W, ge=100, le=10_000_000)
     """Most power the connection or the generator can carry: faster registers are refused [W]."""
+    late_slots: int = Field(default=4, ge=1, le=96)
+    """How many slots after its end a slot may still be closed with a reading."""
     cache_s: float = Field(default=0.2, ge=0, le=60)
     """How long a polled state is good for [real s]."""
     timeout_s: float = Field(default=1.0, gt=0, le=30)

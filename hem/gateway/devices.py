@@ -69,12 +69,12 @@ class SunSpecDevice:
         return self.status == "ok"
 
     async def poll(self, now_s: float) -> None:
-        """Read the device unless it is lost and its pause is not over. Never raises DeviceError."""
+        """Read the device unless it is lost and its pause is not over. Never raises."""
         if not self.ok and now_s < self._retry_at_s:
             return
         try:
             self.take(await self._snapshot())
-        except DeviceError as error:
+        except Exception as error:  # whatever nonsense it sent, the others go on
             self._lose(error, now_s)
         else:
             self._find()
@@ -108,7 +108,7 @@ class SunSpecDevice:
             await self.arrive()
         return await read(self._link, self._device_id, self._chain, self.models)
 
-    def _lose(self, error: DeviceError, now_s: float) -> None:
+    def _lose(self, error: Exception, now_s: float) -> None:
         self._retry_at_s = now_s + RETRY_S
         self._chain = []
         self.status = "lost"
@@ -116,7 +116,10 @@ class SunSpecDevice:
         if not self._reported:
             self._reported = True
             self._log.warning(
-                "device lost", device=self.name, address=self._address, why=str(error)
+                "device lost",
+                device=self.name,
+                address=self._address,
+                why=str(error) or repr(error),
             )
 
     def _find(self) -> None:

@@ -1,0 +1,296 @@
+"""
+The gateway process: devices on one side, the EMS's socket on the other, the meter key inside.
+
+It runs as its own process (under systemd as its own user), so that a trading program that was
+broken into cannot forge a reading. It polls when asked, and never oftener than its cache allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from hem.config import MarketFacts, Provisioning, load_market_facts, load_provisioning
+from hem.gateway.devices import Log, Site, SiteState
+from hem.gateway.meterbook import MeterBook, load_meter_key
+from hem.gateway.modbus import DeviceError, DeviceLostError
+from hem.gateway.protocol import (
+    BatteryParams,
+    CpfParams,
+    Params,
+    PseudonymParams,
+    ReadingParams,
+    ReceiptParams,
+    RpcError,
+)
+from hem.gateway.server import RpcServer
+from hem.gateway.signer import Registers, SigningRefusedError
+from runtime.clock import clock_from_environment
+from runtime.log import configure
+from runtime.ports import Clock
+from runtime.store import SqliteStore
+from wire.errors import ConfigError
+from wire.keys import to_text
+
+LEASE_SLACK_S = 0.5
+"""The device ends a lease itself; this much later we look whether it did."""
+LOCK_WAIT_S = 5.0
+STOP_TIMEOUT_S = 3.0
+
+
+class Gateway:
+    """Answers the RPC of one home."""
+
+    def __init__(self, config: Provisioning, book: MeterBook, clock: Clock, log: Log) -> None:
+        self._config = config.gateway
+        self._book = book
+        self._clock = clock
+        self._log = log
+        self._site = Site(config.devices, config.gateway.timeout_s, log)
+        self._polled_at_s = -1e9
+        self._state = SiteState()
+        self._polling: asyncio.Task[SiteState] | None = None
+        self._signing = asyncio.Lock()
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._restoring: asyncio.Task[None] | None = None
+
+    async def dispatch(self, method: str, params: Params) -> Any:
+        """
+        Answer one request.
+
+        Raises:
+            RpcError: by code.
+        """
+        try:
+            return await self._dispatch(method, params)
+        except SigningRefusedError as error:
+            raise RpcError(error.code, str(error)) from None
+        except DeviceLostError as error:
+            raise RpcError("DEVICE_LOST", str(error)) from None
+        except DeviceError as error:
+            raise RpcError("REJECTED", str(error)) from None
+
+    async def _dispatch(self, method: str, params: Params) -> Any:
+        match params:
+            case PseudonymParams(label=label):
+                return {"key": to_text(self._book.pseudonym(label))}
+            case ReadingParams(slot=slot):
+                return await self._sign_reading(slot)
+            case ReceiptParams(address=address, slot=slot):
+                return self._book.sign_receipt(address, slot)
+            case CpfParams(validator=validator, start_slot=start, end_slot=end):
+                return self._book.attest_cpf(validator, start, end)
+            case BatteryParams(power_w=power_w, lease_s=lease_s):
+                return await self._set_battery(power_w, lease_s)
+        match method:
+            case "public_keys":
+                return {"meter": to_text(self._book.public)}
+            case "nameplate":
+                return await self._nameplate()
+            case "state":
+                return self._state_json(await self._poll(fresh=False))
+            case "release_battery":
+                return await self._release()
+        raise RpcError("UNKNOWN_METHOD", method)
+
+    async def close(self) -> None:
+        """Leave the battery neutral, drop the connections."""
+        with suppress(DeviceError, TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await self._restore()
+        self._site.close()
+
+    async def _poll(self, *, fresh: bool) -> SiteState:
+        """The site's state, at most `cache_s` old, or read from now on when `fresh`."""
+        if fresh and self._polling is not None:
+            await asyncio.shield(self._polling)  # it may have asked before now
+        if self._polling is None:
+            age_s = self._clock.monotonic_s() - self._polled_at_s
+            if not fresh and age_s < self._config.cache_s:
+                return self._state
+            self._polling = asyncio.create_task(self._site.poll(self._clock.monotonic_s()))
+            self._polling.add_done_callback(self._polled)
+        return await asyncio.shield(self._polling)
+
+    def _polled(self, task: asyncio.Task[SiteState]) -> None:
+        self._polling = None
+        if not task.cancelled() and task.exception() is None:
+            self._state = task.result()
+            self._polled_at_s = self._clock.monotonic_s()
+
+    def _state_json(self, state: SiteState) -> dict[str, Any]:
+        answer: dict[str, Any] = {
+            "time_ms": self._clock.now_ms(),
+            "grid_w": state.grid_w,
+            "pv_w": state.pv_w,
+            "battery_w": state.battery_w,
+            "load_w": state.load_w,
+            "soc_permille": state.soc_permille,
+            "import_wh": state.import_wh or 0,
+            "export_wh": state.export_wh or 0,
+            "generation_wh": state.generation_wh or 0,
+            "devices": state.devices,
+        }
+        if state.battery is not None:
+            answer["battery"] = {
+                "capacity_wh": state.battery.capacity_wh,
+                "max_charge_w": state.battery.max_charge_w,
+                "max_discharge_w": state.battery.max_discharge_w,
+            }
+        return answer
+
+    async def _sign_reading(self, slot: int) -> dict[str, Any]:
+        async with self._signing:
+            known = self._book.signed(slot)
+            if known is not None:
+                return known
+            if self._clock.now_ms() < self._book.end_ms(slot):
+                raise RpcError("TOO_EARLY", f"slot {slot} has not ended")
+            state = await self._poll(fresh=True)
+            registers = self._registers(state)
+            return self._book.sign_reading(slot, self._clock.now_ms(), registers)
+
+    def _registers(self, state: SiteState) -> Registers:
+        meter = self._site.meter
+        if meter is None:
+            raise RpcError("NO_METER", "no sunspec-meter is configured")
+        if not meter.ok or state.import_wh is None or state.export_wh is None:
+            raise RpcError("DEVICE_LOST", f"the meter {meter.name!r} does not answer")
+        if state.generation_wh is None:
+            # An inverter asleep has produced nothing since; one never met may have.
+            raise RpcError("DEVICE_LOST", "an inverter has not answered yet")
+        return Registers(state.import_wh, state.export_wh, state.generation_wh)
+
+    async def _nameplate(self) -> dict[str, str]:
+        await self._poll(fresh=False)
+        meter = self._site.meter
+        if meter is None or not meter.nameplate:
+            raise RpcError("DEVICE_LOST", "the meter has not answered yet")
+        return {"type": "sunspec-meter", **meter.nameplate}
+
+    async def _set_battery(self, power_w: int, lease_s: int) -> dict[str, int]:
+        battery = self._site.battery
+        if battery is None:
+            raise RpcError("NO_BATTERY", "no sunspec-battery is configured")
+        if not battery.ok:
+            await self._poll(fresh=True)
+        if not battery.ok:
+            raise RpcError("DEVICE_LOST", f"the battery {battery.name!r} does not answer")
+        accepted_w = await battery.command(power_w, lease_s, self._clock.monotonic_s())
+        self._polled_at_s = -1e9  # what we knew of its power is old news
+        self._watch_lease(lease_s)
+        return {"accepted_w": accepted_w}
+
+    async def _release(self) -> dict[str, int]:
+        if self._site.battery is None:
+            raise RpcError("NO_BATTERY", "no sunspec-battery is configured")
+        await self._restore()
+        self._polled_at_s = -1e9
+        return {}
+
+    def _watch_lease(self, lease_s: float) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        loop = asyncio.get_running_loop()
+        self._watchdog = loop.call_later(lease_s + LEASE_SLACK_S, self._lease_ended)
+
+    def _lease_ended(self) -> None:
+        self._restoring = asyncio.create_task(self._restore_quietly())
+
+    async def _restore_quietly(self) -> None:
+        try:
+            await self._restore()
+        except DeviceError as error:
+            self._log.warning("battery not restored by us", why=str(error))
+
+    async def _restore(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        battery = self._site.battery
+        if battery is not None and battery.leased_until_s:
+            await battery.restore_neutral(self._clock.monotonic_s())
+
+
+async def run(config: Provisioning, facts: MarketFacts, stop: asyncio.Event, clock: Clock) -> None:
+    """
+    Serve until `stop` is set.
+
+    Raises:
+        ConfigError: the folder or the key cannot be used, or another gateway uses them.
+    """
+    log = configure("gateway").bind(home=config.home.name)
+    folder = config.home.data_dir / "gateway"
+    lock = _lock(folder)
+    try:
+        store = SqliteStore(folder / "registers.sqlite", synchronous="FULL")
+        key = load_meter_key(folder / "meter.key")
+        book = MeterBook(key, store, facts, config.gateway.max_power_w, config.gateway.late_slots)
+        gateway = Gateway(config, book, clock, log)
+        ems_uid = config.gateway.ems_uid
+        uids = frozenset((os.getuid(),) if ems_uid is None else (os.getuid(), ems_uid))
+        server = RpcServer(
+            config.gateway.socket,
+            uids,
+            gateway.dispatch,
+            lambda request, error: log.warning("request failed", request=request, why=repr(error)),
+        )
+        await server.start()
+        log.info("gateway ready", meter=key.id, socket=str(config.gateway.socket))
+        await stop.wait()
+        await server.stop()
+        await gateway.close()
+        store.close()
+        log.info("gateway stopped")
+    finally:
+        lock.close()
+
+
+def main(path: Path) -> None:
+    """
+    Run the gateway of a provisioning file until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: before anything connects.
+    """
+    config = load_provisioning(Path(path))
+    facts = load_market_facts(config.market.genesis)
+    asyncio.run(_until_signalled(config, facts))
+
+
+run_gateway = main
+
+
+async def _until_signalled(config: Provisioning, facts: MarketFacts) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await run(config, facts, stop, clock_from_environment())
+
+
+def _lock(folder: Path) -> IO[bytes]:
+    """One gateway per folder: two would fork the chain of readings."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = (folder / "lock").open("ab")
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be used ({error}); check home.data_dir") from None
+    deadline_s = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline_s:
+                raise ConfigError(
+                    f"{folder}: another gateway is running on it; stop that one"
+                ) from None
+            time.sleep(0.1)
+        else:
+            return file
