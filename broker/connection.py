@@ -1,0 +1,177 @@
+"""
+One client's connection: bytes in, packets to the broker, bytes out.
+
+Whatever comes in, the worst that happens is that this connection is closed, by a counted name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol, cast
+
+import structlog
+from amqtt.mqtt.connect import ConnectPacket
+from amqtt.mqtt.subscribe import SubscribePacket
+from amqtt.mqtt.unsubscribe import UnsubscribePacket
+
+from broker import packets
+from broker.packets import Publish, Splitter
+from broker.sessions import Session
+from wire.errors import MalformedError, WireError
+
+log = structlog.get_logger(component="broker")
+
+
+class Desk(Protocol):
+    """What a connection asks of the broker."""
+
+    def opened(self, connection: Connection) -> None:
+        """A TCP connection was made."""
+        ...
+
+    def closed(self, connection: Connection) -> None:
+        """It is gone, with or without a goodbye."""
+        ...
+
+    def connect(self, connection: Connection, packet: ConnectPacket) -> None:
+        """CONNECT: answer it and give the connection its session, or close it."""
+        ...
+
+    def publish(self, connection: Connection, publish: Publish) -> None:
+        """PUBLISH."""
+        ...
+
+    def acknowledged(self, session: Session, packet_id: int) -> None:
+        """PUBACK."""
+        ...
+
+    def subscribe(
+        self, connection: Connection, packet_id: int, wanted: list[tuple[str, int]]
+    ) -> None:
+        """SUBSCRIBE."""
+        ...
+
+    def unsubscribe(self, connection: Connection, packet_id: int, filters: list[str]) -> None:
+        """UNSUBSCRIBE."""
+        ...
+
+    def refuse(self, error: WireError) -> None:
+        """Count and log something refused."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    """The asyncio side of a connection, and the `Pipe` of its session."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._splitter = Splitter()
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self.session: Session | None = None
+        self.will: Publish | None = None
+        """Published when the connection ends without DISCONNECT."""
+        self.writable = True
+        self.heard_s = self._loop.time()
+        """Monotonic time of the last bytes that came in."""
+        self.keepalive_s = 0
+        self.until_ms: int | None = None
+        """Market time at which the credential ends."""
+
+    # --- asyncio ------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected (TCP_NODELAY is asyncio's default)."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._desk.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came in."""
+        self.heard_s = self._loop.time()
+        try:
+            for first_byte, body in self._splitter.feed(data):
+                if self._transport is None:
+                    return
+                self._handle(first_byte, body)
+        except WireError as error:
+            self._desk.refuse(error)
+            self.abort()
+        except Exception:
+            # our own mistake must not take the broker down with it
+            log.exception("connection failed")
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed."""
+        self._gone()
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as we write."""
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self.writable = True
+        if self.session is not None:
+            self.session.pump()
+
+    # --- for the broker -----------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; nothing once the connection is closed."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Close after what was written is sent, publishing the last will."""
+        transport = self._transport
+        self._gone()
+        if transport is not None:
+            transport.close()
+
+    def abort(self) -> None:
+        """Close at once, publishing the last will."""
+        transport = self._transport
+        self._gone()
+        if transport is not None:
+            transport.abort()
+
+    # --- packets ------------------------------------------------------------------------------
+
+    def _handle(self, first_byte: int, body: bytes) -> None:
+        kind = first_byte >> 4
+        if self.session is None:
+            if kind != packets.CONNECT:
+                raise MalformedError("the first packet must be CONNECT", kind=kind)
+            self._desk.connect(self, packets.decode_with(ConnectPacket, first_byte, body))
+        elif kind == packets.PUBLISH:
+            self._desk.publish(self, packets.parse_publish(first_byte, body))
+        elif kind == packets.PUBACK:
+            self._desk.acknowledged(self.session, int.from_bytes(body[:2], "big"))
+        elif kind == packets.PINGREQ:
+            self.write(packets.PINGRESP_PACKET)
+        elif kind == packets.DISCONNECT:
+            self.will = None
+            self.close()
+        else:
+            self._handle_rare(kind, first_byte, body)
+
+    def _handle_rare(self, kind: int, first_byte: int, body: bytes) -> None:
+        if kind == packets.SUBSCRIBE and first_byte & 15 == 2:
+            packet = packets.decode_with(SubscribePacket, first_byte, body)
+            self._desk.subscribe(self, _packet_id(packet), packet.payload.topics)
+        elif kind == packets.UNSUBSCRIBE and first_byte & 15 == 2:
+            packet = packets.decode_with(UnsubscribePacket, first_byte, body)
+            self._desk.unsubscribe(self, _packet_id(packet), packet.payload.topics)
+        else:
+            raise MalformedError("packet not expected here", kind=kind)
+
+    def _gone(self) -> None:
+        if self._transport is not None:
+            self._transport = None
+            self._desk.closed(self)
+
+
+def _packet_id(packet: Any) -> int:
+    number: int = packet.variable_header.packet_id
+    return number
