@@ -1,10 +1,10 @@
 """
 What goes into the consensus core and what comes out: events, effects, and what an epoch is.
 
-The core does no I/O. Its shell (the node, or the simulator) feeds it one event at a time and carries
-out the effects **in order**. One rule makes voting safe across crashes: whatever a `Persist` holds
-with `durable` set must be on disk (fdatasync) before any later effect of the list leaves the
-machine. Several steps may share one fdatasync if all their publishing waits for it.
+The core does no I/O. Its shell (the node, or the simulator) feeds it one event at a time and
+carries out the effects **in order**. One rule makes voting safe across crashes: whatever a
+`Persist` holds with `durable` set must be on disk (fdatasync) before any later effect of the list
+leaves the machine. Several steps may share one fdatasync if all their publishing waits for it.
 
 What the shell promises:
 - `SetTimer(timer, view, s)` replaces the running timer of the same name; when it ends, the shell
@@ -12,13 +12,14 @@ What the shell promises:
 - `RequestProposal` is answered with `ProposalBuilt` when there is something to put into a block,
   and not at all otherwise. It is asked again at the next `WorkAvailable(True)`.
 - `ValidateProposal` is answered with `BodiesReady` once all bodies are present and durable and
-  roots, time, seal flag, emptiness and "no txid executed before" are judged. Form, linkage, justify,
-  hashes and "no txid in an unfinalised ancestor" the core has judged already.
+  roots, time (not in the future), seal flag and "no txid executed before" are judged. Form,
+  linkage, justify, hashes, emptiness after a seal, time after the parent's, and "no txid in an
+  unfinalised ancestor" the core has judged already.
 - `WorkAvailable` tells whether something waits for a block here: transactions neither executed nor
   expired, or begin-block work that is due. An idle chain does not grow.
-- `Finalized` is executed in order; when its last header is a seal, this core has ended and the shell
-  makes the next one (`Epoch.base_*` from the seal, `base_certificate` from the effect). Only the
-  blocks listed belong to the chain: descendants of a seal in its own epoch are dropped.
+- `Finalized` is executed in order; when its last header is a seal, this core has ended and the
+  shell makes the next one (`Epoch.base_*` from the seal, `base_certificate` from the effect). Only
+  the blocks listed belong to the chain: descendants of a seal in its own epoch are dropped.
 - `RequestMissing` is answered by whatever can be fetched: a `ProposalReceived` for that hash, or,
   when peers have finalised it, blocks above `above_height` with their `Finality`: the shell checks
   (`types.verify_finality`), executes them, and calls `Core.jump`.
@@ -173,7 +174,7 @@ class MarkRecord(msgspec.Struct, frozen=True, array_like=True, tag="mark"):
 Record = VoteRecord | ProposalRecord | CertificateRecord | MarkRecord
 
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(Record)
+_DECODER: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 
 
 def encode_record(record: Record) -> bytes:

@@ -34,8 +34,8 @@ ZERO_HASH = bytes(HASH_BYTES)
 """The block hash of a NULLIFY vote: it names no block."""
 MAX_VALIDATORS = 128
 MAX_TXIDS = 4096
-MAX_NULLIFICATIONS = 256
-MAX_PATH = 64
+MAX_NULLIFICATIONS = 4096
+MAX_PATH = 256
 MAX_OBJECT_BYTES = 1024 * 1024
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_SAFE_INT)]
