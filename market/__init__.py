@@ -1,1 +1,29 @@
-"""Economics, pure: clearing rules, auctions, settlement. No blocks, no clock."""
+"""
+The market's rules as pure functions over integers: auctions and settlement.
+
+They know nothing of blocks; `ledger.contracts` adapts them to the ledger's state.
+"""
+
+from market.aggregator_auction import AuctionResult, Pricing, forward, reverse
+from market.double_auction import Clearing, clear
+from market.orders import Award, Order, Rejection, Unmatched
+from market.settlement import Settlement, Tariff, Totals, settle, totals, true_up
+
+__all__ = [
+    "AuctionResult",
+    "Award",
+    "Clearing",
+    "Order",
+    "Pricing",
+    "Rejection",
+    "Settlement",
+    "Tariff",
+    "Totals",
+    "Unmatched",
+    "clear",
+    "forward",
+    "reverse",
+    "settle",
+    "totals",
+    "true_up",
+]
