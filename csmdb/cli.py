@@ -1,0 +1,180 @@
+"""The `csmdb` command: make a CSM-DB, hand out claims and certificates, look, run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wire.errors import HearthgridError
+
+app = typer.Typer(
+    help="The certified-smart-meter database: who may trade, with which meter.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+claim_app = typer.Typer(help="One-time codes for enrolment.", no_args_is_help=True)
+app.add_typer(claim_app, name="claim")
+
+Folder = Annotated[Path, typer.Argument(help="Folder of the CSM-DB.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def init(
+    folder: Folder,
+    market: Annotated[str, typer.Option(help="Name of the market, [a-z0-9-].")],
+    slot_s: Annotated[int, typer.Option(help="Length of a slot [s].")] = 900,
+    as_json: Json = False,
+) -> None:
+    """Make issuing key, box key and database."""
+    from csmdb.setup import FACTS, create  # noqa: PLC0415  (help should not wait for imports)
+
+    with create(folder, market, slot_length_s=slot_s):
+        facts = json.loads((folder / FACTS).read_text())
+    _print(facts, as_json)
+
+
+@claim_app.command("add")
+def claim_add(
+    folder: Folder,
+    roles: Annotated[str, typer.Option(help="Comma-separated, e.g. prosumer.")],
+    max_import_w: Annotated[int, typer.Option(help="Limit of the connection [W].")],
+    max_export_w: Annotated[int, typer.Option(help="Limit of the connection [W].")],
+    feeder: Annotated[str, typer.Option(help="Name of the feeder.")],
+    validator: Annotated[str, typer.Option(help="Validator this home hosts.")] = "",
+    days: Annotated[int, typer.Option(min=1, help="The code's life [d].")] = 30,
+    as_json: Json = False,
+) -> None:
+    """Print a one-time code for one home. It is shown once."""
+    with _open(folder) as csmdb:
+        code = csmdb.add_claim(
+            _split(roles), max_import_w, max_export_w, feeder, validator, days=days
+        )
+    if as_json:
+        print(json.dumps({"claimCode": code}))
+    else:
+        print(code)
+
+
+@app.command()
+def service_cert(
+    folder: Folder,
+    key: Annotated[str, typer.Option(help="Public key, base64url.")],
+    roles: Annotated[str, typer.Option(help="Comma-separated, e.g. aggregator,dso.")],
+    name: Annotated[str, typer.Option(help="A name for lists.")] = "",
+) -> None:
+    """Print a service's certificate (canonical JSON)."""
+    from wire.certificates import dump_text  # noqa: PLC0415
+    from wire.keys import KEY_BYTES, from_text  # noqa: PLC0415
+
+    with _open(folder) as csmdb:
+        public = from_text(key, KEY_BYTES)
+        print(dump_text(csmdb.issue_service_certificate(public, _split(roles), name)))
+
+
+@app.command("list")
+def list_all(
+    folder: Folder,
+    claims: Annotated[bool, typer.Option("--claims", help="Claims instead.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List participants and services, or claims."""
+    with _open(folder) as csmdb:
+        rows = csmdb.repository.list_claims() if claims else csmdb.repository.list_participants()
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print("  ".join(f"{name}={_short(value)}" for name, value in row.items() if value))
+
+
+@app.command()
+def show(folder: Folder, participant: str, as_json: Json = False) -> None:
+    """Show a participant and its newest certificate."""
+    from wire.certificates import dump  # noqa: PLC0415
+    from wire.errors import ConfigError  # noqa: PLC0415
+
+    with _open(folder) as csmdb:
+        certificate = csmdb.repository.certificate_of(participant)
+        rows = csmdb.repository.list_participants()
+    found = next((row for row in rows if row["id"] == participant), None)
+    if found is None or certificate is None:
+        raise ConfigError(f"{participant}: nobody has this identity")
+    _print({**found, "certificate": dump(certificate)}, as_json)
+
+
+@app.command()
+def ban(
+    folder: Folder,
+    participant: str,
+    reason: Annotated[str, typer.Option(help="Why; empty lifts the ban.")] = "",
+) -> None:
+    """Refuse what a participant asks for, or lift that."""
+    with _open(folder) as csmdb:
+        csmdb.ban(participant, reason)
+
+
+@app.command()
+def audit(folder: Folder, as_json: Json = False) -> None:
+    """Check the chain of the audit log and print it."""
+    with _open(folder) as csmdb:
+        count = csmdb.repository.check_audit()
+        rows = list(csmdb.repository.audit_rows())
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print(f"{row['seq']:6} {row['time_ms']} {row['actor']} {row['action']} {row['outcome']}")
+    print(f"{count} rows, chain unbroken")
+
+
+@app.command()
+def run(
+    folder: Folder,
+    host: Annotated[str, typer.Option(help="The broker's host.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The broker's port.")] = 1883,
+) -> None:
+    """Answer requests until stopped."""
+    from csmdb.process import run_service  # noqa: PLC0415
+
+    run_service(folder, host, port)
+
+
+def main() -> None:
+    """Console script; a mistake is one line and exit code 2."""
+    try:
+        app()
+    except HearthgridError as error:
+        print(f"csmdb: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _open(folder: Path) -> Any:
+    from csmdb.setup import open_csmdb  # noqa: PLC0415
+
+    return open_csmdb(folder)
+
+
+def _split(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _short(value: object) -> str:
+    return ",".join(value) if isinstance(value, list) else str(value)
+
+
+def _print(value: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(value))
+        return
+    for name, item in value.items():
+        print(f"{name}: {json.dumps(item) if isinstance(item, dict) else _short(item)}")
+
+
+if __name__ == "__main__":
+    main()

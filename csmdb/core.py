@@ -1,0 +1,482 @@
+"""
+The CSM-DB's decisions: enrol, certify, grant addresses, grant validators, list meters.
+
+Pure but for the repository port: time is an argument, signatures are deterministic, and the one
+random thing (a claim code) is handed in. A decision is a signed record or a `Refused`.
+
+Certificates and grants are signed for the market's *name*, not for a chain: they are needed to make
+the genesis, and outlive it.
+
+Every operation may be repeated: the same enrolment with the same keys gets the same certificate,
+the same address with the same meter key the same grant.
+
+References:
+    TMI sections IV and V-B (CSM-DB, certified smart meters); PETra (anonymous addresses, the DSO's
+    safety limits); docs/concepts/identities.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from csmdb.records import Claim, Participant, Refused, Repository
+from wire.certificates import ROLES, AddressGrant, Certificate, Meter, ValidatorGrant, seal
+from wire.enrolment import ENROLL, GRANT_ADDRESSES, GRANT_VALIDATOR
+from wire.errors import ConfigError, MalformedError, Refusal
+from wire.keys import KEY_BYTES, SigningKey, from_text, id_of, is_id, to_text
+from wire.slots import SlotGrid
+
+DAY_MS = 86_400_000
+CERTIFICATE_DAYS = 365
+CLAIM_DAYS = 30
+GRANT_DAYS = 2
+MAX_GRANT_DAYS = 14
+SKEW_MS = 300_000
+"""A certificate holds from a little before it was signed: clocks differ."""
+MAX_ADDRESSES = 32
+"""Addresses in one request, and per home in any one slot."""
+MAX_TEXT = 64
+BUYERS = frozenset({"consumer", "prosumer"})
+SELLERS = frozenset({"producer", "prosumer"})
+READERS = frozenset({"dso", "aggregator"})
+CODE_BYTES = 10
+"""80 random bits: hashing without salt or stretching is enough, and nobody guesses one."""
+_CODE_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no I, L, O, U
+PAGE_ROWS = 400
+
+
+def make_code(random: bytes) -> str:
+    """A one-time code from ten random bytes: four groups of four letters or digits."""
+    number = int.from_bytes(random[:CODE_BYTES], "big")
+    letters = "".join(_CODE_ALPHABET[(number >> 5 * i) & 31] for i in range(16))
+    return "-".join(letters[i : i + 4] for i in range(0, 16, 4))
+
+
+def hash_code(code: str) -> str:
+    """How a code is kept: SHA-256, after forgiving case, dashes, blanks and I, L, O."""
+    plain = code.upper().translate(str.maketrans("ILO", "110", "- "))
+    return hashlib.sha256(b"hearthgrid-claim-v1\0" + plain.encode()).hexdigest()
+
+
+def check_roles(roles: tuple[str, ...]) -> None:
+    """
+    Raise unless these are roles we know.
+
+    Raises:
+        ConfigError: none, unknown or repeated.
+    """
+    if not roles or len(set(roles)) != len(roles) or not set(roles) <= set(ROLES):
+        raise ConfigError(f"roles: expected some of {', '.join(ROLES)}, got {', '.join(roles)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """
+    The desk where the CSM-DB decides.
+
+    Args:
+        key: the issuing key
+        market: its name is the context of every signature
+        grid: slots of the market
+        rows: the repository
+    """
+
+    key: SigningKey
+    market: str
+    grid: SlotGrid
+    rows: Repository
+
+    # --- enrolment ------------------------------------------------------------------------------
+
+    def enroll(self, sender: str, parameters: dict[str, Any], now_ms: int) -> Certificate | Refused:
+        """
+        Turn a claim code into a certificate for `sender`, whose signature was checked.
+
+        Returns:
+            The certificate; or BAD_CLAIM, CLAIM_USED, EXPIRED, DUPLICATE, BANNED.
+
+        Raises:
+            MalformedError: the parameters are not an enrolment.
+        """
+        request = _enrolment(sender, parameters)
+        with self.rows.atomic():
+            decision = self._enroll(sender, request, now_ms)
+            self._log(now_ms, sender, ENROLL, decision)
+        return decision
+
+    def _enroll(self, sender: str, request: _Enrolment, now_ms: int) -> Certificate | Refused:
+        claim = self.rows.claim(hash_code(request.code))
+        if claim is None:
+            return Refused(Refusal.BAD_CLAIM, "no such claim code")
+        if claim.used_by:
+            return self._again(sender, request, claim)
+        if now_ms >= claim.expires_ms:
+            return Refused(Refusal.EXPIRED, "the claim code has expired; ask for a new one")
+        if self.rows.participant(sender) is not None:
+            return Refused(Refusal.DUPLICATE, "this key is enrolled with another claim code")
+        if self.rows.meter_owner(request.meter):
+            return Refused(Refusal.DUPLICATE, "this meter is enrolled by another participant")
+        participant = Participant(
+            id=sender,
+            key=request.key,
+            box_key=request.box_key,
+            roles=claim.roles,
+            feeder=claim.feeder,
+            max_import_w=claim.max_import_w,
+            max_export_w=claim.max_export_w,
+            validator=claim.validator,
+            name="",
+            enrolled_ms=now_ms,
+        )
+        self.rows.put_participant(participant)
+        self.rows.add_meter(sender, request.meter)
+        self.rows.use_claim(claim.code_hash, sender, now_ms)
+        return self._certify(participant, [request.meter], now_ms - SKEW_MS, now_ms)
+
+    def _again(self, sender: str, request: _Enrolment, claim: Claim) -> Certificate | Refused:
+        """The code was used: by the same keys, then the answer was lost; or by somebody else."""
+        known = self.rows.participant(sender)
+        meter = self.rows.meter_of(sender)
+        certificate = self.rows.certificate_of(sender)
+        if (
+            claim.used_by != sender
+            or known is None
+            or meter is None
+            or certificate is None
+            or meter.meter_key != request.meter.meter_key
+        ):
+            return Refused(Refusal.CLAIM_USED, "the claim code was used with other keys")
+        if known.banned:
+            return Refused(Refusal.BANNED, known.banned)
+        if known.box_key != request.box_key:
+            self.rows.put_participant(replace(known, box_key=request.box_key))
+        return certificate
+
+    def certify_service(
+        self, public: bytes, roles: tuple[str, ...], name: str, now_ms: int
+    ) -> Certificate:
+        """
+        A certificate for a service of the operator: no meter, no limits.
+
+        Valid from the epoch on, since a simulated market may live in the past.
+
+        Raises:
+            ConfigError: unknown roles, or the key belongs to a home.
+        """
+        check_roles(roles)
+        subject = id_of(public)
+        known = self.rows.participant(subject)
+        if known is not None and self.rows.meter_of(subject) is not None:
+            raise ConfigError(f"{subject} is the key of a home")
+        participant = Participant(
+            id=subject,
+            key=to_text(public),
+            box_key="",
+            roles=roles,
+            feeder="",
+            max_import_w=0,
+            max_export_w=0,
+            validator="",
+            name=name[:MAX_TEXT],
+            enrolled_ms=now_ms,
+        )
+        with self.rows.atomic():
+            self.rows.put_participant(participant)
+            certificate = self._certify(participant, [], 0, now_ms)
+            self._log(now_ms, "operator", "certify-service", certificate)
+        return certificate
+
+    def _certify(
+        self, who: Participant, meters: list[Meter], not_before_ms: int, now_ms: int
+    ) -> Certificate:
+        certificate = Certificate(
+            subject=who.id,
+            key=who.key,
+            roles=list(who.roles),
+            feeder=who.feeder,
+            max_import_w=who.max_import_w,
+            max_export_w=who.max_export_w,
+            not_before_ms=not_before_ms,
+            not_after_ms=now_ms + CERTIFICATE_DAYS * DAY_MS,
+            serial_no=self.rows.next_serial_no(),
+            meter=meters,
+        )
+        sealed = seal(certificate, self.key, self.market)
+        self.rows.add_certificate(sealed)
+        return sealed
+
+    # --- grants ---------------------------------------------------------------------------------
+
+    def grant_addresses(
+        self, sender: str, parameters: dict[str, Any], now_ms: int
+    ) -> list[AddressGrant] | Refused:
+        """
+        Make addresses lawful traders, all of them or none.
+
+        Returns:
+            One grant per address, in order; or UNKNOWN_SENDER, BANNED, NOT_ALLOWED, DUPLICATE,
+            QUANTITY_OUT_OF_RANGE.
+
+        Raises:
+            MalformedError: the parameters are not a list of addresses.
+        """
+        asked = _addresses(parameters)
+        start, end = self._interval(parameters, now_ms)
+        decision: list[AddressGrant] | Refused
+        with self.rows.atomic():
+            decision = self._check_trader(sender) or self._check_interval(start, end, now_ms) or []
+            if not isinstance(decision, Refused):
+                decision = self._grant_all(sender, asked, start, end, now_ms)
+            self._log(now_ms, sender, GRANT_ADDRESSES, decision)
+        return decision
+
+    def _check_trader(self, sender: str) -> Refused | None:
+        who = self.rows.participant(sender)
+        if who is None:
+            return Refused(Refusal.UNKNOWN_SENDER, "enrol first")
+        if who.banned:
+            return Refused(Refusal.BANNED, who.banned)
+        if not (BUYERS | SELLERS) & set(who.roles):
+            return Refused(Refusal.NOT_ALLOWED, "only consumers, producers and prosumers trade")
+        return None
+
+    def _grant_all(
+        self, sender: str, asked: list[tuple[bytes, str]], start: int, end: int, now_ms: int
+    ) -> list[AddressGrant] | Refused:
+        who = self.rows.participant(sender)
+        assert who is not None
+        grants: list[AddressGrant] = []
+        fresh: list[AddressGrant] = []
+        for public, meter_key in asked:
+            grant = self._address(who, public, meter_key, start, end)
+            if isinstance(grant, Refused):
+                return grant
+            if not grant.signature:
+                grant = seal(grant, self.key, self.market)
+                fresh.append(grant)
+            elif grant.end_slot < self.grid.slot_at(now_ms):
+                return Refused(Refusal.DUPLICATE, f"{grant.address} has had its time; use another")
+            grants.append(grant)
+        if len({g.address for g in grants}) != len(grants):
+            return Refused(Refusal.DUPLICATE, "an address is named twice")
+        if fresh and self.rows.live_addresses(sender, start, end) + len(fresh) > MAX_ADDRESSES:
+            return Refused(
+                Refusal.QUANTITY_OUT_OF_RANGE, f"more than {MAX_ADDRESSES} addresses at a time"
+            )
+        for grant in fresh:
+            self.rows.add_address_grant(sender, grant)
+        return grants
+
+    def _address(
+        self, who: Participant, public: bytes, meter_key: str, start: int, end: int
+    ) -> AddressGrant | Refused:
+        """The grant made before, or a new one, not yet signed."""
+        address = id_of(public)
+        known = self.rows.address_grant(address)
+        if known is not None:
+            holder, grant = known
+            if holder != who.id or grant.meter_key != meter_key:
+                return Refused(Refusal.DUPLICATE, f"{address} is granted otherwise")
+            return grant
+        if self.rows.participant(address) is not None:
+            return Refused(Refusal.NOT_ALLOWED, f"{address} is a participant, not a pseudonym")
+        can_buy, can_sell = bool(BUYERS & set(who.roles)), bool(SELLERS & set(who.roles))
+        return AddressGrant(
+            address=address,
+            key=to_text(public),
+            meter_key=meter_key,
+            can_buy=can_buy,
+            can_sell=can_sell,
+            max_buy_wh=self._per_slot_wh(who.max_import_w) if can_buy else 0,
+            max_sell_wh=self._per_slot_wh(who.max_export_w) if can_sell else 0,
+            start_slot=start,
+            end_slot=end,
+        )
+
+    def grant_validator(
+        self, sender: str, parameters: dict[str, Any], now_ms: int
+    ) -> ValidatorGrant | Refused:
+        """
+        Bind the home's pseudonymous meter key to the validator it hosts.
+
+        A grant is renewed (a new one is made) when less than half of it is left.
+
+        Returns:
+            The grant; or UNKNOWN_SENDER, BANNED, NOT_ALLOWED (not this home's validator),
+            DUPLICATE (another meter key speaks for it now), QUANTITY_OUT_OF_RANGE.
+
+        Raises:
+            MalformedError: the parameters are not of this form.
+        """
+        validator = _identity(parameters, "validator")
+        meter_key = _key_text(parameters, "meterKey")
+        start, end = self._interval(parameters, now_ms)
+        with self.rows.atomic():
+            decision = self._check_interval(start, end, now_ms) or self._grant_validator(
+                sender, validator, meter_key, start, end
+            )
+            self._log(now_ms, sender, GRANT_VALIDATOR, decision)
+        return decision
+
+    def _grant_validator(
+        self, sender: str, validator: str, meter_key: str, start: int, end: int
+    ) -> ValidatorGrant | Refused:
+        who = self.rows.participant(sender)
+        if who is None:
+            return Refused(Refusal.UNKNOWN_SENDER, "enrol first")
+        if who.banned:
+            return Refused(Refusal.BANNED, who.banned)
+        if who.validator != validator:
+            return Refused(Refusal.NOT_ALLOWED, "this home does not host this validator")
+        known = self.rows.validator_grant(validator)
+        if known is not None and known[1].end_slot >= start:
+            grant = known[1]
+            if grant.meter_key != meter_key:
+                return Refused(Refusal.DUPLICATE, "another meter key speaks for this validator")
+            if grant.start_slot <= start and grant.end_slot - start >= (end - start) // 2:
+                return grant
+        grant = ValidatorGrant(
+            validator=validator, meter_key=meter_key, start_slot=start, end_slot=end
+        )
+        sealed = seal(grant, self.key, self.market)
+        self.rows.add_validator_grant(sender, sealed)
+        return sealed
+
+    # --- look-ups -------------------------------------------------------------------------------
+
+    def list_meters(
+        self, sender: str, parameters: dict[str, Any], now_ms: int
+    ) -> dict[str, Any] | Refused:
+        """
+        Meters and their addresses, for the DSO's audit: one page of them.
+
+        Returns:
+            `{"meters": [{participant, meterKey, addresses, validator}], "next": cursor}`; the
+            cursor is empty on the last page. Or UNKNOWN_SENDER, BANNED, NOT_ALLOWED.
+        """
+        who = self.rows.participant(sender)
+        if who is None:
+            return Refused(Refusal.UNKNOWN_SENDER, "no certificate")
+        if who.banned:
+            return Refused(Refusal.BANNED, who.banned)
+        if not READERS & set(who.roles):
+            return Refused(Refusal.NOT_ALLOWED, "for the DSO and the aggregator only")
+        cursor = _short(parameters.get("after", ""), "after", MAX_TEXT * 2)
+        participant, _, address = cursor.partition("/")
+        from_slot = self.grid.slot_at(now_ms) - self._slots(MAX_GRANT_DAYS)
+        rows = self.rows.address_rows((participant, address), from_slot, PAGE_ROWS)
+        meters: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            meter = meters.setdefault(
+                row.participant,
+                {
+                    "participant": row.participant,
+                    "meterKey": row.meter_key,
+                    "validator": row.validator,
+                    "addresses": [],
+                },
+            )
+            if row.address:
+                meter["addresses"].append(row.address)
+        last = f"{rows[-1].participant}/{rows[-1].address}" if len(rows) == PAGE_ROWS else ""
+        return {"meters": list(meters.values()), "next": last}
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _interval(self, parameters: dict[str, Any], now_ms: int) -> tuple[int, int]:
+        current = self.grid.slot_at(now_ms)
+        start = _count(parameters.get("startSlot", current), "startSlot")
+        end = _count(parameters.get("endSlot", start + self._slots(GRANT_DAYS)), "endSlot")
+        return start, end
+
+    def _check_interval(self, start: int, end: int, now_ms: int) -> Refused | None:
+        current = self.grid.slot_at(now_ms)
+        longest = self._slots(MAX_GRANT_DAYS)
+        if current - 1 <= start <= end and end - current <= longest:
+            return None
+        return Refused(
+            Refusal.QUANTITY_OUT_OF_RANGE, f"slots {start}…{end}, now {current}, up to {longest}"
+        )
+
+    def _slots(self, days: int) -> int:
+        return days * DAY_MS // (self.grid.length_s * 1000)
+
+    def _per_slot_wh(self, power_w: int) -> int:
+        return power_w * self.grid.length_s // 3600
+
+    def _log(self, now_ms: int, actor: str, action: str, decision: object) -> None:
+        if isinstance(decision, Refused):
+            self.rows.audit(now_ms, actor, action, decision.refusal.value, decision.detail)
+            return
+        records = decision if isinstance(decision, list) else [decision]
+        detail = hashlib.sha256(msgspec.json.encode(records, order="sorted")).hexdigest()
+        self.rows.audit(now_ms, actor, action, "OK", detail)
+
+
+@dataclass(frozen=True, slots=True)
+class _Enrolment:
+    code: str
+    key: str
+    box_key: str
+    meter: Meter
+
+
+def _enrolment(sender: str, parameters: dict[str, Any]) -> _Enrolment:
+    key = _key_text(parameters, "key")
+    if id_of(from_text(key)) != sender:
+        raise MalformedError("key is not the sender's", sender=sender)
+    try:
+        meter = msgspec.convert(parameters.get("meter"), Meter, strict=True)
+    except msgspec.ValidationError as error:
+        raise MalformedError(f"meter: {error}") from None
+    for name in ("type", "serial", "vendor", "model", "firmware"):
+        _short(getattr(meter, name), f"meter.{name}")
+    from_text(meter.meter_key, KEY_BYTES)
+    if meter.meter_key == key:
+        raise MalformedError("the meter key and the EMS key are one")
+    return _Enrolment(
+        code=_short(parameters.get("claimCode"), "claimCode", 128),
+        key=key,
+        box_key=_key_text(parameters, "boxKey"),
+        meter=meter,
+    )
+
+
+def _addresses(parameters: dict[str, Any]) -> list[tuple[bytes, str]]:
+    rows = parameters.get("addresses")
+    if type(rows) is not list or not 1 <= len(rows) <= MAX_ADDRESSES:
+        raise MalformedError(f"addresses is a list of 1 to {MAX_ADDRESSES}")
+    if any(type(row) is not dict for row in rows):
+        raise MalformedError("an address is an object with key and meterKey")
+    return [(from_text(_key_text(row, "key")), _key_text(row, "meterKey")) for row in rows]
+
+
+def _key_text(value: dict[str, Any], name: str) -> str:
+    text = value.get(name)
+    if type(text) is not str:
+        raise MalformedError("expected a public key", field=name)
+    from_text(text, KEY_BYTES)
+    return text
+
+
+def _identity(value: dict[str, Any], name: str) -> str:
+    text = value.get(name)
+    if type(text) is not str or not is_id(text):
+        raise MalformedError("expected an identity", field=name)
+    return text
+
+
+def _short(text: object, name: str, limit: int = MAX_TEXT) -> str:
+    if type(text) is not str or len(text) > limit:
+        raise MalformedError("expected a short text", field=name, limit=limit)
+    return text
+
+
+def _count(value: object, name: str) -> int:
+    if type(value) is not int or value < 0:
+        raise MalformedError("expected a slot number", field=name)
+    return value

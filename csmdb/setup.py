@@ -1,0 +1,259 @@
+"""
+The folder of a CSM-DB: made once, opened by the service, the command line and the demo.
+
+    issuing.key        seed of the issuing key, the trust anchor's private half (mode 0600)
+    box.key            seed of the key that requests are sealed to (mode 0600)
+    csmdb.sqlite       claims, participants, meters, certificates, grants, audit log
+    certificate.json   the CSM-DB's own certificate, for its connection to the broker
+    csmdb.json         what everybody may know: market, slot length, identity, public keys
+
+Certificates and grants are signed for the market's *name* (the `chain_id` argument of
+`wire.certificates`), because they are needed before the chain and its id exist.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from csmdb.core import CLAIM_DAYS, DAY_MS, Desk, check_roles, hash_code, make_code
+from csmdb.records import Claim
+from csmdb.repository import SqliteRepository
+from runtime.clock import clock_from_environment
+from runtime.ports import Clock, Rng
+from runtime.rng import SystemRng
+from wire import topics
+from wire.certificates import Certificate, dump_text
+from wire.errors import ConfigError, MalformedError, TopicError
+from wire.keys import KEY_BYTES, BoxKey, SigningKey, from_text, is_id, to_text
+from wire.slots import DEFAULT_SLOT_S, SlotGrid
+
+ISSUING_KEY = "issuing.key"
+BOX_KEY = "box.key"
+DATABASE = "csmdb.sqlite"
+CERTIFICATE = "certificate.json"
+FACTS = "csmdb.json"
+CONNECTION_MAX_W = 10_000_000
+
+
+@dataclass(slots=True)
+class CsmDb:
+    """An open CSM-DB."""
+
+    folder: Path
+    market: str
+    grid: SlotGrid
+    issuing_key: SigningKey
+    box: BoxKey
+    repository: SqliteRepository
+    clock: Clock
+    rng: Rng
+
+    @property
+    def id(self) -> str:
+        """Identity of the CSM-DB: that of its issuing key."""
+        return self.issuing_key.id
+
+    @property
+    def desk(self) -> Desk:
+        """The rules, on this database."""
+        return Desk(self.issuing_key, self.market, self.grid, self.repository)
+
+    @property
+    def certificate(self) -> Certificate:
+        """The CSM-DB's own certificate; renewed when the database is opened."""
+        certificate = self.repository.certificate_of(self.id)
+        assert certificate is not None
+        return certificate
+
+    def add_claim(
+        self,
+        roles: list[str] | tuple[str, ...],
+        max_import_w: int,
+        max_export_w: int,
+        feeder: str,
+        validator: str = "",
+        *,
+        days: int = CLAIM_DAYS,
+    ) -> str:
+        """
+        Let somebody enrol.
+
+        Args:
+            roles: what the home may be; `prosumer` buys and sells
+            max_import_w, max_export_w: limits of the connection [W]
+            validator: identity of the validator the home hosts, or empty
+            days: how long the code can be used [d]
+
+        Returns:
+            The one-time code. It is not kept: only its hash is.
+
+        Raises:
+            ConfigError: roles, limits or the validator's identity are wrong.
+        """
+        check_roles(tuple(roles))
+        if not (0 <= max_import_w <= CONNECTION_MAX_W and 0 <= max_export_w <= CONNECTION_MAX_W):
+            raise ConfigError(f"limits: expected 0…{CONNECTION_MAX_W} W")
+        if validator and not is_id(validator):
+            raise ConfigError(f"validator: expected an identity 'hg1…', got {validator!r}")
+        code = make_code(self.rng.bytes(10))
+        now_ms = self.clock.now_ms()
+        claim = Claim(
+            code_hash=hash_code(code),
+            roles=tuple(roles),
+            max_import_w=max_import_w,
+            max_export_w=max_export_w,
+            feeder=feeder,
+            validator=validator,
+            expires_ms=now_ms + days * DAY_MS,
+        )
+        with self.repository.atomic():
+            self.repository.add_claim(claim)
+            self.repository.audit(now_ms, "operator", "add-claim", "OK", claim.code_hash)
+        return code
+
+    def issue_service_certificate(
+        self, public_key: bytes, roles: list[str] | tuple[str, ...], name: str = ""
+    ) -> Certificate:
+        """
+        A certificate for an aggregator, analytics, validator or observer.
+
+        Raises:
+            ConfigError: unknown roles, or the key of a home.
+        """
+        return self.desk.certify_service(public_key, tuple(roles), name, self.clock.now_ms())
+
+    def ban(self, participant: str, reason: str) -> None:
+        """
+        Refuse everything that somebody asks from now on (an empty reason lifts the ban).
+
+        Raises:
+            ConfigError: nobody has this identity.
+        """
+        now_ms = self.clock.now_ms()
+        with self.repository.atomic():
+            self.repository.set_ban(participant, reason)
+            self.repository.audit(
+                now_ms, "operator", "ban" if reason else "unban", "OK", participant
+            )
+
+    def close(self) -> None:
+        """Release the database."""
+        self.repository.close()
+
+    def __enter__(self) -> CsmDb:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def create(
+    folder: Path,
+    market: str,
+    *,
+    slot_length_s: int = DEFAULT_SLOT_S,
+    clock: Clock | None = None,
+    rng: Rng | None = None,
+) -> CsmDb:
+    """
+    Make keys and database in a new (or empty) folder.
+
+    Raises:
+        ConfigError: there is a CSM-DB already, or market or slot length are not usable.
+    """
+    if (folder / ISSUING_KEY).exists():
+        raise ConfigError(f"{folder}: there is a CSM-DB already")
+    try:
+        topics.build(market, topics.AUCTION)
+        SlotGrid(slot_length_s)
+    except (TopicError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+    folder.mkdir(parents=True, exist_ok=True)
+    issuing, box = SigningKey(os.urandom(KEY_BYTES)), BoxKey(os.urandom(KEY_BYTES))
+    facts = {
+        "market": market,
+        "slotLengthS": slot_length_s,
+        "id": issuing.id,
+        "issuingKey": to_text(issuing.public),
+        "boxKey": to_text(box.public),
+    }
+    (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+    write_secret(folder / BOX_KEY, box.seed)
+    write_secret(folder / ISSUING_KEY, issuing.seed)
+    return open_csmdb(folder, clock=clock, rng=rng)
+
+
+def open_csmdb(folder: Path, *, clock: Clock | None = None, rng: Rng | None = None) -> CsmDb:
+    """
+    Open what `create` made.
+
+    Raises:
+        ConfigError: no CSM-DB there, damaged, or its keys can be read by others.
+    """
+    try:
+        facts = json.loads((folder / FACTS).read_text())
+        market, grid = str(facts["market"]), SlotGrid(int(facts["slotLengthS"]))
+    except FileNotFoundError:
+        raise ConfigError(f"{folder}: no CSM-DB here; make one with `csmdb init`") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder / FACTS}: {error}") from None
+    issuing = SigningKey(read_secret(folder / ISSUING_KEY))
+    box = BoxKey(read_secret(folder / BOX_KEY))
+    if facts.get("id") != issuing.id:
+        raise ConfigError(f"{folder / FACTS}: id is not that of {ISSUING_KEY}")
+    database = folder / DATABASE
+    if not database.exists():
+        os.close(os.open(database, os.O_WRONLY | os.O_CREAT, 0o600))
+    csmdb = CsmDb(
+        folder=folder,
+        market=market,
+        grid=grid,
+        issuing_key=issuing,
+        box=box,
+        repository=SqliteRepository(database),
+        clock=clock or clock_from_environment(),
+        rng=rng or SystemRng(),
+    )
+    _renew_own_certificate(csmdb)
+    return csmdb
+
+
+def write_secret(path: Path, seed: bytes) -> None:
+    """Write a key's seed so that only its owner can read it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(to_text(seed) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_secret(path: Path) -> bytes:
+    """
+    A key's seed from its file.
+
+    Raises:
+        ConfigError: missing, damaged, or open to others.
+    """
+    try:
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(f"{path}: others may read this key; chmod 600 it")
+        return from_text(path.read_text(encoding="ascii").strip(), KEY_BYTES)
+    except (OSError, UnicodeDecodeError, MalformedError) as error:
+        raise ConfigError(f"{path}: not a key file ({error}); restore it from the backup") from None
+
+
+def _renew_own_certificate(csmdb: CsmDb) -> None:
+    """A year's certificate, made anew when a month or less is left."""
+    known = csmdb.repository.certificate_of(csmdb.id)
+    if known is None or known.not_after_ms < csmdb.clock.now_ms() + CLAIM_DAYS * DAY_MS:
+        known = csmdb.issue_service_certificate(csmdb.issuing_key.public, ["csmdb"], "csmdb")
+        (csmdb.folder / CERTIFICATE).write_text(dump_text(known) + "\n")

@@ -1,0 +1,226 @@
+"""
+A persistent outbox for operations on the ledger: nothing is lost, nothing is done twice.
+
+Operations enter under a key of the caller's (`fund/<address>`) and are remembered by it for ever,
+so asking again after a crash changes nothing. They leave in bundles, one transaction in flight at a
+time, under consecutive nonces:
+
+    waiting ──► in flight (signed, stored, then sent; sent again until it is final) ──► done
+
+A transaction that expired unseen is signed again, after asking the ledger for our nonce: if that has
+passed the transaction's, it was executed and its event is on the way. So of two versions of one
+bundle only one is ever executed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from runtime.ports import Bus, BusDownError, Clock, Rng, Store
+from wire import topics
+from wire.canonical import decode, encode
+from wire.envelope import new_req_id
+from wire.errors import Refusal
+from wire.keys import SigningKey
+from wire.slots import SlotGrid
+from wire.transactions import MAX_OPERATIONS, Transaction, make_transaction, parse_transaction
+
+RESEND_S = 3.0
+MAX_BUNDLE_BYTES = 48 * 1024
+LIFE_SLOTS = 16
+"""How long a transaction may wait for a block [slots]."""
+
+NonceSource = Callable[[], Awaitable[int]]
+"""Asks the ledger for the sender's next nonce."""
+Finished = Callable[[str, dict[str, Any], str], None]
+"""Told the key, the operation and its code when a transaction is final."""
+
+log = structlog.get_logger(component="outbox")
+
+
+@dataclass(slots=True)
+class _Flight:
+    transaction: Transaction
+    keys: list[str]
+
+
+class OperationOutbox:
+    """
+    Sends one sender's operations.
+
+    Args:
+        store: opened on a file of its own (synchronous=FULL)
+        key: the sender's key; its id is the address
+        next_nonce: asked once before the first transaction, and after WRONG_NONCE
+        on_done: told about every operation that became final
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        key: SigningKey,
+        market: str,
+        chain_id: str,
+        grid: SlotGrid,
+        bus: Bus,
+        clock: Clock,
+        rng: Rng,
+        next_nonce: NonceSource,
+        on_done: Finished | None = None,
+    ) -> None:
+        self._store = store
+        self._key, self._chain_id, self._grid = key, chain_id, grid
+        self._bus, self._clock, self._rng = bus, clock, rng
+        self._next_nonce = next_nonce
+        self._on_done = on_done
+        self._topic = topics.build(market, topics.TX, key.id)
+        self._changed = asyncio.Event()
+        self._flight = self._stored_flight()
+        self._number = self._last_number()
+
+    def add(self, operations: list[tuple[str, dict[str, Any]]]) -> int:
+        """
+        Put operations in, each under its key, all of them durable when this returns.
+
+        Returns:
+            How many were new; those whose key is known are left as they are.
+        """
+        fresh = [(key, op) for key, op in operations if self._store.get("key/" + key) is None]
+        if fresh:
+            with self._store.atomic():
+                for key, operation in fresh:
+                    self._number += 1
+                    self._store.put("key/" + key, b"waiting")
+                    row = encode({"key": key, "operation": operation})
+                    self._store.put(f"wait/{self._number:015d}", row)
+            self._changed.set()
+        return len(fresh)
+
+    def state_of(self, key: str) -> str:
+        """`waiting`, the code it became final with (`OK`, …), or empty: never heard of."""
+        value = self._store.get("key/" + key)
+        return value.decode() if value is not None else ""
+
+    @property
+    def waiting(self) -> int:
+        """Operations that are not final yet."""
+        return sum(1 for _ in self._store.scan("wait/"))
+
+    async def take_event(self, _height: int, event: dict[str, Any]) -> None:
+        """Handler for finalised events: looks for the fate of our transaction."""
+        flight = self._flight
+        if (
+            event.get("event") != "tx"
+            or flight is None
+            or event.get("txid") != flight.transaction.txid.hex()
+        ):
+            return
+        code, codes = str(event.get("code", "OK")), event.get("codes", [])
+        if code in (Refusal.WRONG_NONCE.value, Refusal.EXPIRED.value):
+            self._back_to_waiting()
+        elif len(codes) == len(flight.keys):
+            self._land(flight, [str(c) for c in codes])
+        else:
+            self._land(flight, [code] * len(flight.keys))
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Send for ever; cancel to stop. What is not final stays for the next start."""
+        while True:
+            try:
+                if self._flight is None:
+                    await self._depart()
+                if self._flight is not None:
+                    await self._send(self._flight)
+            except (BusDownError, TimeoutError, ConnectionError) as error:
+                log.debug("cannot send now", reason=str(error))
+            self._changed.clear()
+            if self._flight is None and self.waiting:
+                await asyncio.sleep(0.2)
+                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), RESEND_S)
+
+    async def _send(self, flight: _Flight) -> None:
+        if self._grid.slot_at(self._clock.now_ms()) > flight.transaction.expires_slot + 1:
+            if await self._next_nonce() > flight.transaction.nonce:
+                return  # executed after all: its event is on the way
+            self._back_to_waiting()
+            return
+        await self._bus.publish(self._topic, flight.transaction.raw)
+
+    async def _depart(self) -> None:
+        """Bundle what is waiting, sign it, and store it before it is sent."""
+        rows: list[dict[str, Any]] = []
+        size = 0
+        for _, raw in self._store.scan("wait/"):
+            size += len(raw)
+            if len(rows) == MAX_OPERATIONS or (rows and size > MAX_BUNDLE_BYTES):
+                break
+            rows.append(decode(raw))
+        if not rows:
+            return
+        stored = self._store.get("nonce")
+        nonce = int(stored) if stored is not None else await self._next_nonce()
+        now_ms = self._clock.now_ms()
+        transaction = make_transaction(
+            self._key,
+            self._chain_id,
+            nonce,
+            self._grid.slot_at(now_ms) + LIFE_SLOTS,
+            [row["operation"] for row in rows],
+            new_req_id(self._clock.wall_ms(), self._rng.bytes(10)),
+            now_ms,
+        )
+        flight = _Flight(transaction, [row["key"] for row in rows])
+        with self._store.atomic():
+            self._store.put("nonce", str(nonce).encode())
+            self._store.put("flight/keys", encode(flight.keys))
+            self._store.put("flight/raw", transaction.raw)
+        self._flight = flight
+
+    def _land(self, flight: _Flight, codes: list[str]) -> None:
+        """Write down how a flight ended, and tell the caller."""
+        landed = dict(zip(flight.keys, codes, strict=True))
+        with self._store.atomic():
+            self._forget_flight()
+            self._store.put("nonce", str(flight.transaction.nonce + 1).encode())
+            for name, raw in list(self._store.scan("wait/")):
+                key = decode(raw)["key"]
+                if key in landed:
+                    self._store.delete(name)
+                    self._store.put("key/" + key, landed[key].encode())
+        self._flight = None
+        if self._on_done is not None:
+            operations = flight.transaction.operations
+            for (key, code), operation in zip(landed.items(), operations, strict=True):
+                self._on_done(key, operation, code)
+
+    def _back_to_waiting(self) -> None:
+        """The flight will never land: sign its operations anew, under the ledger's nonce."""
+        with self._store.atomic():
+            self._forget_flight()
+            self._store.delete("nonce")
+        self._flight = None
+
+    def _forget_flight(self) -> None:
+        self._store.delete("flight/keys")
+        self._store.delete("flight/raw")
+
+    def _stored_flight(self) -> _Flight | None:
+        raw, keys = self._store.get("flight/raw"), self._store.get("flight/keys")
+        if raw is None or keys is None:
+            return None
+        return _Flight(parse_transaction(raw), decode(keys))
+
+    def _last_number(self) -> int:
+        last = 0
+        for name, _ in self._store.scan("wait/"):
+            last = max(last, int(name.removeprefix("wait/")))
+        return last
