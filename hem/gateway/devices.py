@@ -27,7 +27,9 @@ RETRY_S = 3.0
 """Pause before a lost device is asked again [real s]."""
 COMMON = 1
 METERS = (203, 213, 202, 212, 201, 211, 204, 214)
-INVERTERS = (103, 113, 102, 112, 101, 111)
+INVERTERS = (103, 113, 102, 112, 101, 111, 701)
+INVERTER_ENERGY = (*(f"{model}:WH" for model in INVERTERS[:-1]), "701:TotWhInj")
+"""Model 701 is IEEE 1547-2018's; it names its register of energy injected differently."""
 STORAGE = 124
 STORE_CONTROL_BOTH = 3
 """StorCtl_Mod with both limits active (bit 0 charge, bit 1 discharge)."""
@@ -59,7 +61,6 @@ class SunSpecDevice:
         self._link = link
         self._log = log
         self._chain: list[Block] = []
-        self._seen = False
         self._reported = False
         self._retry_at_s = 0.0
 
@@ -126,7 +127,6 @@ class SunSpecDevice:
         if self._reported:
             self._log.info("device back", device=self.name, address=self._address)
         self._reported = False
-        self._seen = True
         self.status = "ok"
 
 
@@ -168,7 +168,7 @@ class Inverter(SunSpecDevice):
     def take(self, snapshot: Snapshot) -> None:
         """Power (0 while asleep) and the energy register (the last one while asleep)."""
         power_w = snapshot.number(*(f"{model}:W" for model in INVERTERS))
-        energy_wh = snapshot.number(*(f"{model}:WH" for model in INVERTERS))
+        energy_wh = snapshot.number(*INVERTER_ENERGY)
         self.pv_w = round(power_w) if power_w is not None else 0
         if energy_wh is not None:
             self.generation_wh = int(energy_wh)

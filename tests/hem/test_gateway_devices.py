@@ -4,11 +4,12 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
 from hem.config import Device
-from hem.gateway.devices import Site
+from hem.gateway.devices import Inverter, Site
 from hem.gateway.modbus import DeviceLostError, DeviceRefusedError, ModbusLink
 from hem.gateway.sunspec import Snapshot, discover, model_points, read
 from runtime.clock import SystemClock
@@ -315,3 +316,43 @@ async def test_nonsense_on_the_line_is_a_lost_device_and_no_crash():
     assert (await site.poll(0.0)).devices == {"meter": "lost"}
     site.close()
     server.close()
+
+
+DUMPS = Path(__file__).parents[3] / "shared/data/modbus_devices/registers"
+
+
+def dump_of_a_device(name):
+    """A device's registers as recorded: base address and words, `----` where it refused to say."""
+    path = DUMPS / name
+    if not path.exists():
+        pytest.skip(f"third-party register dumps are not at {DUMPS}")
+    words, base = [], None
+    for line in path.read_text().splitlines():
+        if line.startswith("# HOLDING_REGISTER start"):
+            base = int(line.split()[-1])
+        words += [] if line.startswith("#") else line.split()
+    return Wall({base + i: int(w, 16) for i, w in enumerate(words) if set(w) != {"-"}})
+
+
+@pytest.mark.parametrize(
+    ("name", "vendor", "power_w", "energy_wh"),
+    [
+        ("DeviceSMASunnyBoy36Dated20250518.hex", "SMA", 3_680, 30_388_530),
+        ("EmulatedDER.hex", "DERSec", 9_800, 150),
+    ],
+)
+async def test_recorded_inverters_are_understood(name, vendor, power_w, energy_wh):
+    wall = dump_of_a_device(name)
+    inverter = Inverter(config(1, "pv", "sunspec-inverter", 1), wall, notes := Notes())
+    await inverter.poll(0.0)
+    assert notes.lines == []
+    assert inverter.nameplate["vendor"] == vendor
+    assert (inverter.pv_w, inverter.generation_wh) == (power_w, energy_wh)
+
+
+async def test_a_recorded_inverter_at_night_says_nothing_flows():
+    wall = dump_of_a_device("DeviceSMASunnyBoy36Dated20250608.hex")
+    inverter = Inverter(config(1, "pv", "sunspec-inverter", 1), wall, notes := Notes())
+    await inverter.poll(0.0)
+    assert notes.lines == []
+    assert (inverter.pv_w, inverter.generation_wh) == (0, 30_847_780)
