@@ -75,7 +75,7 @@ def identify(
         raise CertificateError("client id and user name differ", client_id=client_id[:MAX_ID_CHARS])
     if not password:
         raise UnsignedError("no token")
-    token = read_token(password, client_id, trust.market, wall_ms)
+    token = read_token(password.encode(errors="replace"), client_id, trust.market, wall_ms)
     roles, until_ms = _credential(token, trust, now_ms)
     return Access(Peer(token.id, roles), until_ms, token.nonce)
 

@@ -159,10 +159,10 @@ class Connection(asyncio.Protocol):
     def _handle_rare(self, kind: int, first_byte: int, body: bytes) -> None:
         if kind == packets.SUBSCRIBE and first_byte & 15 == 2:
             packet = packets.decode_with(SubscribePacket, first_byte, body)
-            self._desk.subscribe(self, _packet_id(packet), packet.payload.topics)
+            self._desk.subscribe(self, _packet_id(packet), _topics(packet))
         elif kind == packets.UNSUBSCRIBE and first_byte & 15 == 2:
             packet = packets.decode_with(UnsubscribePacket, first_byte, body)
-            self._desk.unsubscribe(self, _packet_id(packet), packet.payload.topics)
+            self._desk.unsubscribe(self, _packet_id(packet), _topics(packet))
         else:
             raise MalformedError("packet not expected here", kind=kind)
 
@@ -175,3 +175,10 @@ class Connection(asyncio.Protocol):
 def _packet_id(packet: Any) -> int:
     number: int = packet.variable_header.packet_id
     return number
+
+
+def _topics(packet: Any) -> list[Any]:
+    topics: list[Any] = packet.payload.topics
+    if not topics:
+        raise MalformedError("no topic filter")  # 3.8.3, 3.10.3
+    return topics

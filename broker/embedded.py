@@ -251,7 +251,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
             self._count(Refusal.NOT_ALLOWED, "publish", connection.session.client_id, publish.topic)
         if publish.qos:
             answer = packets.puback(publish.packet_id)
-            self._answer(connection, answer, safe_now)
+            self._when_safe(partial(connection.write, answer), safe_now)
 
     def acknowledged(self, session: Session, packet_id: int) -> None:
         """A client has received a message."""
@@ -276,10 +276,14 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
             if not session.clean:
                 self.journal.subscription(session.client_id, topic_filter, granted)
             codes.append(granted)
-        self._answer(connection, packets.suback(packet_id, codes), session.clean)
-        for (topic_filter, _), code in zip(wanted, codes, strict=True):
-            if code != packets.SUBACK_FAILURE:
-                self._send_retained(session, topic_filter, code)
+        granted_filters = [(f, c) for (f, _), c in zip(wanted, codes, strict=True) if c <= 1]
+
+        def answer() -> None:
+            connection.write(packets.suback(packet_id, codes))
+            for topic_filter, qos in granted_filters:
+                self._send_retained(session, topic_filter, qos)
+
+        self._when_safe(answer, session.clean)
 
     def unsubscribe(self, connection: Connection, packet_id: int, filters: list[str]) -> None:
         """End subscriptions."""
@@ -289,7 +293,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
             self._router.remove(session, topic_filter)
             if not session.clean:
                 self.journal.subscription(session.client_id, topic_filter, None)
-        self._answer(connection, packets.unsuback(packet_id), session.clean)
+        self._when_safe(partial(connection.write, packets.unsuback(packet_id)), session.clean)
 
     def refuse(self, error: WireError) -> None:
         """Count and log something refused."""
@@ -398,13 +402,12 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
         self._next_message += 1
         return Message(number, topic, payload, qos)
 
-    def _answer(self, connection: Connection, answer: bytes, safe_now: bool) -> None:
-        """Send an answer once what it promises is on disk, keeping the order of answers."""
-        send: Callable[[], None] = partial(connection.write, answer)
+    def _when_safe(self, answer: Callable[[], None], safe_now: bool) -> None:
+        """Answer once what the answer promises is on disk, keeping the order of answers."""
         if safe_now and not self.journal.has_waiters:
-            send()
+            answer()
         else:
-            self.journal.then(send)
+            self.journal.then(answer)
 
     def _forget(self, session: Session) -> None:
         if not session.clean:

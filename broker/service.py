@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import signal
 import sqlite3
 import sys
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from amqtt.errors import AMQTTError
+from amqtt.errors import BrokerError
 
 from broker.access import Trust
 from broker.embedded import EmbeddedBroker
@@ -58,6 +59,8 @@ async def serve(settings: Settings) -> None:
     Raises:
         ConfigError: the port is taken, or a file cannot be used.
     """
+    # amqtt logs a traceback for what we tell in one line
+    logging.getLogger("amqtt").setLevel(logging.CRITICAL)
     try:
         broker = EmbeddedBroker(
             settings.trust,
@@ -72,7 +75,7 @@ async def serve(settings: Settings) -> None:
         raise ConfigError(f"cannot use {settings.state or settings.certfile}: {error}") from None
     try:
         await broker.start()
-    except (AMQTTError, OSError) as error:
+    except (BrokerError, OSError) as error:
         raise ConfigError(
             f"cannot listen on {settings.host}:{settings.port}: {error.__cause__ or error}"
         ) from None
