@@ -1,0 +1,258 @@
+"""
+The genesis: what all parties of a market agreed on before its first block.
+
+`genesis.json` is a JSON object (camelCase keys). Its `chainId` is made from the hash of everything
+else in it, so that two markets that differ in one rule can never be taken for each other:
+
+    chainId = "hg-" ‖ market ‖ "-" ‖ first 16 hex digits of SHA-256(JCS(genesis without chainId))
+
+Money in integer µ¤, energy in Wh, times in UTC milliseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from wire.canonical import decode, encode
+from wire.errors import ConfigError, MalformedError, TopicError
+from wire.keys import KEY_BYTES, from_text, id_of
+from wire.slots import MIN_SLOT_S, SlotGrid
+from wire.topics import CONSENSUS_CERT, build
+from wire.units import MAX_SAFE_INT
+
+MAX_PRICE_UC_PER_KWH = 1_000_000_000
+"""The largest price that any order or tariff may name [µ¤/kWh]."""
+MAX_GENESIS_BYTES = 256 * 1024
+
+
+class _Section(
+    msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True
+):
+    """A JSON object of the genesis."""
+
+
+class Prices(_Section, frozen=True, kw_only=True):
+    """The grid supervisor's tariff [µ¤/kWh]."""
+
+    retail_uc_per_kwh: int = 300_000
+    """What consumption beyond the contracted energy costs."""
+    feed_in_uc_per_kwh: int = 80_000
+    """What is paid for energy left over."""
+    imbalance_uc_per_kwh: int = 300_000
+    """What a seller pays for the part of its sale that it did not deliver."""
+
+
+class Supervisor(_Section, frozen=True, kw_only=True):
+    """The grid supervisor, aggregator and DSO desk: the counterparty of all residuals."""
+
+    address: str
+    """`id_of(key)`."""
+    key: str
+    """Public key, base64url."""
+    balance_uc: int
+    """Money it starts with; counted as a deposit."""
+
+
+class GenesisValidator(_Section, frozen=True, kw_only=True):
+    """A validator of the first epoch."""
+
+    id: str
+    """`id_of(key)`."""
+    key: str
+    """Public key, base64url."""
+    controller: str
+    """Who runs it: the weights of one controller are bounded together."""
+
+
+class Poe(_Section, frozen=True, kw_only=True):
+    """Rules of Proof of Energy; see `ledger.poe` and `wire.cpf`."""
+
+    window_slots: int = 8
+    """Closed slots over which a CPF is taken."""
+    kappa_milli: int = 1000
+    """κ · 1000: how steeply imbalance is punished."""
+    min_energy_wh: int = 200
+    """Least energy turned over in a window to be eligible."""
+    min_production_wh: int = 100
+    """Least energy produced in a window to be eligible."""
+    base: int = 16_384
+    """Weight that every validator has beside its CPF (CPF = 1 is 65,536)."""
+    mode: Literal["smooth", "strict"] = "smooth"
+
+
+class Genesis(_Section, frozen=True, kw_only=True, dict=True):
+    """A market's first agreement."""
+
+    market: str
+    chain_id: str = ""
+    slot_length_s: int = 900
+    gate_lead_s: int = 300
+    """Bids for a slot are taken until so long before it starts."""
+    grace_slots: int = 1
+    """Slots between the end of a slot and its settlement."""
+    start_ms: int
+    """Market time of height 0."""
+    issuing_key: str
+    """Public key of the CSM-DB, base64url."""
+    dso_box_key: str = ""
+    """Public box key that readings are sealed to, base64url."""
+    supervisor: Supervisor
+    prices: Prices = Prices()
+    validators: tuple[GenesisValidator, ...]
+    poe: Poe = Poe()
+    delta0_ms: int = 200
+    """Δ0 of consensus, the time a message is expected to take at most: real milliseconds."""
+
+    @cached_property
+    def grid(self) -> SlotGrid:
+        """The market's slots."""
+        return SlotGrid(self.slot_length_s)
+
+    @cached_property
+    def issuer(self) -> bytes:
+        """The issuing key's 32 bytes."""
+        return from_text(self.issuing_key, KEY_BYTES)
+
+    def gate_ms(self, slot: int) -> int:
+        """Bids for `slot` are taken in blocks before this time; the first block at or after it
+        clears the slot."""
+        return self.grid.start_ms(slot) - self.gate_lead_s * 1000
+
+    def settle_ms(self, slot: int) -> int:
+        """The first block at or after this time settles `slot`."""
+        return self.grid.end_ms(slot + self.grace_slots)
+
+
+def load_genesis(path: Path) -> Genesis:
+    """
+    Read and check a genesis file.
+
+    Raises:
+        ConfigError: names file, key and remedy.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); give a genesis file") from None
+    try:
+        return genesis_from_json(json.loads(raw))
+    except (ValueError, RecursionError, ConfigError, MalformedError) as error:
+        raise ConfigError(f"{path}: not a genesis: {error}") from None
+
+
+def write_genesis(genesis: Genesis, path: Path) -> Genesis:
+    """Write the file with its chain id filled in; return what was written."""
+    complete = seal_genesis(genesis)
+    path.write_bytes(encode(genesis_json(complete)) + b"\n")
+    return complete
+
+
+def seal_genesis(genesis: Genesis) -> Genesis:
+    """
+    The genesis with its chain id.
+
+    Raises:
+        ConfigError: a rule of it cannot work.
+    """
+    complete = msgspec.structs.replace(genesis, chain_id=chain_id_of(genesis))
+    _check(complete)
+    return complete
+
+
+def genesis_from_json(value: Any) -> Genesis:
+    """
+    Check a genesis object.
+
+    Raises:
+        ConfigError: a field is missing, wrong, or the chain id does not belong to the rest.
+    """
+    try:
+        genesis = msgspec.convert(value, Genesis, strict=True)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error)) from None
+    expected = chain_id_of(genesis)
+    if genesis.chain_id != expected:
+        raise ConfigError(f"chainId: is {genesis.chain_id!r}, but its content makes {expected!r}")
+    _check(genesis)
+    return genesis
+
+
+def genesis_json(genesis: Genesis) -> dict[str, Any]:
+    """The genesis as a JSON object."""
+    value = msgspec.to_builtins(genesis)
+    assert type(value) is dict
+    return value
+
+
+def genesis_bytes(genesis: Genesis) -> bytes:
+    """The genesis' canonical bytes."""
+    return encode(genesis_json(genesis))
+
+
+def read_genesis_bytes(raw: bytes) -> Genesis:
+    """
+    The reverse of `genesis_bytes`.
+
+    Raises:
+        ConfigError, MalformedError: not a genesis in canonical form.
+    """
+    return genesis_from_json(decode(raw, MAX_GENESIS_BYTES))
+
+
+def chain_id_of(genesis: Genesis) -> str:
+    """The chain id that belongs to a genesis' content."""
+    value = genesis_json(genesis)
+    del value["chainId"]
+    digest = hashlib.sha256(encode(value)).hexdigest()
+    return f"hg-{genesis.market}-{digest[:16]}"
+
+
+def _check(genesis: Genesis) -> None:
+    """What the types cannot say."""
+    try:
+        build(genesis.market, CONSENSUS_CERT)
+    except TopicError as error:
+        raise ConfigError(f"market: {error}") from None
+    for name, public, identity in [
+        ("supervisor", genesis.supervisor.key, genesis.supervisor.address),
+        *((f"validator {v.id}", v.key, v.id) for v in genesis.validators),
+    ]:
+        if id_of(_key(name, public)) != identity:
+            raise ConfigError(f"{name}: the identity is not the hash of the key")
+    _key("issuingKey", genesis.issuing_key)
+    if genesis.dso_box_key:
+        _key("dsoBoxKey", genesis.dso_box_key)
+    if not 1 <= len({v.id for v in genesis.validators}) == len(genesis.validators):
+        raise ConfigError("validators: name at least one, each once")
+    bounds = {
+        "slotLengthS": (genesis.slot_length_s, MIN_SLOT_S, 86_400),
+        "gateLeadS": (genesis.gate_lead_s, 0, 86_400),
+        "graceSlots": (genesis.grace_slots, 0, 96),
+        "startMs": (genesis.start_ms, 0, MAX_SAFE_INT // 1000),
+        "supervisor.balanceUc": (genesis.supervisor.balance_uc, 0, MAX_SAFE_INT // 16),
+        "prices.retailUcPerKwh": (genesis.prices.retail_uc_per_kwh, 0, MAX_PRICE_UC_PER_KWH),
+        "prices.feedInUcPerKwh": (genesis.prices.feed_in_uc_per_kwh, 0, MAX_PRICE_UC_PER_KWH),
+        "prices.imbalanceUcPerKwh": (genesis.prices.imbalance_uc_per_kwh, 0, MAX_PRICE_UC_PER_KWH),
+        "poe.windowSlots": (genesis.poe.window_slots, 1, 96),
+        "poe.kappaMilli": (genesis.poe.kappa_milli, 0, 1_000_000),
+        "poe.minEnergyWh": (genesis.poe.min_energy_wh, 0, 10**9),
+        "poe.minProductionWh": (genesis.poe.min_production_wh, 0, 10**9),
+        "poe.base": (genesis.poe.base, 0, 10**6),
+        "delta0Ms": (genesis.delta0_ms, 1, 60_000),
+    }
+    for name, (value, low, high) in bounds.items():
+        if not low <= value <= high:
+            raise ConfigError(f"{name}: {value} is outside {low}…{high}")
+
+
+def _key(name: str, text: str) -> bytes:
+    try:
+        return from_text(text, KEY_BYTES)
+    except MalformedError as error:
+        raise ConfigError(f"{name}: not a public key ({error})") from None

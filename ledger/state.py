@@ -1,0 +1,130 @@
+"""
+The state: canonical JSON values under string keys, a journal to undo changes, and one root.
+
+Values are *values*: whoever changes an account puts a new one, never edits what `get` returned.
+`begin` / `commit` / `rollback` nest (block, transaction, operation); each level remembers what its
+first write to a key replaced. The Merkle tree is brought up to date when the root is asked for, for
+the keys written since then only.
+
+The tree's nodes live in memory and are made again from the rows when a ledger is opened (about 10
+µs a key). They are immutable and named by their hash: a table hash → node can persist them without
+a change to this interface.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from sortedcontainers import SortedDict
+
+from ledger import smt
+from wire.canonical import encode
+
+_ABSENT = object()
+_LAST = "\U0010ffff"
+
+
+class State:
+    """
+    A replicated key-value map.
+
+    Args:
+        rows: keys and values to start with
+    """
+
+    def __init__(self, rows: Iterable[tuple[str, Any]] = ()) -> None:
+        self._rows: SortedDict[str, Any] = SortedDict(rows)
+        self._journal: list[dict[str, Any]] = []
+        self._stale: set[str] = set(self._rows)
+        self._tree: smt.Node = None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def get(self, key: str) -> Any | None:
+        """The value of `key`, or None. Not to be changed in place."""
+        return self._rows.get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Set `key` to a restricted JSON value (`wire.canonical`)."""
+        self._remember(key)
+        self._rows[key] = value
+
+    def delete(self, key: str) -> None:
+        """Remove `key` if it is there."""
+        if key in self._rows:
+            self._remember(key)
+            del self._rows[key]
+
+    def scan(self, prefix: str) -> Iterator[tuple[str, Any]]:
+        """Keys with `prefix` and their values, in key order; writing meanwhile is safe."""
+        for key in list(self._rows.irange(prefix, prefix + _LAST)):
+            if key in self._rows:
+                yield key, self._rows[key]
+
+    def first(self, prefix: str) -> str | None:
+        """The lowest key with `prefix`, or None."""
+        return next(self._rows.irange(prefix, prefix + _LAST), None)
+
+    # --- journal ----------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start remembering what is replaced."""
+        self._journal.append({})
+
+    def commit(self) -> None:
+        """Keep what was written since the matching `begin`."""
+        level = self._journal.pop()
+        if self._journal:
+            above = self._journal[-1]
+            for key, before in level.items():
+                above.setdefault(key, before)
+
+    def rollback(self) -> None:
+        """Take back what was written since the matching `begin`."""
+        for key, before in self._journal.pop().items():
+            self._stale.add(key)
+            if before is _ABSENT:
+                self._rows.pop(key, None)
+            else:
+                self._rows[key] = before
+
+    def changes(self) -> dict[str, tuple[Any | None, Any | None]]:
+        """Keys written since the innermost `begin`: value before and after, in key order."""
+        found = {}
+        for key, before in sorted(self._journal[-1].items()):
+            found[key] = (None if before is _ABSENT else before, self._rows.get(key))
+        return found
+
+    def _remember(self, key: str) -> None:
+        self._stale.add(key)
+        if self._journal and key not in self._journal[-1]:
+            self._journal[-1][key] = self._rows.get(key, _ABSENT)
+
+    # --- root -------------------------------------------------------------------------------------
+
+    def root(self) -> bytes:
+        """Root of the sparse Merkle tree over the present keys and values."""
+        if self._stale:
+            self._tree = smt.update(
+                self._tree, [(smt.path_of(key), self._value_hash(key)) for key in self._stale]
+            )
+            self._stale = set()
+        return smt.node_hash(self._tree)
+
+    def prove(self, key: str) -> smt.Proof:
+        """Proof of the value of `key`, or of its absence, against `root()`."""
+        self.root()
+        return smt.prove(self._tree, smt.path_of(key))
+
+    def _value_hash(self, key: str) -> bytes | None:
+        value = self._rows.get(key, _ABSENT)
+        return None if value is _ABSENT else hashlib.sha256(encode(value)).digest()
+
+
+def verify_proof(root: bytes, key: str, value: Any | None, proof: smt.Proof) -> bool:
+    """True when the state with `root` holds `value` under `key` (None: has no such key)."""
+    value_hash = None if value is None else hashlib.sha256(encode(value)).digest()
+    return smt.verify(root, smt.path_of(key), value_hash, proof)
