@@ -1,0 +1,447 @@
+"""
+The ledger node: the shell around the consensus core and the state machine.
+
+It carries the core's effects out in order, with one fdatasync for all votes of a turn of the event
+loop *before* any of them is published; executes final blocks, one SQLite transaction each;
+publishes their events; answers what peers and wallets ask; and fetches what it missed.
+
+A node without a validator key in the genesis is an observer: it follows, executes and answers, and
+says nothing in consensus.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from ledger.execution import Ledger
+from ledger.fetch import Fetcher
+from ledger.genesis import Genesis
+from ledger.judging import Verdict, build_content, judge, work_is_due
+from ledger.mempool import Mempool
+from ledger.protocol import (
+    BodiesReady,
+    BroadcastCertificate,
+    BroadcastProposal,
+    BroadcastVote,
+    CertificateReceived,
+    Effect,
+    EnterView,
+    Epoch,
+    Event,
+    Evidence,
+    Finalized,
+    KeyCrypto,
+    Persist,
+    ProposalBuilt,
+    ProposalReceived,
+    Refused,
+    RequestMissing,
+    RequestProposal,
+    SetTimer,
+    Start,
+    TimerFired,
+    ValidateProposal,
+    VoteReceived,
+    WorkAvailable,
+    decode_record,
+    encode_record,
+)
+from ledger.publish import Publisher
+from ledger.schedule import Epochs
+from ledger.simplex import Core
+from ledger.store import LedgerStore
+from ledger.types import (
+    Certificate,
+    Finality,
+    Header,
+    Proposal,
+    Vote,
+    VoteKind,
+    decode,
+    encode,
+    genesis_hash,
+    header_hash,
+)
+from ledger.wal import WriteAheadLog
+from runtime.metrics import count_refusal
+from runtime.ports import Bus, Clock, Message
+from wire import topics
+from wire.errors import WireError
+from wire.keys import SigningKey
+
+MAX_PROPOSAL_BYTES = 120 * 1024
+MAX_VOTE_BYTES = 1024
+MAX_CERTIFICATE_BYTES = 16 * 1024
+BODY_WAIT_S = 0.15
+"""Real time given to bodies on their way before they are asked for."""
+HOUSEKEEPING_S = 1.0
+
+log = structlog.get_logger(component="ledger")
+
+
+class Node:
+    """
+    One ledger node.
+
+    Args:
+        genesis: the chain
+        folder: holds ledger.sqlite and votes.wal
+        key: the validator key, or any key for an observer
+        bus: a lane under `key.id`
+        clock: market time for blocks, real time for timers
+        block_interval_s: real time a leader leaves between its blocks, to gather transactions
+    """
+
+    def __init__(
+        self,
+        genesis: Genesis,
+        folder: Path,
+        key: SigningKey,
+        bus: Bus,
+        clock: Clock,
+        block_interval_s: float = 0.02,
+    ) -> None:
+        self.genesis = genesis
+        self.clock = clock
+        self.bus = bus
+        self.key = key
+        self.store = LedgerStore(folder / "ledger.sqlite")
+        self.ledger = Ledger.open(genesis, self.store)
+        self.mempool = Mempool(self.ledger)
+        self.epochs = Epochs(genesis, self.ledger, self.store)
+        self._votes = WriteAheadLog(folder / "votes.wal")
+        self._bodies = WriteAheadLog(folder / "bodies.wal")
+        self._logged_bodies: set[bytes] = set()
+        self._publisher = Publisher(self)
+        self._fetcher = Fetcher(self)
+        self._interval_s = block_interval_s
+        self._last_block_s = 0.0
+        self._events: deque[Event] = deque()
+        self._wake = asyncio.Event()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._judging: dict[bytes, ValidateProposal] = {}
+        self._building: RequestProposal | None = None
+        self._to_execute: deque[tuple[Proposal, Finality]] = deque()
+        self._proposed_s: dict[bytes, float] = {}
+        self._epoch: Epoch
+        self._core: Core
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def tip_hash(self) -> bytes:
+        """Hash of the last executed block."""
+        tip = self.store.tip()
+        return genesis_hash(self.genesis.chain_id) if tip is None else header_hash(tip.header)
+
+    def find_proposal(self, block_hash: bytes) -> Proposal | None:
+        """An unfinalised proposal that the core knows."""
+        return self._core.proposal(block_hash)
+
+    @property
+    def executed_height(self) -> int:
+        """Height of the last executed block."""
+        return self.ledger.executed_height
+
+    async def run(self) -> None:
+        """Follow the chain until cancelled."""
+        self._recover_bodies()
+        self._new_core(self.epochs.current(), restore=True)
+        self._subscribe()
+        await self.bus.start()
+        self._post(Start())
+        self._tasks = [
+            asyncio.create_task(self._housekeeping()),
+            asyncio.create_task(self._fetcher.run()),
+        ]
+        try:
+            await self._turn_for_ever()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            self._cancel_timers()
+            await self.bus.stop()
+            self._votes.close()
+            self._bodies.close()
+            self.store.close()
+
+    # --- What comes in ---------------------------------------------------------------------------
+
+    def _subscribe(self) -> None:
+        market = self.genesis.market
+        for kind, leaf, handler in (
+            (topics.TX, "+", self._take_transaction),
+            (topics.CONSENSUS_PROPOSAL, "", self._take_proposal),
+            (topics.CONSENSUS_VOTE, "+", self._take_vote),
+            (topics.CONSENSUS_CERT, "", self._take_certificate),
+            (topics.SYNC_REQ, "+", self._publisher.take_request),
+            (topics.SYNC_RSP, self.key.id, self._fetcher.take_answer),
+        ):
+            self.bus.subscribe(topics.build(market, kind, leaf), handler)
+
+    async def _take_transaction(self, message: Message) -> None:
+        try:
+            tx = self.mempool.add(message.payload, self.clock.now_ms())
+        except WireError as error:
+            count_refusal("mempool", error.refusal)
+            log.info("transaction refused", reason=error.refusal.value, topic=message.topic[-12:])
+            return
+        if tx.sender != topics.parse(message.topic).leaf:
+            log.info("transaction on another's topic", sender=tx.sender)
+        self.bodies_came()
+
+    async def _take_proposal(self, message: Message) -> None:
+        self.take_proposal(decode(Proposal, message.payload, MAX_PROPOSAL_BYTES))
+
+    def take_proposal(self, proposal: Proposal) -> None:
+        """Hand a published or fetched proposal to the core."""
+        self._proposed_s.setdefault(header_hash(proposal.header), self.clock.monotonic_s())
+        self._post(ProposalReceived(proposal))
+
+    async def _take_vote(self, message: Message) -> None:
+        self._post(VoteReceived(decode(Vote, message.payload, MAX_VOTE_BYTES)))
+
+    async def _take_certificate(self, message: Message) -> None:
+        certificate = decode(Certificate, message.payload, MAX_CERTIFICATE_BYTES)
+        self._post(CertificateReceived(certificate))
+
+    def _post(self, event: Event) -> None:
+        self._events.append(event)
+        self._wake.set()
+
+    # --- Turns -----------------------------------------------------------------------------------
+
+    async def _turn_for_ever(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            self.turn()
+
+    def turn(self) -> None:
+        """Step the core through all waiting events, then carry out what it wants."""
+        effects: list[Effect] = []
+        while self._events:
+            event = self._events.popleft()
+            effects += self._core.step(event, self.clock.monotonic_s())
+        durable = False
+        for effect in effects:
+            if isinstance(effect, Persist):
+                self._votes.append(encode_record(effect.record))
+                durable = durable or effect.durable
+        if durable:
+            self._bodies.sync()
+            self._votes.sync()
+        core = self._core
+        for effect in effects:
+            if core is not self._core:
+                break  # the epoch ended: what the old core still wanted is void
+            self._perform(effect)
+
+    def _perform(self, effect: Effect) -> None:  # noqa: PLR0912
+        match effect:
+            case BroadcastProposal(proposal):
+                self._proposed_s.setdefault(header_hash(proposal.header), self.clock.monotonic_s())
+                self._say(topics.CONSENSUS_PROPOSAL, "", encode(proposal))
+            case BroadcastVote(vote):
+                self._say(topics.CONSENSUS_VOTE, self.key.id, encode(vote))
+            case BroadcastCertificate(certificate):
+                final = certificate.kind == VoteKind.FINALIZE
+                self._say(topics.CONSENSUS_CERT, "", encode(certificate), retain=final)
+            case SetTimer(timer, view, seconds):
+                self._set_timer(timer.value, seconds, TimerFired(timer, view))
+            case RequestProposal():
+                self._building = effect
+                self._build()
+            case ValidateProposal(block_hash=block_hash):
+                self._judging[block_hash] = effect
+                self._judge(block_hash)
+            case Finalized(blocks=blocks):
+                for number, proposal in enumerate(blocks):
+                    self._to_execute.append((proposal, effect.finality(number)))
+                self._execute_ready()
+            case RequestMissing(block_hash, above_height):
+                self._fetcher.missing(block_hash, above_height)
+            case EnterView(view, leader, nullified):
+                self._building = None
+                if nullified:
+                    log.info("view nullified", epoch=self._epoch.epoch, view=view, leader=leader)
+            case Evidence(first, second):
+                log.warning("evidence", validator=first.validator, view=first.view,
+                            kinds=[first.kind.name, second.kind.name])  # fmt: skip
+            case Refused(reason, what):
+                count_refusal("consensus", reason)
+                log.debug("refused", reason=reason.value, what=what)
+            case Persist():
+                pass
+
+    def _say(self, kind: str, leaf: str, payload: bytes, *, retain: bool = False) -> None:
+        # Not waited for: what is lost is said again by R6.
+        self.bus.publish_soon(topics.build(self.genesis.market, kind, leaf), payload, retain=retain)
+
+    # --- Building and judging --------------------------------------------------------------------
+
+    def _build(self) -> None:
+        """Answer the core's request for a block, when its time has come and there is work."""
+        request = self._building
+        if request is None:
+            return
+        wait_s = self._last_block_s + self._interval_s - self.clock.monotonic_s()
+        if wait_s > 0 and not request.must:
+            self._later("build", wait_s, self._build)
+            return
+        content = build_content(
+            request, self.ledger, self.mempool, self._epoch, self.clock.now_ms()
+        )
+        if content is None:
+            return
+        self._building = None
+        self._last_block_s = self.clock.monotonic_s()
+        for txid in content.txids:
+            self._log_body(txid)
+        self._post(ProposalBuilt(request.view, request.parent_hash, content))
+
+    def _judge(self, block_hash: bytes) -> None:
+        request = self._judging.get(block_hash)
+        if request is None:
+            return
+        verdict = judge(request, self.ledger, self.mempool, self._epoch, self.clock.now_ms())
+        if verdict is Verdict.WAIT:
+            missing = self.mempool.missing(request.proposal.txids)
+            if missing:
+                self._fetcher.bodies_wanted(missing, BODY_WAIT_S)
+            return
+        del self._judging[block_hash]
+        if verdict is Verdict.VALID:
+            for txid in request.proposal.txids:
+                self._log_body(txid)
+        else:
+            log.warning("proposal is not valid", view=request.proposal.header.view,
+                        proposer=request.proposal.header.proposer)  # fmt: skip
+        self._post(BodiesReady(block_hash, verdict is Verdict.VALID))
+
+    def bodies_came(self) -> None:
+        """Transactions arrived: judge what waited for them, execute, and build if we lead."""
+        for block_hash in list(self._judging):
+            self._judge(block_hash)
+        self._execute_ready()
+        self._tell_work()
+
+    def _tell_work(self) -> None:
+        pending = bool(self.mempool.take(1, set())) or work_is_due(self.ledger, self.clock.now_ms())
+        self._post(WorkAvailable(pending))
+
+    def _log_body(self, txid: bytes) -> None:
+        """Put a body on the log: what I vote for must not be lost with me."""
+        tx = self.mempool.get(txid)
+        if tx is not None and txid not in self._logged_bodies:
+            self._logged_bodies.add(txid)
+            self._bodies.append(tx.raw)
+
+    def _recover_bodies(self) -> None:
+        for raw in self._bodies.entries():
+            with contextlib.suppress(WireError):
+                tx = self.mempool.add(raw, self.clock.now_ms())
+                self._logged_bodies.add(tx.txid)
+
+    # --- Execution -------------------------------------------------------------------------------
+
+    def _execute_ready(self) -> None:
+        """Execute final blocks in order, as far as their bodies are here."""
+        executed = False
+        while self._to_execute:
+            proposal, finality = self._to_execute[0]
+            if proposal.header.height <= self.executed_height:
+                self._to_execute.popleft()
+                continue
+            missing = self.mempool.missing(proposal.txids)
+            if missing:
+                self._fetcher.bodies_wanted(missing, 0.0)
+                break
+            self._to_execute.popleft()
+            self.execute(proposal.header, proposal.txids, finality)
+            executed = True
+        if executed:
+            for block_hash in list(self._judging):
+                self._judge(block_hash)
+            self._tell_work()
+
+    def execute(self, header: Header, txids: Sequence[bytes], finality: Finality) -> None:
+        """Execute one final block whose bodies are here, publish its events, turn the epoch."""
+        txs = [tx for txid in txids if (tx := self.mempool.get(txid)) is not None]
+        assert len(txs) == len(txids)
+        result = self.ledger.execute(header, txs, encode(finality))
+        self.mempool.remove(txids)
+        started_s = self._proposed_s.pop(header_hash(header), None)
+        finality_ms = (
+            round((self.clock.monotonic_s() - started_s) * 1000) if started_s is not None else -1
+        )
+        self._publisher.block_executed(header, result, finality_ms)
+        if header.seal:
+            epoch = self.epochs.after_seal(header, finality)
+            self._to_execute.clear()
+            self._new_core(epoch, restore=False)
+            self._post(Start())
+
+    def jumped(self, header: Header, finality: Finality) -> None:
+        """A fetched block was executed: let the core of its epoch go on from there."""
+        if not header.seal:
+            effects = self._core.jump(header, finality.certificate)
+            for effect in effects:
+                if isinstance(effect, Persist):
+                    self._votes.append(encode_record(effect.record))
+            self._votes.sync()
+            for effect in effects:
+                self._perform(effect)
+        self._tell_work()
+
+    def _new_core(self, epoch: Epoch, *, restore: bool) -> None:
+        self._cancel_timers()
+        self._judging.clear()
+        self._building = None
+        self._events = deque(e for e in self._events if not isinstance(e, TimerFired | BodiesReady))
+        self._epoch = epoch
+        me = epoch.validators.index(self.key.id)
+        crypto = KeyCrypto(self.genesis.chain_id, epoch.validators, self.key)
+        self._core = Core(epoch, me, crypto)
+        if restore:
+            self._core.restore([decode_record(raw) for raw in self._votes.entries()])
+        else:
+            self._votes.rewrite([])
+            keep = [tx.raw for txid in self._logged_bodies if (tx := self.mempool.get(txid))]
+            self._bodies.rewrite(keep)
+            self._logged_bodies = {t for t in self._logged_bodies if self.mempool.get(t)}
+
+    # --- Time ------------------------------------------------------------------------------------
+
+    async def _housekeeping(self) -> None:
+        """Begin-block work comes due with market time: look often enough, cheaply."""
+        ticks = 0
+        while True:
+            due_ms = self.ledger.next_due_ms()
+            wait_s = HOUSEKEEPING_S
+            if due_ms is not None:
+                wait_s = min(wait_s, max(0.01, self.clock.real_seconds_until(due_ms)))
+            await asyncio.sleep(wait_s)
+            if work_is_due(self.ledger, self.clock.now_ms()):
+                self._tell_work()
+            ticks += 1
+            self._publisher.tell_refusals()
+
+    def _set_timer(self, name: str, seconds: float, event: Event) -> None:
+        self._later(name, seconds, lambda: self._post(event))
+
+    def _later(self, name: str, seconds: float, call: Any) -> None:
+        old = self._timers.pop(name, None)
+        if old is not None:
+            old.cancel()
+        self._timers[name] = asyncio.get_running_loop().call_later(seconds, call)
+
+    def _cancel_timers(self) -> None:
+        for handle in self._timers.values():
+            handle.cancel()
+        self._timers.clear()

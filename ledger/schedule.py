@@ -1,0 +1,97 @@
+"""
+Epochs of the running chain: who validates, and in which order they lead.
+
+The schedule of an epoch is a function of the state after its base, the seal block of the epoch
+before. It is kept, because a node that restarts in the middle of an epoch has a later state.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ledger.execution import Ledger
+from ledger.genesis import Genesis
+from ledger.poe import build_schedule
+from ledger.protocol import Epoch
+from ledger.store import LedgerStore
+from ledger.types import Certificate, Finality, Header, ValidatorSet, genesis_hash, header_hash
+from wire.keys import KEY_BYTES, from_text
+
+META_KEY = "epoch"
+
+
+class _Saved(msgspec.Struct, array_like=True):
+    """What is kept of the running epoch."""
+
+    epoch: int
+    schedule: tuple[int, ...]
+    base_hash: bytes
+    base_height: int
+    base_time_ms: int
+    base_certificate: Certificate | None
+
+
+class Epochs:
+    """Finds, makes and keeps the running epoch."""
+
+    def __init__(self, genesis: Genesis, ledger: Ledger, store: LedgerStore) -> None:
+        self._genesis = genesis
+        self._ledger = ledger
+        self._store = store
+        self.validators = validator_set(genesis)
+
+    def current(self) -> Epoch:
+        """The epoch a node is in when it starts."""
+        raw = self._store.get_meta(META_KEY)
+        if raw is not None:
+            saved = msgspec.msgpack.decode(raw, type=_Saved)
+            tip = self._store.tip()
+            if tip is None or not tip.header.seal or header_hash(tip.header) == saved.base_hash:
+                return self._epoch(saved)
+            # stopped between executing a seal and keeping its epoch: the state is still the seal's
+            return self.after_seal(tip.header, tip.finality)
+        return self._keep(0, genesis_hash(self._genesis.chain_id), 0, self._genesis.start_ms, None)
+
+    def after_seal(self, header: Header, finality: Finality) -> Epoch:
+        """The epoch that begins at an executed seal block."""
+        return self._keep(
+            header.epoch + 1,
+            header_hash(header),
+            header.height,
+            header.time_ms,
+            finality.certificate,
+        )
+
+    def _keep(
+        self,
+        epoch: int,
+        base_hash: bytes,
+        base_height: int,
+        base_time_ms: int,
+        certificate: Certificate | None,
+    ) -> Epoch:
+        schedule = build_schedule(self._genesis, self._ledger.schedule_inputs(), base_hash)
+        saved = _Saved(epoch, schedule, base_hash, base_height, base_time_ms, certificate)
+        self._store.put_meta(META_KEY, msgspec.msgpack.encode(saved))
+        return self._epoch(saved)
+
+    def _epoch(self, saved: _Saved) -> Epoch:
+        return Epoch(
+            chain_id=self._genesis.chain_id,
+            epoch=saved.epoch,
+            validators=self.validators,
+            schedule=saved.schedule,
+            base_hash=saved.base_hash,
+            base_height=saved.base_height,
+            base_time_ms=saved.base_time_ms,
+            base_certificate=saved.base_certificate,
+            delta_s=self._genesis.delta0_ms / 1000,
+        )
+
+
+def validator_set(genesis: Genesis) -> ValidatorSet:
+    """The validators named in the genesis."""
+    return ValidatorSet(
+        tuple(v.id for v in genesis.validators),
+        tuple(from_text(v.key, KEY_BYTES) for v in genesis.validators),
+    )

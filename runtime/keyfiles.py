@@ -1,0 +1,43 @@
+"""Key files: one seed, base64url, readable by its owner only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from wire.errors import ConfigError, MalformedError
+from wire.keys import KEY_BYTES, SigningKey, from_text, to_text
+
+
+def write_secret(path: Path, seed: bytes) -> None:
+    """Write a new key file (mode 0600), on disk when this returns."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(to_text(seed) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_secret(path: Path) -> bytes:
+    """
+    A key's seed from its file.
+
+    Raises:
+        ConfigError: missing, damaged, or open to others.
+    """
+    try:
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(f"{path}: others may read this key; chmod 600 it")
+        return from_text(path.read_text(encoding="ascii").strip(), KEY_BYTES)
+    except (OSError, UnicodeDecodeError, MalformedError) as error:
+        raise ConfigError(f"{path}: not a key file ({error}); restore it from the backup") from None
+
+
+def read_key(path: Path) -> SigningKey:
+    """
+    A signing key from its file.
+
+    Raises:
+        ConfigError: as `read_secret`.
+    """
+    return SigningKey(read_secret(path))

@@ -1,0 +1,30 @@
+"""What every service's process does: stop on SIGTERM and Ctrl-C, with a real event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import uvloop
+
+
+def run_until_stopped(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """
+    Run `main()` on uvloop; SIGTERM and SIGINT cancel it, and its clean-up runs.
+
+    Raises:
+        Whatever `main` raises.
+    """
+    uvloop.run(_supervise(main))
+
+
+async def _supervise(main: Callable[[], Awaitable[None]]) -> None:
+    task = asyncio.ensure_future(main())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
