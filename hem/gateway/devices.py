@@ -199,8 +199,6 @@ class Battery(SunSpecDevice):
         self.battery_w = 0
         self.soc_permille = -1
         self.limits: BatteryLimits | None = None
-        self.leased_until_s = 0.0
-        """When the present lease ends [monotonic s]; 0 without one."""
         self._commanded: tuple[int, int, int] | None = None
         self._meddled = False
         self._scale = 0
@@ -263,7 +261,6 @@ class Battery(SunSpecDevice):
             raise
         self._commanded = (STORE_CONTROL_BOTH, out_rate, in_rate)
         self._meddled = False
-        self.leased_until_s = now_s + lease_s
         return power_w
 
     async def restore_neutral(self, now_s: float) -> None:
@@ -273,7 +270,6 @@ class Battery(SunSpecDevice):
         Raises:
             DeviceError: the device does not answer (its own reversion timer is then what counts).
         """
-        self.leased_until_s = 0.0
         self._commanded = None
         try:
             if (await self._control())[0] != 0:

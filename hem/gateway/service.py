@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import math
 import os
 import signal
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hem.config import MarketFacts, Provisioning, load_market_facts, load_provisioning
-from hem.gateway.devices import Log, Site, SiteState
+from hem.gateway.devices import Battery, Log, Site, SiteState
 from hem.gateway.meterbook import MeterBook, load_meter_key
 from hem.gateway.modbus import DeviceError, DeviceLostError
 from hem.gateway.protocol import (
@@ -57,8 +58,8 @@ class Gateway:
         self._state = SiteState()
         self._polling: asyncio.Task[SiteState] | None = None
         self._signing = asyncio.Lock()
-        self._watchdog: asyncio.TimerHandle | None = None
-        self._restoring: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._commanding = asyncio.Lock()  # a setpoint is several writes: never mix two
 
     async def dispatch(self, method: str, params: Params) -> Any:
         """
@@ -178,14 +179,42 @@ class Gateway:
         battery = self._site.battery
         if battery is None:
             raise RpcError("NO_BATTERY", "no sunspec-battery is configured")
+        accepted_w = await self._command(battery, power_w, lease_s)
+        self._stop_keeper()
+        ends_at_s = self._clock.monotonic_s() + lease_s
+        self._keeper = asyncio.create_task(self._keep(battery, power_w, ends_at_s))
+        return {"accepted_w": accepted_w}
+
+    async def _command(self, battery: Battery, power_w: int, lease_s: float) -> int:
+        """Write a setpoint with a device lease of at most `device_lease_s`."""
         if not battery.ok:
             await self._poll(fresh=True)
         if not battery.ok:
             raise RpcError("DEVICE_LOST", f"the battery {battery.name!r} does not answer")
-        accepted_w = await battery.command(power_w, lease_s, self._clock.monotonic_s())
+        device_lease_s = min(math.ceil(lease_s), self._config.device_lease_s)
         self._polled_at_s = -1e9  # what we knew of its power is old news
-        self._watch_lease(lease_s)
-        return {"accepted_w": accepted_w}
+        async with self._commanding:
+            return await battery.command(power_w, device_lease_s, self._clock.monotonic_s())
+
+    async def _keep(self, battery: Battery, power_w: int, ends_at_s: float) -> None:
+        """
+        Renew the device's short lease until the EMS's lease ends, then restore neutral.
+
+        If we die the device's own timer restores it; if that fails too, we do.
+        """
+        pause_s = self._config.device_lease_s / 2
+        while (left_s := ends_at_s - self._clock.monotonic_s()) > pause_s:
+            await asyncio.sleep(pause_s)
+            try:
+                await self._command(battery, power_w, left_s - pause_s)
+            except (DeviceError, RpcError) as error:
+                self._log.warning("battery lease not renewed", why=str(error))
+        await asyncio.sleep(left_s + LEASE_SLACK_S)
+        try:
+            async with self._commanding:  # a new lease that comes first cancels us here
+                await battery.restore_neutral(self._clock.monotonic_s())
+        except DeviceError as error:
+            self._log.warning("battery not restored by us", why=str(error))
 
     async def _release(self) -> dict[str, int]:
         if self._site.battery is None:
@@ -194,28 +223,16 @@ class Gateway:
         self._polled_at_s = -1e9
         return {}
 
-    def _watch_lease(self, lease_s: float) -> None:
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-        loop = asyncio.get_running_loop()
-        self._watchdog = loop.call_later(lease_s + LEASE_SLACK_S, self._lease_ended)
-
-    def _lease_ended(self) -> None:
-        self._restoring = asyncio.create_task(self._restore_quietly())
-
-    async def _restore_quietly(self) -> None:
-        try:
-            await self._restore()
-        except DeviceError as error:
-            self._log.warning("battery not restored by us", why=str(error))
+    def _stop_keeper(self) -> bool:
+        """Stop renewing; True where there was a lease."""
+        keeper, self._keeper = self._keeper, None
+        return keeper.cancel() if keeper is not None else False
 
     async def _restore(self) -> None:
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            self._watchdog = None
         battery = self._site.battery
-        if battery is not None and battery.leased_until_s:
-            await battery.restore_neutral(self._clock.monotonic_s())
+        async with self._commanding:
+            if self._stop_keeper() and battery is not None:
+                await battery.restore_neutral(self._clock.monotonic_s())
 
 
 async def run(config: Provisioning, facts: MarketFacts, stop: asyncio.Event, clock: Clock) -> None:
@@ -241,7 +258,11 @@ async def run(config: Provisioning, facts: MarketFacts, stop: asyncio.Event, clo
             gateway.dispatch,
             lambda request, error: log.warning("request failed", request=request, why=repr(error)),
         )
-        await server.start()
+        try:
+            await server.start()
+        except OSError as error:
+            socket = config.gateway.socket
+            raise ConfigError(f"{socket}: cannot listen ({error}); check gateway.socket") from None
         log.info("gateway ready", meter=key.id, socket=str(config.gateway.socket))
         await stop.wait()
         await server.stop()

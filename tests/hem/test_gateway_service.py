@@ -246,6 +246,16 @@ async def test_the_gateway_restores_neutral_where_the_devices_timer_fails():
             assert home.battery_w() == -2_500  # the gateway did not
 
 
+async def test_a_long_lease_is_given_to_the_device_in_short_ones():
+    async with rig(extra="device_lease_s = 2") as home, serving(home) as gateway:
+        await gateway.set_battery(2_000, 4)
+        assert home.devices.images[BATTERY_ID].get(124, "InOutWRte_RvrtTms") == 2
+        await asyncio.sleep(3.5)
+        assert home.battery_w() == 2_000
+        await asyncio.sleep(0.8)
+        assert home.battery_w() == -2_500
+
+
 async def test_a_graceful_stop_leaves_the_battery_neutral():
     async with rig() as home:
         async with serving(home) as gateway:
@@ -432,10 +442,12 @@ async def test_a_battery_that_ignores_the_setpoint_is_a_named_error():
 async def test_a_reading_is_not_made_up_when_the_meter_is_lost():
     async with rig() as home, serving(home) as gateway:
         first = GRID.slot_at(home.clock.market_ms)
-        await gateway.state()
+        home.clock.market_ms += 900_000
+        signed = await gateway.sign_reading(first)
         await home.devices.stop()
         home.clock.market_ms += 900_000
-        await refused("DEVICE_LOST", gateway.sign_reading(first))
+        await refused("DEVICE_LOST", gateway.sign_reading(first + 1))
+        assert await gateway.sign_reading(first) == signed
 
 
 async def test_setpoint_registers_hold_what_was_asked():
