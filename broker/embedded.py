@@ -105,6 +105,8 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
         self._next_delivery = remembered.next_delivery
         self._router = Router(trust.market)
         for session in self._clients.values():
+            # who was connected when the broker died is away only since now
+            session.last_seen_ms = clock.wall_ms()
             for topic_filter, qos in session.subscriptions.items():
                 self._router.add(session, topic_filter, qos)
         self._connections: set[Connection] = set()

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from paho.mqtt.client import topic_matches_sub
@@ -83,6 +84,7 @@ class MqttBus:
         self._ready = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
+        self._births: list[Callable[[], Awaitable[None]]] = []
         self._trouble = ""
         self.dropped = 0
         """Messages that `publish_soon` could not hand over."""
@@ -136,6 +138,10 @@ class MqttBus:
         self._routes.clear()
         if self._task is not None:
             worker.start()
+
+    def on_connected(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Call back after every connect, once subscribed: the place for a birth message."""
+        self._births.append(callback)
 
     async def publish(
         self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False
@@ -211,6 +217,8 @@ class MqttBus:
             if self._trouble:
                 log.info("broker back", host=self._host, port=self._port)
                 self._trouble = ""
+            for callback in self._births:
+                self._spawn(_call(callback))
             raise BusDownError(await link.lost)
         finally:
             self._link = None
@@ -236,7 +244,7 @@ class MqttBus:
             count_refusal("bus", Refusal.NOT_ALLOWED)
             log.warning("subscription refused", topic_filter=topic_filter)
 
-    def _spawn(self, work: asyncio._CoroutineLike[None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -326,6 +334,15 @@ class _Worker:
                 HANDLER_ERRORS.labels(self._filter).inc()
                 log.exception("handler failed", topic=job.message.topic)
             job.done()
+
+
+async def _call(callback: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await callback()
+    except BusDownError:
+        return  # lost again already; the next connection calls again
+    except Exception:
+        log.exception("on_connected failed")
 
 
 def is_milestone(count: int) -> bool:

@@ -31,6 +31,8 @@ MAX_INFLIGHT = 256
 """Publishes sent and not yet acknowledged; the rest of a burst waits in paho's queue."""
 MAX_QUEUED = 10_000
 READ_CHUNK_BYTES = 64 * 1024
+WRITE_BUFFER_BYTES = 256 * 1024
+"""Above this, packets stay in paho's queue until the socket takes more."""
 MISC_PERIOD_S = 2.0
 
 
@@ -98,7 +100,6 @@ class Link:
         client.on_subscribe = self._subscribed
         client.on_message = self._received
         client.on_socket_register_write = self._wants_write
-        client.on_socket_unregister_write = self._writes_no_more
         self._socket: _Socket | None = None
         self._accepted: asyncio.Future[None] = self._loop.create_future()
         self.lost: asyncio.Future[str] = self._loop.create_future()
@@ -173,7 +174,7 @@ class Link:
         """Say goodbye (so that no last will is sent) and release the socket."""
         if not self.lost.done():
             self._client.disconnect()
-            self._client.loop_write()
+            self._client.loop_write()  # paho closes its socket, which flushes
         self._release("closed")
 
     # --- paho's callbacks -------------------------------------------------------------------
@@ -256,14 +257,20 @@ class Link:
         if self.lost.done() or self._socket is None:
             return
         self._client.loop_write()
-        if self._client.want_write() and not self._writer_added and not self.lost.done():
+        if self.lost.done():
+            return
+        if self._socket.flush():
+            self._remove_writer()
+            if self._client.want_write():  # more than the buffer takes at once
+                self._wants_write()
+        elif not self._writer_added:
             self._writer_added = True
             self._loop.add_writer(self._socket.fileno(), self._flush)
 
-    def _writes_no_more(self, *_: Any) -> None:
-        if self._writer_added and self._socket is not None and self._socket.fileno() >= 0:
+    def _remove_writer(self) -> None:
+        if self._writer_added and self._socket is not None:
+            self._writer_added = False
             self._loop.remove_writer(self._socket.fileno())
-        self._writer_added = False
 
     def _run_misc(self) -> None:
         if not self.lost.done():
@@ -299,10 +306,11 @@ class _Client(mqtt.Client):
 
 class _Socket:
     """
-    A socket with a read buffer.
+    A socket with buffers.
 
-    paho reads headers byte by byte; with the buffer that costs no system call, and what a TLS
-    record holds beyond the current packet cannot be overlooked.
+    paho reads headers byte by byte and writes packet by packet; with buffers that costs no system
+    calls (they were the bus's greatest cost), and what a TLS record holds beyond the current packet
+    cannot be overlooked.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, raw: socket.socket) -> None:
@@ -311,6 +319,7 @@ class _Socket:
         self._buffer = b""
         self._at = 0
         self._ended = False
+        self._out = bytearray()
 
     @property
     def has_data(self) -> bool:
@@ -338,11 +347,26 @@ class _Socket:
         return data
 
     def send(self, data: bytes) -> int:
-        return self._raw.send(data)
+        if len(self._out) > WRITE_BUFFER_BYTES:
+            raise BlockingIOError
+        self._out += data
+        return len(data)
+
+    def flush(self) -> bool:
+        """Hand the kernel what it takes; True when nothing is left."""
+        try:
+            while self._out:
+                del self._out[: self._raw.send(self._out)]
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        except OSError:
+            self._out.clear()  # the reading side will notice that the connection is gone
+        return not self._out
 
     def close(self) -> None:
         """Leave the loop before the file descriptor is free for another (paho closes early)."""
         if self._raw.fileno() >= 0:
+            self.flush()
             self._loop.remove_reader(self._raw.fileno())
             self._loop.remove_writer(self._raw.fileno())
             self._raw.close()

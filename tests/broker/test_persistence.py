@@ -8,6 +8,7 @@ import pytest
 from support.brokers import Authority, BrokerProcess, make_key, running_broker
 from support.raw_mqtt import RawClient
 
+from broker.embedded import EXPIRY_MS
 from broker.sessions import Delivery, Message, Session
 from broker.store import Journal
 from wire.certificates import make_token
@@ -91,6 +92,25 @@ async def test_clean_sessions_and_ended_subscriptions_are_not_remembered(tmp_pat
     async with running_broker(AUTHORITY, state) as broker:
         assert set(broker._clients) == {HOME.id}
         assert broker._clients[HOME.id].subscriptions == {}
+
+
+async def test_a_session_is_forgotten_only_after_a_long_absence(tmp_path):
+    """The absence of those who were connected when the broker died begins with its restart."""
+    state = tmp_path / "broker.sqlite"
+    async with running_broker(AUTHORITY, state) as broker:
+        home, _ = await enter(broker.port, HOME, "prosumer")
+        await home.subscribe(EVENT)
+        await asyncio.sleep(0.15)
+    database = sqlite3.connect(state)
+    database.execute("UPDATE sessions SET last_seen_ms = 0")
+    database.commit()
+    database.close()
+    async with running_broker(AUTHORITY, state) as broker:
+        broker._sweep()
+        assert HOME.id in broker._clients
+        broker._clients[HOME.id].last_seen_ms -= EXPIRY_MS + 60_000
+        broker._sweep()
+        assert HOME.id not in broker._clients
 
 
 async def test_a_clean_connect_wipes_the_remembered_session(tmp_path):

@@ -78,6 +78,21 @@ async def test_a_burst_arrives_whole_and_in_order(pair):
     assert got == list(range(600))
 
 
+async def test_a_burst_of_large_messages_arrives_whole(pair):
+    home, node = pair
+    sizes = []
+
+    async def handler(message):
+        sizes.append(len(message.payload))
+
+    node.subscribe(TX_ALL, handler)
+    await start(home, node)
+    for _ in range(100):
+        home.publish_soon(TX_HOME, bytes(120_000))
+    await eventually(lambda: len(sizes) == 100)
+    assert set(sizes) == {120_000} and home.connected
+
+
 async def test_a_subscription_made_later_works_too(pair):
     home, node = pair
     await start(home, node)
@@ -232,6 +247,21 @@ async def test_each_connection_shows_a_fresh_token_and_subscribes_again(pair):
         await node.wait_connected(5)
         await home.publish(TX_HOME, b"%d" % n)
         assert (await asyncio.wait_for(got.get(), 5)).payload == b"%d" % n
+
+
+async def test_a_birth_message_follows_every_connect(pair):
+    home, node = pair
+    got = []
+
+    async def handler(message):
+        got.append(message.payload)
+
+    node.subscribe(TX_ALL, handler)
+    home.on_connected(lambda: home.publish(TX_HOME, b"born"))
+    await start(node, home)
+    await eventually(lambda: len(got) == 1)
+    home.reconnect()
+    await eventually(lambda: len(got) == 2)
 
 
 async def test_a_refused_connection_is_counted_once_and_tried_again(broker):
