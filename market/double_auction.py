@@ -18,8 +18,9 @@ Source: the textbook call auction; TMI section V-C for the selection by price.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from itertools import islice
+from itertools import accumulate, islice
 
 import msgspec
 
@@ -106,30 +107,34 @@ def clear(bids: Sequence[Order], offers: Sequence[Order]) -> Clearing:
 
 
 def _match(demand: list[Order], supply: list[Order]) -> _Match:
-    """Walk down the demand and up the supply until they cross."""
-    i = j = traded_wh = 0
-    bid_left_wh = demand[0].energy_wh if demand else 0
-    offer_left_wh = supply[0].energy_wh if supply else 0
-    while i < len(demand) and j < len(supply):
-        if demand[i].price_uc_per_kwh < supply[j].price_uc_per_kwh:
-            break
-        take_wh = bid_left_wh if bid_left_wh < offer_left_wh else offer_left_wh
-        traded_wh += take_wh
-        bid_left_wh -= take_wh
-        offer_left_wh -= take_wh
-        if bid_left_wh == 0:
-            i += 1
-            bid_left_wh = demand[i].energy_wh if i < len(demand) else 0
-        if offer_left_wh == 0:
-            j += 1
-            offer_left_wh = supply[j].energy_wh if j < len(supply) else 0
-    return _Match(
-        traded_wh=traded_wh,
-        bids=i,
-        offers=j,
-        bid_part_wh=demand[i].energy_wh - bid_left_wh if i < len(demand) else 0,
-        offer_part_wh=supply[j].energy_wh - offer_left_wh if j < len(supply) else 0,
-    )
+    """
+    Find where the demand and supply curves cross.
+
+    The price bid for the q-th Wh falls with q and the price asked for it rises, so the last q where
+    they agree is found by bisection over the running sums.
+    """
+    demand_wh = list(accumulate(order.energy_wh for order in demand))
+    supply_wh = list(accumulate(order.energy_wh for order in supply))
+
+    traded_wh = 0
+    most_wh = min(demand_wh[-1], supply_wh[-1]) if demand and supply else 0
+    while traded_wh < most_wh:
+        q = (traded_wh + most_wh + 1) // 2
+        bid = demand[bisect_left(demand_wh, q)]
+        offer = supply[bisect_left(supply_wh, q)]
+        if bid.price_uc_per_kwh >= offer.price_uc_per_kwh:
+            traded_wh = q
+        else:
+            most_wh = q - 1
+    bids, bid_part_wh = _taken(demand_wh, traded_wh)
+    offers, offer_part_wh = _taken(supply_wh, traded_wh)
+    return _Match(traded_wh, bids, offers, bid_part_wh, offer_part_wh)
+
+
+def _taken(running_wh: list[int], traded_wh: int) -> tuple[int, int]:
+    """How many orders fit in `traded_wh` as a whole, and what is taken of the next."""
+    whole = bisect_right(running_wh, traded_wh)
+    return whole, traded_wh - (running_wh[whole - 1] if whole else 0)
 
 
 def _price(demand: list[Order], supply: list[Order], match: _Match) -> int:
