@@ -1,15 +1,15 @@
-"""The CSM-DB's process: lane, service, signals."""
+"""The CSM-DB's process: lane and service."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
 from pathlib import Path
 
 from csmdb.service import CsmDbService
-from csmdb.setup import CsmDb, open_csmdb
+from csmdb.setup import open_csmdb
 from runtime.bus import lane
 from runtime.log import configure
+from runtime.process import run_until_stopped
 
 
 def run_service(folder: Path, host: str, port: int) -> None:
@@ -22,18 +22,17 @@ def run_service(folder: Path, host: str, port: int) -> None:
     log = configure("csmdb")
     with open_csmdb(folder) as csmdb:
         log.info("starting", id=csmdb.id, market=csmdb.market, host=host, port=port)
-        asyncio.run(_serve(csmdb, host, port))
 
+        async def main() -> None:
+            bus = lane(
+                csmdb.issuing_key, csmdb.market, csmdb.certificate, host, port, csmdb.clock,
+                csmdb.rng,
+            )  # fmt: skip
+            CsmDbService.on(csmdb, bus).start()
+            await bus.start()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await bus.stop()
 
-async def _serve(csmdb: CsmDb, host: str, port: int) -> None:
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    bus = lane(
-        csmdb.issuing_key, csmdb.market, csmdb.certificate, host, port, csmdb.clock, csmdb.rng
-    )
-    CsmDbService.on(csmdb, bus).start()
-    await bus.start()
-    await stopped.wait()
-    await bus.stop()
+        run_until_stopped(main)

@@ -23,12 +23,13 @@ from csmdb.core import CLAIM_DAYS, DAY_MS, Desk, check_roles, hash_code, make_co
 from csmdb.records import Claim
 from csmdb.repository import SqliteRepository
 from runtime.clock import clock_from_environment
+from runtime.keyfiles import read_key, read_secret, write_secret
 from runtime.ports import Clock, Rng
 from runtime.rng import SystemRng
 from wire import topics
 from wire.certificates import Certificate, dump_text
-from wire.errors import ConfigError, MalformedError, TopicError
-from wire.keys import KEY_BYTES, BoxKey, SigningKey, from_text, is_id, to_text
+from wire.errors import ConfigError, TopicError
+from wire.keys import KEY_BYTES, BoxKey, SigningKey, is_id, to_text
 from wire.slots import DEFAULT_SLOT_S, SlotGrid
 
 ISSUING_KEY = "issuing.key"
@@ -206,7 +207,7 @@ def open_csmdb(folder: Path, *, clock: Clock | None = None, rng: Rng | None = No
         raise ConfigError(f"{folder}: no CSM-DB here; make one with `csmdb init`") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder / FACTS}: {error}") from None
-    issuing = SigningKey(read_secret(folder / ISSUING_KEY))
+    issuing = read_key(folder / ISSUING_KEY)
     box = BoxKey(read_secret(folder / BOX_KEY))
     if facts.get("id") != issuing.id:
         raise ConfigError(f"{folder / FACTS}: id is not that of {ISSUING_KEY}")
@@ -225,30 +226,6 @@ def open_csmdb(folder: Path, *, clock: Clock | None = None, rng: Rng | None = No
     )
     _renew_own_certificate(csmdb)
     return csmdb
-
-
-def write_secret(path: Path, seed: bytes) -> None:
-    """Write a key's seed so that only its owner can read it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(to_text(seed) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_secret(path: Path) -> bytes:
-    """
-    A key's seed from its file.
-
-    Raises:
-        ConfigError: missing, damaged, or open to others.
-    """
-    try:
-        if path.stat().st_mode & 0o077:
-            raise ConfigError(f"{path}: others may read this key; chmod 600 it")
-        return from_text(path.read_text(encoding="ascii").strip(), KEY_BYTES)
-    except (OSError, UnicodeDecodeError, MalformedError) as error:
-        raise ConfigError(f"{path}: not a key file ({error}); restore it from the backup") from None
 
 
 def _renew_own_certificate(csmdb: CsmDb) -> None:

@@ -97,7 +97,7 @@ class CsmDbClient:
             await self._bus.publish(
                 topics.build(self._market, topics.CSMDB_REQ, self._key.id), request
             )
-            answer = await asyncio.wait_for(future, RETRY_S)
+            answer: dict[str, Any] = await asyncio.wait_for(future, RETRY_S)
         finally:
             del self._waiting[req_id]
         if "refusal" in answer:

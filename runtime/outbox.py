@@ -7,9 +7,9 @@ time, under consecutive nonces:
 
     waiting ──► in flight (signed, stored, then sent; sent again until it is final) ──► done
 
-A transaction that expired unseen is signed again, after asking the ledger for our nonce: if that has
-passed the transaction's, it was executed and its event is on the way. So of two versions of one
-bundle only one is ever executed.
+A transaction that expired unseen is signed again, after asking the ledger for our nonce: if that
+has passed the transaction's, it was executed and its event is on the way. So of two versions of
+one bundle only one is ever executed.
 """
 
 from __future__ import annotations

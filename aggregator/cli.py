@@ -1,0 +1,68 @@
+"""The `aggregator` command: run the desk, look at its books."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wire.errors import HearthgridError
+
+app = typer.Typer(
+    help="The aggregator: DSO desk, grid supervisor, flexibility auctions, audit.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+Config = Annotated[Path, typer.Argument(help="The configuration file (TOML).")]
+
+
+@app.command()
+def run(
+    config: Config,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="The broker's port, if another.")
+    ] = None,
+) -> None:
+    """Fund addresses, open auctions, keep books and audit readings until stopped."""
+    from aggregator.process import run_aggregator  # noqa: PLC0415  (help should not wait)
+
+    run_aggregator(config, port)
+
+
+@app.command()
+def status(
+    config: Config,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show counts, the supervisor's totals, auctions and evidence."""
+    from aggregator.process import read_status  # noqa: PLC0415
+
+    found = read_status(config)
+    if as_json:
+        print(json.dumps(found))
+        return
+    for section in ("counts", "totals"):
+        for name, value in found[section].items():
+            print(f"{name.replace('_', ' ')}: {value}")
+    for row in found["auctions"]:
+        state = "open" if row["boughtWh"] < 0 else f"bought {row['boughtWh']} Wh"
+        print(f"auction {row['auction']}: slot {row['slot']}, {state}")
+    for row in found["evidence"]:
+        print(f"evidence {row['kind']} {row['subject']}: {row['detail']}")
+
+
+def main() -> None:
+    """Console script; a mistake is one line and exit code 2."""
+    try:
+        app()
+    except HearthgridError as error:
+        print(f"aggregator: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,296 @@
+"""
+The aggregator on the bus: one lane as aggregator, DSO desk and grid supervisor.
+
+The supervisor's address in the genesis is the id of the service key, so one identity signs its
+transactions, its certificate (roles aggregator and dso) lets it read sealed readings and open
+auctions, and one outbox keeps its nonce.
+
+    ledger events   address-registered  -> fund it          auction-*, settled  -> board, books
+                    receipt, cpf        -> audit            tx                  -> outbox
+    readings        -> audit
+    every slot      schedule, deviation -> auction; progress stored
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from aggregator.auditor import Auditor
+from aggregator.core import (
+    DAY_S,
+    FlexibilityPolicy,
+    FundingPolicy,
+    book,
+    day_ahead,
+    flexibility,
+    forecast_deviation,
+    fund,
+)
+from aggregator.store import AggregatorStore
+from ledger.client import LedgerClient, QueryError
+from ledger.genesis import Genesis
+from runtime.csmdb_client import CsmDbClient, CsmDbRefusedError
+from runtime.metrics import count_refusal
+from runtime.outbox import OperationOutbox
+from runtime.ports import Bus, BusDownError, Clock, Message, Rng, Store
+from wire import topics
+from wire.enrolment import LIST_METERS
+from wire.envelope import Envelope, new_req_id, seal_envelope
+from wire.errors import WireError
+from wire.keys import BoxKey, Domain, SigningKey
+
+COMPONENT = "aggregator"
+REFRESH_S = 1.0
+"""Least real time between two look-ups at the CSM-DB."""
+MEASURED_SLOTS = 3
+ENOUGH_METERS = 0.8
+"""Share of the meters that must have reported before a slot counts as measured."""
+BOARD_OPERATION = "open-auctions"
+
+log = structlog.get_logger(component=COMPONENT)
+
+
+class Aggregator:
+    """
+    The aggregator's shell.
+
+    Args:
+        bus: the lane under `key.id`
+        outbox_store: a file of its own, synchronous=FULL
+        standing_wh: schedule before there is a history, by slot of the day [Wh]
+    """
+
+    def __init__(
+        self,
+        genesis: Genesis,
+        key: SigningKey,
+        box: BoxKey,
+        csmdb_box: bytes,
+        bus: Bus,
+        store: AggregatorStore,
+        outbox_store: Store,
+        clock: Clock,
+        rng: Rng,
+        funding: FundingPolicy,
+        flexible: FlexibilityPolicy,
+        standing_wh: list[int],
+        history_days: int,
+    ) -> None:
+        self.genesis = genesis
+        self.store = store
+        self._key, self._bus, self._clock, self._rng = key, bus, clock, rng
+        self._funding, self._flexible = funding, flexible
+        self._standing_wh, self._history_days = standing_wh, history_days
+        self.auditor = Auditor(store, box, genesis.chain_id, genesis.grid, genesis.poe)
+        self._heights = store.heights()
+        self._current = dict(self._heights)
+        self.ledger = LedgerClient(
+            bus, genesis, clock, key.id, resume=dict(self._heights), from_start=True, rng=rng
+        )
+        self.csmdb = CsmDbClient(
+            bus, key, box, genesis.market, genesis.issuer, csmdb_box, clock, rng
+        )
+        self.outbox = OperationOutbox(
+            outbox_store,
+            key,
+            genesis.market,
+            genesis.chain_id,
+            genesis.grid,
+            bus,
+            clock,
+            rng,
+            self._next_nonce,
+            _report,
+        )
+        self._board_stale = True
+        self._scheduled_day = -1
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Subscribe and start the standing work; works before the bus is connected."""
+        self.ledger.on_event(self._take_event)
+        self._bus.subscribe(
+            topics.build(self.genesis.market, topics.READING, "+"), self._take_reading
+        )
+        await self.ledger.start()
+        self._spawn(self.outbox.run())
+        self._spawn(self._every_slot())
+        self._spawn(self._look_up_meters())
+
+    async def stop(self) -> None:
+        """Stop the standing work; everything that matters is on disk."""
+        await self.ledger.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.create_task(work))
+
+    # --- events ---------------------------------------------------------------------------------
+
+    async def _take_event(self, height: int, event: dict[str, Any]) -> None:
+        contract = _contract_of(event["event"])
+        if self._current.get(contract) != height:
+            # all events of the last message were handled: it is where a restart goes on
+            if contract in self._current:
+                self._heights[contract] = self._current[contract]
+            self._current[contract] = height
+        now_ms = self._clock.now_ms()
+        match event["event"]:
+            case "address-registered":
+                slot = self.genesis.grid.slot_at(now_ms)
+                self.outbox.add(fund(event, slot, self._funding))
+            case "tx":
+                await self.outbox.take_event(height, event)
+            case "receipt":
+                self.auditor.take_receipt(event, now_ms)
+            case "cpf":
+                self.auditor.take_cpf(event, now_ms)
+            case "settled":
+                with self.store.atomic():
+                    self.store.add_book(event["slot"], height, book(event))
+            case "auction-opened" | "auction-cleared":
+                with self.store.atomic():
+                    self.store.put_auction(event)
+                self._board_stale = True
+                await self._publish_board()
+
+    async def _take_reading(self, message: Message) -> None:
+        home = topics.parse(message.topic).leaf
+        try:
+            self.auditor.take_reading(home, message.payload, self._clock.now_ms())
+        except WireError as error:
+            count_refusal(COMPONENT, error.refusal)
+
+    # --- standing work --------------------------------------------------------------------------
+
+    async def _every_slot(self) -> None:
+        grid = self.genesis.grid
+        while True:
+            slot = grid.slot_at(self._clock.now_ms())
+            try:
+                await self.on_slot(slot)
+            except Exception:
+                log.exception("slot work failed", slot=slot)
+            await self._clock.sleep_until(grid.start_ms(slot + 1))
+
+    async def on_slot(self, slot: int) -> None:
+        """What is done once in every slot: schedule, flexibility, overdue receipts, progress."""
+        self._schedule_day(slot)
+        operations = flexibility(
+            slot, self.genesis.grid.length_s, self._forecast(slot), self._flexible
+        )
+        self.outbox.add(operations)
+        self.auditor.give_up_overdue(slot, self._clock.now_ms())
+        with self.store.atomic():
+            self.store.put_heights(self._heights)
+        await self._publish_board()
+
+    def _schedule_day(self, slot: int) -> None:
+        per_day = DAY_S // self.genesis.grid.length_s
+        first = slot - slot % per_day
+        if first == self._scheduled_day:
+            return
+        history = self.store.feeder_net(
+            first - self._history_days * per_day, first - 1, self._enough_meters()
+        )
+        expected = day_ahead(
+            history, first, self.genesis.grid.length_s, self._history_days, self._standing_wh
+        )
+        with self.store.atomic():
+            self.store.put_schedule(first, expected)
+        self._scheduled_day = first
+
+    def _forecast(self, slot: int) -> int:
+        measured = self.store.feeder_net(slot - MEASURED_SLOTS, slot - 1, self._enough_meters())
+        return forecast_deviation(
+            [(net_wh, self.store.scheduled(each)) for each, net_wh in measured]
+        )
+
+    def _enough_meters(self) -> float:
+        return max(1.0, ENOUGH_METERS * len(self.auditor.directory.meters))
+
+    async def _look_up_meters(self) -> None:
+        """Keep the directory of meters up to date: asked whenever somebody unknown turns up."""
+        while True:
+            if self.auditor.stale and self._bus.connected:
+                try:
+                    await self._refresh()
+                except CsmDbRefusedError as error:
+                    log.warning("the CSM-DB refuses to list meters", reason=error.reason)
+                    await asyncio.sleep(10 * REFRESH_S)
+                except (TimeoutError, WireError) as error:
+                    log.info("meters not listed", reason=str(error))
+                except Exception:
+                    log.exception("meters not listed")
+            await asyncio.sleep(REFRESH_S)
+
+    async def _refresh(self) -> None:
+        cursor, more = "", True
+        while more:
+            page = await self.csmdb.ask(LIST_METERS, {"after": cursor})
+            self.auditor.directory.add(page.get("meters"))
+            cursor = str(page.get("next", ""))
+            more = cursor != ""
+        self.auditor.refreshed(self._clock.now_ms())
+
+    async def _publish_board(self) -> None:
+        """Say (retained) which auctions are open, for whoever comes late."""
+        if not self._board_stale:
+            return
+        self._board_stale = False
+        now_ms = self._clock.now_ms()
+        board = [
+            {name: value for name, value in event.items() if name != "event"}
+            for event, bought_wh in self.store.auctions()
+            if bought_wh < 0 and event["deadlineMs"] > now_ms
+        ]
+        envelope = Envelope(
+            self._key.id,
+            new_req_id(self._clock.wall_ms(), self._rng.bytes(10)),
+            now_ms,
+            BOARD_OPERATION,
+            {"auctions": board},
+        )
+        raw = seal_envelope(envelope, self._key, Domain.MESSAGE, self.genesis.market)
+        try:
+            await self._bus.publish(
+                topics.build(self.genesis.market, topics.AUCTION), raw, retain=True
+            )
+        except BusDownError:
+            self._board_stale = True  # said again in the next slot
+
+    async def _next_nonce(self) -> int:
+        account = await self.ledger.query("account", self._key.id)
+        nonce = account.get("nonce", 0) if isinstance(account, dict) else 0
+        if type(nonce) is not int:
+            raise QueryError("the account's nonce is not a number")
+        return nonce
+
+
+def _report(key: str, operation: dict[str, Any], code: str) -> None:
+    if code != "OK":
+        log.warning("operation refused", key=key, op=operation["op"], code=code)
+
+
+def _contract_of(name: str) -> str:
+    """The contract whose chain of messages an event belongs to (see `ledger.client`)."""
+    if name in ("balance", "asset-added", "address-registered", "tx"):
+        return "wallet"
+    return "poe" if name == "cpf" else "market"
+
+
+@contextlib.asynccontextmanager
+async def running(aggregator: Aggregator) -> Any:
+    """The aggregator at work, stopped at the end of the block."""
+    await aggregator.start()
+    try:
+        yield aggregator
+    finally:
+        await aggregator.stop()
