@@ -174,3 +174,18 @@ async def test_a_message_is_kept_until_its_last_receiver_has_it(tmp_path):
     journal.remove(second)
     journal.close()
     assert sqlite3.connect(path).execute("SELECT * FROM messages").fetchall() == []
+
+
+async def test_a_message_needed_again_before_its_row_was_deleted_stays(tmp_path):
+    """A retained message goes to a new subscriber just after the last one had it."""
+    path = tmp_path / "j.sqlite"
+    journal = Journal(path)
+    message = Message(1, "t", b"x", 1)
+    first, second = Delivery(1, message, True), Delivery(2, message, True)
+    journal.session(Session(Peer("a", frozenset({"dso"})), False, 0))
+    journal.add("a", first)
+    journal.flush()
+    journal.remove(first)
+    journal.add("a", second)
+    journal.close()
+    assert [d.message.payload for d in Journal(path).load().sessions["a"].waiting] == [b"x"]

@@ -173,6 +173,25 @@ async def test_a_message_is_acknowledged_only_when_its_handler_has_returned(brok
     await again.stop()
 
 
+async def test_with_two_handlers_the_slower_one_decides_the_acknowledgement(broker):
+    home = AUTHORITY.bus(broker.port, HOME, {"address"})
+    node = AUTHORITY.bus(broker.port, NODE, {"validator"})
+    quick = asyncio.Queue()
+
+    async def never_returns(_message):
+        await asyncio.Event().wait()
+
+    node.subscribe(TX_ALL, never_returns)
+    node.subscribe(TX_ALL, quick.put)
+    await start(home, node)
+    await home.publish(TX_HOME, b"x")
+    await asyncio.wait_for(quick.get(), 5)
+    await asyncio.sleep(0.05)
+    assert len(broker._clients[NODE.id].underway) == 1
+    await home.stop()
+    await node.stop()
+
+
 async def test_publish_without_a_connection_says_so(unused_tcp_port):
     bus = AUTHORITY.bus(unused_tcp_port, HOME, {"address"})
     with pytest.raises(BusDownError):
