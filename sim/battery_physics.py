@@ -84,7 +84,7 @@ class HomePhysics:
 
     time_ms: int
     step_ms: int
-    """Load and PV may change at multiples of this."""
+    """Load and PV may change every so often, counted from `origin_ms`."""
     load_at: Power
     pv_at: Power
     battery: BatteryFacts | None = None
@@ -94,12 +94,14 @@ class HomePhysics:
     import_wms: int = 0
     export_wms: int = 0
     generation_wms: int = 0
+    origin_ms: int = 0
 
     def advance(self, now_ms: int) -> None:
         """Let time pass up to `now_ms`; a clock that stands or steps back changes nothing."""
         while self.time_ms < now_ms:
             flows = self.flows()
-            until_ms = min(now_ms, (self.time_ms // self.step_ms + 1) * self.step_ms)
+            step_left_ms = self.step_ms - (self.time_ms - self.origin_ms) % self.step_ms
+            until_ms = min(now_ms, self.time_ms + step_left_ms)
             until_ms = self._before_limit(flows.battery_w, until_ms)
             self._count(flows, until_ms - self.time_ms)
             self.time_ms = until_ms

@@ -11,6 +11,7 @@ seconds.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,6 +23,8 @@ from sunspec2 import device as sunspec
 
 from runtime.ports import Clock
 from sim.battery_physics import WMS_PER_WH, Flows, HomePhysics, Window
+
+logging.getLogger("pymodbus").setLevel(logging.CRITICAL)  # errors are raised; no second voice
 
 BASE = 40_000
 METER_ID, INVERTER_ID, BATTERY_ID = 1, 2, 3
