@@ -1,0 +1,72 @@
+"""
+What a contract gets to see: the state, the block's time and height, the sender.
+
+A contract never sees a clock, a random number or a file. It writes to the state, appends events,
+and returns a `Refusal` or None. What it wrote before a refusal is rolled back by
+`ledger.execution`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ledger.genesis import Genesis
+from ledger.state import State
+from market.settlement import Tariff
+from wire.certificates import AddressGrant
+
+SLOTS_AHEAD_MAX = 96
+"""How far ahead orders are taken [slots]."""
+TRUE_UP_SLOTS = 96
+"""How late a delivery receipt may be [slots]."""
+
+
+@dataclass(slots=True)
+class Context:
+    """One block's execution; `sender` and below belong to the present transaction."""
+
+    genesis: Genesis
+    state: State
+    height: int
+    time_ms: int
+    slot: int
+    """The slot that contains `time_ms`."""
+    tariff: Tariff
+    events: list[dict[str, Any]] = field(default_factory=list)
+    sender: str = ""
+    tx_index: int = 0
+    op_index: int = 0
+    registration: AddressGrant | None = None
+    """The grant that makes the sender of a first transaction known."""
+
+    @property
+    def seq(self) -> list[int]:
+        """The operation's place in the ledger, which decides between equal orders."""
+        return [self.height, self.tx_index, self.op_index]
+
+    @property
+    def is_supervisor(self) -> bool:
+        """True when the sender is the grid supervisor."""
+        return self.sender == self.genesis.supervisor.address
+
+    def emit(self, name: str, **facts: Any) -> None:
+        """Append an event."""
+        self.events.append({"event": name, **facts})
+
+
+def make_context(genesis: Genesis, state: State, height: int, time_ms: int) -> Context:
+    """The context of a block."""
+    prices = genesis.prices
+    return Context(
+        genesis=genesis,
+        state=state,
+        height=height,
+        time_ms=time_ms,
+        slot=genesis.grid.slot_at(time_ms),
+        tariff=Tariff(
+            retail_uc_per_kwh=prices.retail_uc_per_kwh,
+            feed_in_uc_per_kwh=prices.feed_in_uc_per_kwh,
+            imbalance_uc_per_kwh=prices.imbalance_uc_per_kwh,
+        ),
+    )

@@ -1,0 +1,87 @@
+"""
+Registration: an address becomes a lawful trader by showing the grant its CSM-DB issued (PETra's
+anonymous address, Nazari's certificate of existence). The chain learns keys and limits, no name.
+
+A later grant for the same address (same key) replaces the one before, so a home can renew it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ledger.contracts import keys
+from ledger.contracts.context import TRUE_UP_SLOTS, Context
+from ledger.contracts.operations import RegisterAddress
+from ledger.genesis import Genesis
+from ledger.state import State
+from wire import certificates
+from wire.certificates import AddressGrant
+from wire.errors import CertificateError, MalformedError, Refusal
+from wire.keys import KEY_BYTES, from_text
+
+LIMIT_MAX_WH = 1_000_000_000
+SLOT_MAX = 10**9
+
+
+def load_grant(genesis: Genesis, value: Any) -> AddressGrant:
+    """
+    Read a grant and check that the CSM-DB issued it, for the key its address is made of.
+
+    Raises:
+        WireError: by name.
+    """
+    grant = certificates.load(AddressGrant, value, genesis.issuer, genesis.market)
+    from_text(grant.meter_key, KEY_BYTES)
+    limits = (grant.max_buy_wh, grant.max_sell_wh)
+    if not all(0 <= limit <= LIMIT_MAX_WH for limit in limits):
+        raise MalformedError("limits out of range", limits=limits)
+    if not 0 <= grant.start_slot <= grant.end_slot <= SLOT_MAX:
+        raise MalformedError("slots out of range", start=grant.start_slot, end=grant.end_slot)
+    if grant.address == genesis.supervisor.address:
+        raise CertificateError("the supervisor's address is the genesis' to grant")
+    return grant
+
+
+def register_address(ctx: Context, op: RegisterAddress) -> Refusal | None:
+    """Store the sender's grant."""
+    first = ctx.registration if ctx.op_index == 0 else None
+    grant = first or load_grant(ctx.genesis, op.grant)
+    if grant.address != ctx.sender:
+        return Refusal.NOT_ALLOWED
+    if grant.end_slot < ctx.slot:
+        return Refusal.EXPIRED
+    before = ctx.state.get(keys.grant(grant.address))
+    if before is not None and grant.end_slot <= before["endSlot"]:
+        return Refusal.DUPLICATE
+    facts = {
+        "canBuy": grant.can_buy,
+        "canSell": grant.can_sell,
+        "maxBuyWh": grant.max_buy_wh,
+        "maxSellWh": grant.max_sell_wh,
+        "startSlot": grant.start_slot,
+        "endSlot": grant.end_slot,
+    }
+    ctx.state.put(
+        keys.grant(grant.address), {"key": grant.key, "meterKey": grant.meter_key, **facts}
+    )
+    drop_slot = grant.end_slot + TRUE_UP_SLOTS + ctx.genesis.grace_slots + 2
+    ctx.state.put(keys.drop(ctx.genesis.grid.start_ms(drop_slot), keys.grant(grant.address)), True)
+    ctx.emit("address-registered", address=grant.address, **facts)
+    return None
+
+
+def drop_grant(ctx: Context, address: str) -> None:
+    """Forget an ended grant and its assets (the account stays: see `accounts`)."""
+    grant = ctx.state.get(keys.grant(address))
+    if grant is None or grant["endSlot"] + TRUE_UP_SLOTS >= ctx.slot:
+        return  # renewed meanwhile
+    ctx.state.delete(keys.grant(address))
+    ctx.state.delete(keys.asset(address))
+
+
+def sender_key(state: State, genesis: Genesis, address: str) -> bytes | None:
+    """The public key of a registered sender, or None."""
+    if address == genesis.supervisor.address:
+        return from_text(genesis.supervisor.key)
+    grant = state.get(keys.grant(address))
+    return None if grant is None else from_text(grant["key"])

@@ -1,0 +1,129 @@
+"""
+The operations that a transaction may carry: their fields, read strictly.
+
+An operation is a JSON object with `op` and exactly the fields below in camelCase. Integers may be
+any the wire carries; what range makes sense is the contract's to judge, because it has a name for
+each refusal.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from wire.errors import MalformedError, UnknownOperationError
+
+
+class _Operation(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename="camel",
+    tag_field="op",
+    forbid_unknown_fields=True,
+):
+    """Base of the operations."""
+
+
+class RegisterAddress(_Operation, frozen=True, kw_only=True, tag="register-address"):
+    """The sender shows its address grant."""
+
+    grant: dict[str, Any]
+
+
+class BidOffer(_Operation, frozen=True, kw_only=True, tag="bid-offer"):
+    """TMI's bid-offer: an order for the double auction of a slot."""
+
+    side: Literal["buy", "sell"]
+    slot: int
+    energy_wh: int
+    price_uc_per_kwh: int
+    """The most a buyer pays; the least a seller takes."""
+
+
+class DeliveryReceipt(_Operation, frozen=True, kw_only=True, tag="receipt"):
+    """What a meter says flowed in a slot."""
+
+    receipt: dict[str, Any]
+
+
+class AttestCpf(_Operation, frozen=True, kw_only=True, tag="cpf"):
+    """What a meter says of a validator's home over a window."""
+
+    grant: dict[str, Any]
+    attestation: dict[str, Any]
+
+
+class DeployAuction(_Operation, frozen=True, kw_only=True, tag="deploy-auction"):
+    """The aggregator opens a flexibility auction; its deadline is the slot's gate closure."""
+
+    auction: str
+    template: Literal["reverse", "forward"]
+    slot: int
+    energy_wh: int
+    price_uc_per_kwh: int
+    """The cap of a reverse, the floor of a forward auction."""
+    pricing: Literal["as-bid", "uniform"]
+
+
+class AuctionBid(_Operation, frozen=True, kw_only=True, tag="auction-bid"):
+    """An order in a flexibility auction."""
+
+    auction: str
+    energy_wh: int
+    price_uc_per_kwh: int
+
+
+class AddEnergyAsset(_Operation, frozen=True, kw_only=True, tag="add-energy-asset"):
+    """The DSO gives an address energy to trade in every slot of an interval."""
+
+    address: str
+    kind: Literal["production", "consumption"]
+    energy_wh: int
+    """Per slot."""
+    start_slot: int
+    end_slot: int
+    """Inclusive."""
+
+
+class AddFinancialBalance(_Operation, frozen=True, kw_only=True, tag="add-financial-balance"):
+    """The DSO confirms a deposit."""
+
+    address: str
+    amount_uc: int
+
+
+Operation: TypeAlias = (
+    RegisterAddress
+    | BidOffer
+    | DeliveryReceipt
+    | AttestCpf
+    | DeployAuction
+    | AuctionBid
+    | AddEnergyAsset
+    | AddFinancialBalance
+)
+NAMES = frozenset(
+    {
+        "register-address", "bid-offer", "receipt", "cpf", "deploy-auction", "auction-bid",
+        "add-energy-asset", "add-financial-balance",
+    }
+)  # fmt: skip
+
+
+def read_operation(value: dict[str, Any]) -> Operation:
+    """
+    Read one operation of a transaction.
+
+    Raises:
+        UnknownOperationError: no contract has it.
+        MalformedError: its fields are not the operation's.
+    """
+    if value.get("op") not in NAMES:
+        raise UnknownOperationError("no contract has this operation")
+    try:
+        operation: Operation = msgspec.convert(value, Operation, strict=True)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise MalformedError(str(error)) from None
+    return operation

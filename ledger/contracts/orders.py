@@ -1,0 +1,86 @@
+"""
+Admission of orders: the one list of checks for the double auction and for flexibility auctions.
+
+An order that is admitted locks what it may come to need: energy of the address for the slot, and a
+buyer's worst-case cost. It is never refused later for lack of either.
+"""
+
+from __future__ import annotations
+
+from ledger.contracts import accounts, assets, keys, slots
+from ledger.contracts.context import SLOTS_AHEAD_MAX, Context
+from ledger.genesis import MAX_PRICE_UC_PER_KWH
+from wire.errors import Refusal
+from wire.units import cost_uc
+
+MAX_ORDERS = 8
+"""Orders of one address for one slot, in all auctions together."""
+
+
+def check_slot(ctx: Context, slot: int) -> Refusal | None:
+    """May orders for this slot be given now?"""
+    if slot < 0 or slots.is_closed(ctx, slot):
+        return Refusal.SLOT_CLOSED
+    if slot > ctx.slot + SLOTS_AHEAD_MAX:
+        return Refusal.SLOT_TOO_FAR
+    return None
+
+
+def check_price(price_uc_per_kwh: int) -> Refusal | None:
+    """Is the price one that an order may name?"""
+    if 0 <= price_uc_per_kwh <= MAX_PRICE_UC_PER_KWH:
+        return None
+    return Refusal.PRICE_OUT_OF_RANGE
+
+
+def admit(ctx: Context, side: str, slot: int, energy_wh: int, price: int) -> int | Refusal:
+    """
+    Check an order of the sender and lock what it needs.
+
+    Args:
+        side: "buy" or "sell"
+        slot: delivery
+        energy_wh: quantity [Wh]
+        price: limit [µ¤/kWh]
+
+    Returns:
+        The money locked behind it [µ¤], or why it is refused.
+    """
+    refusal = _check(ctx, side, slot, energy_wh, price)
+    if refusal is not None:
+        return refusal
+    lock_uc = cost_uc(energy_wh, price) if side == "buy" else 0
+    refusal = accounts.lock(ctx.state, ctx.sender, lock_uc)
+    if refusal is not None:
+        return refusal
+    slots.open_slot(ctx, slot)
+    locked = "buyLockedWh" if side == "buy" else "sellLockedWh"
+    slots.add_to_position(ctx.state, slot, ctx.sender, **{locked: energy_wh, "bids": 1})
+    return lock_uc
+
+
+def _check(ctx: Context, side: str, slot: int, energy_wh: int, price: int) -> Refusal | None:
+    grant = ctx.state.get(keys.grant(ctx.sender))
+    if grant is None:
+        return Refusal.UNKNOWN_SENDER
+    if not grant["canBuy" if side == "buy" else "canSell"]:
+        return Refusal.NOT_ALLOWED
+    refusal = check_slot(ctx, slot)
+    if refusal is not None:
+        return refusal
+    if not grant["startSlot"] <= slot <= grant["endSlot"]:
+        return Refusal.NOT_ALLOWED
+    held = slots.position(ctx.state, slot, ctx.sender)
+    locked_wh = held["buyLockedWh" if side == "buy" else "sellLockedWh"]
+    limit_wh = grant["maxBuyWh" if side == "buy" else "maxSellWh"]
+    if energy_wh < 1 or locked_wh + energy_wh > limit_wh:
+        return Refusal.QUANTITY_OUT_OF_RANGE
+    refusal = check_price(price)
+    if refusal is not None:
+        return refusal
+    if held["bids"] >= MAX_ORDERS:
+        return Refusal.RATE_LIMITED
+    kind = assets.KIND_OF_SIDE[side]
+    if locked_wh + energy_wh > assets.granted_wh(ctx.state, ctx.sender, kind, slot):
+        return Refusal.INSUFFICIENT_ASSET
+    return None

@@ -1,0 +1,520 @@
+"""
+Execution: the replicated state machine.
+
+A block is executed in this order, the same on every node:
+
+1. begin-block work that is due at the block's time, in order of its due time: gate closures (double
+   auction, flexibility auctions), settlements; then rows are forgotten whose time has passed;
+2. the transactions, in block order. A transaction is a bundle: its nonce is used once, and each of
+   its operations is applied by itself and gets its own code; a refused one changes nothing;
+3. money and energy are counted: Σ balances + Σ locks + Σ escrow = deposits − withdrawals.
+
+Everything is integer and pure but for the store, which gets the block in one transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ledger import merkle, types
+from ledger.contracts import (
+    accounts,
+    assets,
+    attestation,
+    delivery,
+    exchange,
+    flexibility,
+    grants,
+    keys,
+    slots,
+)
+from ledger.contracts import operations as ops
+from ledger.contracts.context import Context, make_context
+from ledger.genesis import Genesis, genesis_bytes
+from ledger.smt import Proof
+from ledger.state import State
+from ledger.store import GENESIS, BlockRecord, LedgerStore, StoredBlock
+from wire.canonical import encode
+from wire.certificates import AddressGrant
+from wire.errors import HearthgridError, Refusal, WireError
+from wire.keys import from_text
+from wire.transactions import Transaction
+
+OK = "OK"
+RECENT_ROOTS = 1024
+
+_CONTRACTS = {
+    "cleared": "market", "auction-opened": "market", "auction-cleared": "market",
+    "settled": "market", "trued-up": "market", "bid-accepted": "market", "bid-refused": "market",
+    "receipt": "market",
+    "balance": "wallet", "asset-added": "wallet", "address-registered": "wallet", "tx": "wallet",
+    "cpf": "poe",
+}  # fmt: skip
+
+_HANDLERS: dict[type[ops.Operation], Callable[[Context, Any], Refusal | None]] = {
+    ops.RegisterAddress: grants.register_address,
+    ops.BidOffer: exchange.bid_offer,
+    ops.DeliveryReceipt: delivery.deliver,
+    ops.AttestCpf: attestation.attest,
+    ops.DeployAuction: flexibility.deploy_auction,
+    ops.AuctionBid: flexibility.auction_bid,
+    ops.AddEnergyAsset: assets.add_energy_asset,
+    ops.AddFinancialBalance: accounts.add_financial_balance,
+}
+
+
+class ChainError(HearthgridError):
+    """A block, or what is stored of one, is not what the chain's rules make of it."""
+
+    def __init__(self, height: int, what: str) -> None:
+        self.height = height
+        super().__init__(f"block {height}: {what}")
+
+
+@dataclass(frozen=True, slots=True)
+class TxReceipt:
+    """What became of a transaction."""
+
+    txid: bytes
+    sender: str
+    code: str
+    """"OK" when the bundle was executed, else why it was not."""
+    codes: tuple[str, ...]
+    """One for each operation of an executed bundle: "OK" or a refusal's name."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The form that is hashed and stored."""
+        return {
+            "txid": self.txid.hex(),
+            "sender": self.sender,
+            "code": self.code,
+            "codes": list(self.codes),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class BlockResult:
+    """What became of a block."""
+
+    height: int
+    block_hash: bytes
+    receipts: list[TxReceipt]
+    events: list[dict[str, Any]]
+    """In the order they happened; see `contract_of`."""
+    state_root: bytes
+    receipts_root: bytes
+
+
+def contract_of(event_name: str) -> str:
+    """The contract (topic leaf) under which an event is published."""
+    return _CONTRACTS[event_name]
+
+
+class Ledger:
+    """
+    The state machine of one chain. Open it with `Ledger.open`.
+
+    Not safe for threads; every method is quick but `execute`, which writes to the store.
+    """
+
+    def __init__(self, genesis: Genesis, store: LedgerStore, state: State) -> None:
+        self.genesis = genesis
+        self.store = store
+        self.state = state
+        tip = store.tip
+        self._height = tip.height if tip else 0
+        self._tip_hash = tip.hash if tip else types.genesis_hash(genesis.chain_id)
+        self._time_ms = tip.header.time_ms if tip else genesis.start_ms
+        self._roots: dict[int, tuple[bytes, bytes]] = {}
+        if tip is None:
+            self._roots[0] = (state.root(), merkle.EMPTY_ROOT)
+        else:
+            self._roots[tip.height] = (tip.state_root, tip.receipts_root)
+
+    @classmethod
+    def open(cls, genesis: Genesis, store: LedgerStore) -> Ledger:
+        """
+        The ledger as the store left it; a new one in an empty store.
+
+        Raises:
+            ChainError: the store belongs to another genesis, or its rows do not make its root.
+        """
+        wanted = genesis_bytes(genesis)
+        found = store.meta(GENESIS)
+        if found is None:
+            rows = genesis_rows(genesis)
+            store.write_genesis(wanted, rows)
+            return cls(genesis, store, State(rows.items()))
+        if found != wanted:
+            raise ChainError(0, "the store belongs to another genesis")
+        state = State(store.state_rows())
+        ledger = cls(genesis, store, state)
+        if state.root() != ledger.state_root(ledger.executed_height):
+            raise ChainError(ledger.executed_height, "the stored state does not make its root")
+        ledger._check_all_money()
+        return ledger
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    @property
+    def executed_height(self) -> int:
+        """Height of the last executed block; 0 before the first."""
+        return self._height
+
+    @property
+    def tip_hash(self) -> bytes:
+        """Hash of the last executed block, or the genesis hash."""
+        return self._tip_hash
+
+    @property
+    def time_ms(self) -> int:
+        """Market time of the last executed block."""
+        return self._time_ms
+
+    @property
+    def slot(self) -> int:
+        """Slot of the last executed block."""
+        return self.genesis.grid.slot_at(self._time_ms)
+
+    def state_root(self, height: int) -> bytes:
+        """Root of the state after executing `height`."""
+        return self._roots_of(height)[0]
+
+    def receipts_root(self, height: int) -> bytes:
+        """RFC 6962 root of the receipts of `height`."""
+        return self._roots_of(height)[1]
+
+    def next_due_ms(self) -> int | None:
+        """Earliest market time at which a gate closure or a settlement is due."""
+        key = self.state.first(keys.DUE)
+        return None if key is None else int(key.split("/")[1])
+
+    def query(self, key: str) -> Any | None:
+        """A row of the executed state (see `ledger.contracts.keys`)."""
+        return self.state.get(key)
+
+    def prove(self, key: str) -> Proof:
+        """Proof of a row against `state_root(executed_height)`."""
+        return self.state.prove(key)
+
+    def next_nonce(self, address: str) -> int:
+        """The nonce that the next executed transaction of an address must have."""
+        return int(accounts.read(self.state, address)["nonce"])
+
+    def sender_key(self, tx: Transaction) -> bytes | None:
+        """
+        The public key that must have signed a transaction: of a registered sender, or from the
+        grant in its first operation; None when the sender is unknown.
+        """
+        known = grants.sender_key(self.state, self.genesis, tx.sender)
+        return known if known is not None else first_key(self.genesis, tx)
+
+    def is_executed(self, txid: bytes) -> bool:
+        """True when a transaction is in an executed block."""
+        return self.store.executed_at(txid) is not None
+
+    def check_admission(self, tx: Transaction, now_ms: int) -> Refusal | None:
+        """
+        Would it be useless to propose this transaction? (Signature: the mempool's business.)
+
+        Args:
+            tx: parsed
+            now_ms: market time
+
+        Returns:
+            EXPIRED, REPLAYED (this very transaction was executed), WRONG_NONCE (another one with
+            its nonce was), or None.
+        """
+        if tx.nonce < self.next_nonce(tx.sender):
+            return Refusal.REPLAYED if self.is_executed(tx.txid) else Refusal.WRONG_NONCE
+        if tx.expires_slot < self.genesis.grid.slot_at(now_ms):
+            return Refusal.EXPIRED
+        return None
+
+    def schedule_inputs(self, slot: int | None = None) -> dict[str, tuple[int, bool]]:
+        """
+        (cpf_q16, eligible) per validator as of the executed state, in the genesis' order.
+
+        Args:
+            slot: as seen in this slot; by default that of the last executed block
+        """
+        return attestation.schedule_inputs(
+            self.state, self.genesis, self.slot if slot is None else slot
+        )
+
+    # --- executing --------------------------------------------------------------------------------
+
+    def execute(
+        self, header: types.Header, txs: Sequence[Transaction], certificate_bytes: bytes
+    ) -> BlockResult:
+        """
+        Execute a final block and store it.
+
+        Args:
+            header: of height `executed_height + 1`, on top of `tip_hash`
+            txs: its transactions, signatures checked before
+            certificate_bytes: its encoded `Finality`; empty when a descendant's covers it
+
+        Raises:
+            ChainError: the block does not belong here, its roots are not mine (this node or the
+                quorum is wrong), or an invariant broke. Nothing was changed.
+        """
+        self._check_header(header, txs)
+        self.state.begin()
+        try:
+            result, events = self._apply(header, txs)
+            self._check_money(header.height)
+            writes = {key: after for key, (_, after) in self.state.changes().items()}
+            block = StoredBlock(
+                height=header.height,
+                hash=result.block_hash,
+                header_bytes=types.encode(header),
+                certificate=certificate_bytes,
+                txids=tuple(tx.txid for tx in txs),
+                state_root=result.state_root,
+                receipts_root=result.receipts_root,
+            )
+            self.store.write_block(
+                BlockRecord(
+                    block=block,
+                    bodies=[(tx.txid, tx.raw) for tx in txs],
+                    receipts=[receipt.to_json() for receipt in result.receipts],
+                    events=events,
+                    writes=writes,
+                )
+            )
+        except BaseException:
+            self.state.rollback()
+            raise
+        self.state.commit()
+        self._height, self._tip_hash, self._time_ms = header.height, block.hash, header.time_ms
+        self._roots[header.height] = (result.state_root, result.receipts_root)
+        self._roots.pop(header.height - RECENT_ROOTS, None)
+        return result
+
+    def _apply(
+        self, header: types.Header, txs: Sequence[Transaction]
+    ) -> tuple[BlockResult, dict[str, list[dict[str, Any]]]]:
+        ctx = make_context(self.genesis, self.state, header.height, header.time_ms)
+        try:
+            begin_block(ctx)
+            receipts = [apply(ctx, tx, index) for index, tx in enumerate(txs)]
+        except AssertionError as error:
+            raise ChainError(header.height, f"an invariant broke: {error}") from error
+        _announce_balances(ctx)
+        leaves = [encode(receipt.to_json()) for receipt in receipts]
+        result = BlockResult(
+            height=header.height,
+            block_hash=types.header_hash(header),
+            receipts=receipts,
+            events=ctx.events,
+            state_root=self.state.root(),
+            receipts_root=merkle.root(leaves),
+        )
+        by_contract: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for event in ctx.events:
+            by_contract[contract_of(event["event"])].append(event)
+        return result, by_contract
+
+    def _check_header(self, header: types.Header, txs: Sequence[Transaction]) -> None:
+        height = header.height
+        if height != self._height + 1:
+            raise ChainError(height, f"executed height is {self._height}")
+        if header.parent_hash != self._tip_hash:
+            raise ChainError(height, "it is not on top of the block before")
+        if header.chain_id != self.genesis.chain_id:
+            raise ChainError(height, f"it is of chain {header.chain_id!r}")
+        if header.time_ms <= self._time_ms and height > 1:
+            raise ChainError(height, "its time is not after the block before")
+        txids = [tx.txid for tx in txs]
+        if header.n_tx != len(txids) or header.tx_root != merkle.root(txids):
+            raise ChainError(height, "its transactions are not those of its root")
+        if header.exec_height >= height:
+            raise ChainError(height, "it claims roots of the future")
+        roots = self._roots_of(header.exec_height)
+        if header.state_root != roots[0]:
+            raise ChainError(height, f"its state root after {header.exec_height} is not mine")
+        if header.receipts_root != roots[1]:
+            raise ChainError(height, f"its receipts root after {header.exec_height} is not mine")
+
+    def _check_money(self, height: int) -> None:
+        """Money is conserved: what the block's writes changed is what was deposited."""
+        moved_uc = deposited_uc = 0
+        for key, (before, after) in self.state.changes().items():
+            moved_uc += accounts.money_in(key, after) - accounts.money_in(key, before)
+            if key == keys.TOTALS:
+                deposited_uc = _deposits_uc(after) - _deposits_uc(before)
+        if moved_uc != deposited_uc:
+            raise ChainError(height, f"money: {moved_uc} µ¤ appeared, {deposited_uc} deposited")
+        supervisor = accounts.read(self.state, self.genesis.supervisor.address)
+        if supervisor["balanceUc"] < 0:
+            raise ChainError(height, "the supervisor's balance is negative")
+
+    def _check_all_money(self) -> None:
+        held_uc = money_uc(self.state)
+        deposits_uc = _deposits_uc(self.state.get(keys.TOTALS))
+        if held_uc != deposits_uc:
+            raise ChainError(self._height, f"money: {held_uc} µ¤ held, {deposits_uc} deposited")
+
+    def _roots_of(self, height: int) -> tuple[bytes, bytes]:
+        found = self._roots.get(height)
+        if found is None and height == 0:
+            found = (State(genesis_rows(self.genesis).items()).root(), merkle.EMPTY_ROOT)
+            self._roots[0] = found
+        if found is None:
+            block = self.store.get_block(height)
+            if block is None:
+                raise ChainError(height, "it has not been executed")
+            found = (block.state_root, block.receipts_root)
+        return found
+
+
+def genesis_rows(genesis: Genesis) -> dict[str, Any]:
+    """The state at height 0."""
+    supervisor = genesis.supervisor
+    return {
+        keys.account(supervisor.address): {
+            **accounts.NEW_ACCOUNT,
+            "balanceUc": supervisor.balance_uc,
+        },
+        keys.TOTALS: {**accounts.NEW_TOTALS, "depositsUc": supervisor.balance_uc},
+    }
+
+
+def begin_block(ctx: Context) -> None:
+    """Do what is due at the block's time, in order of due time; then forget what is past."""
+    while (key := ctx.state.first(keys.DUE)) is not None:
+        _, due_ms, work, slot = key.split("/")
+        if int(due_ms) > ctx.time_ms:
+            break
+        if work == keys.GATE:
+            exchange.close(ctx, int(slot))
+            flexibility.close(ctx, int(slot))
+        else:
+            delivery.settle_slot(ctx, int(slot))
+        ctx.state.delete(key)
+    while (key := ctx.state.first(keys.DROP)) is not None:
+        _, due_ms, kind, name = key.split("/")
+        if int(due_ms) > ctx.time_ms:
+            break
+        if kind + "/" == keys.SLOT:
+            slots.drop_slot(ctx, int(name))
+        else:
+            grants.drop_grant(ctx, name)
+        ctx.state.delete(key)
+
+
+def apply(ctx: Context, tx: Transaction, index: int) -> TxReceipt:
+    """
+    Apply one transaction.
+
+    UNKNOWN_SENDER and WRONG_NONCE leave no trace but the receipt; EXPIRED uses the nonce up.
+    """
+    ctx.sender, ctx.tx_index, ctx.op_index = tx.sender, index, 0
+    ctx.registration = None
+    codes: list[str] = []
+    code = _open_bundle(ctx, tx)
+    if code == OK:
+        for op_index, operation in enumerate(tx.operations):
+            ctx.op_index = op_index
+            codes.append(_apply_operation(ctx, tx, operation))
+        accounts.count(ctx.state, operations=len(codes))
+    ctx.emit("tx", txid=tx.txid.hex(), sender=tx.sender, code=code, codes=codes)
+    return TxReceipt(tx.txid, tx.sender, code, tuple(codes))
+
+
+def first_grant(genesis: Genesis, tx: Transaction) -> AddressGrant | None:
+    """The grant with which a transaction introduces its own sender; None when it does not."""
+    operation = tx.operations[0]
+    if operation.get("op") != "register-address":
+        return None
+    try:
+        grant = grants.load_grant(genesis, operation.get("grant"))
+    except WireError:
+        return None
+    return grant if grant.address == tx.sender else None
+
+
+def first_key(genesis: Genesis, tx: Transaction) -> bytes | None:
+    """The key in that grant."""
+    grant = first_grant(genesis, tx)
+    return None if grant is None else from_text(grant.key)
+
+
+def money_uc(state: State) -> int:
+    """All money of the state [µ¤]: balances, locks and escrow."""
+    return sum(
+        accounts.money_in(key, value)
+        for prefix in (keys.ACCOUNT, keys.SLOT)
+        for key, value in state.scan(prefix)
+    )
+
+
+def state_digest(rows: Sequence[tuple[str, Any]]) -> str:
+    """SHA-256 over canonical rows: a second, tree-less fingerprint for reports."""
+    digest = hashlib.sha256()
+    for key, value in rows:
+        digest.update(encode([key, value]))
+    return digest.hexdigest()
+
+
+def _open_bundle(ctx: Context, tx: Transaction) -> str:
+    """Is the sender known, the nonce next, the bundle in time? Uses the nonce up if so."""
+    if not ctx.is_supervisor and ctx.state.get(keys.grant(tx.sender)) is None:
+        ctx.registration = first_grant(ctx.genesis, tx)
+        if ctx.registration is None or ctx.registration.end_slot < ctx.slot:
+            return Refusal.UNKNOWN_SENDER
+    if tx.nonce != accounts.read(ctx.state, tx.sender)["nonce"]:
+        return Refusal.WRONG_NONCE
+    accounts.use_nonce(ctx.state, tx.sender)
+    return Refusal.EXPIRED if ctx.slot > tx.expires_slot else OK
+
+
+def _apply_operation(ctx: Context, tx: Transaction, operation: dict[str, Any]) -> str:
+    """Apply one operation, or nothing of it."""
+    mark = len(ctx.events)
+    ctx.state.begin()
+    try:
+        read = ops.read_operation(operation)
+        refusal = _HANDLERS[type(read)](ctx, read)
+    except WireError as error:
+        refusal = error.refusal
+    if refusal is None:
+        ctx.state.commit()
+    else:
+        ctx.state.rollback()
+        del ctx.events[mark:]
+    if operation["op"] == "bid-offer":
+        slot = operation.get("slot")
+        ctx.emit(
+            "bid-accepted" if refusal is None else "bid-refused",
+            address=ctx.sender,
+            slot=slot if type(slot) is int else -1,
+            code=OK if refusal is None else refusal.value,
+            txid=tx.txid.hex(),
+        )
+    return OK if refusal is None else refusal.value
+
+
+def _announce_balances(ctx: Context) -> None:
+    """One event for each account whose money the block changed, with its last values."""
+    for key, (before, after) in ctx.state.changes().items():
+        if not key.startswith(keys.ACCOUNT):
+            continue
+        assert after is not None, "accounts are never deleted"
+        old = before or accounts.NEW_ACCOUNT
+        if (old["balanceUc"], old["lockedUc"]) != (after["balanceUc"], after["lockedUc"]):
+            ctx.emit(
+                "balance",
+                address=key.removeprefix(keys.ACCOUNT),
+                balanceUc=after["balanceUc"],
+                lockedUc=after["lockedUc"],
+            )
+
+
+def _deposits_uc(totals: dict[str, Any] | None) -> int:
+    return 0 if totals is None else int(totals["depositsUc"] - totals["withdrawalsUc"])

@@ -1,0 +1,269 @@
+"""
+The mempool: transactions that wait for a block, and the bodies of those in proposals.
+
+A transaction is parsed and its signature verified once, here; whoever gets it from here may rely on
+that. Bounds: 10,000 transactions, 16 MiB, 256 of one sender. When it is full, new ones are refused;
+none that were accepted are thrown out to make room.
+
+`take` gives each sender's transactions in nonce order without a gap, one sender after the other in
+turn, so that nobody's queue keeps the others waiting.
+
+Beside the pool stands a bounded cache of bodies that were fetched by id for somebody else's
+proposal: a sender that signs two transactions with one nonce must not keep a node from checking a
+block.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Container, Iterable
+from typing import ClassVar, Protocol
+
+from ledger.genesis import Genesis
+from wire.envelope import check_signature
+from wire.errors import (
+    ExpiredError,
+    Refusal,
+    ReplayedError,
+    UnknownSenderError,
+    WireError,
+)
+from wire.keys import Domain, is_id
+from wire.transactions import Transaction, parse_transaction
+
+MAX_TRANSACTIONS = 10_000
+MAX_BYTES = 16 * 1024 * 1024
+MAX_PER_SENDER = 256
+MAX_FETCHED_BYTES = 16 * 1024 * 1024
+
+
+class WrongNonceError(WireError):
+    """A nonce that is used, taken by another waiting transaction, or too far ahead."""
+
+    refusal: ClassVar[Refusal] = Refusal.WRONG_NONCE
+
+
+class MempoolFullError(WireError):
+    """There is no room; try again later."""
+
+    refusal: ClassVar[Refusal] = Refusal.MEMPOOL_FULL
+
+
+class RateLimitedError(WireError):
+    """This sender has too many transactions waiting."""
+
+    refusal: ClassVar[Refusal] = Refusal.RATE_LIMITED
+
+
+class Chain(Protocol):
+    """What the mempool asks the ledger (`ledger.execution.Ledger`)."""
+
+    genesis: Genesis
+
+    def next_nonce(self, address: str) -> int:
+        """The nonce the next executed transaction of an address must have."""
+        ...
+
+    def sender_key(self, tx: Transaction) -> bytes | None:
+        """The key that must have signed a transaction."""
+        ...
+
+    def check_admission(self, tx: Transaction, now_ms: int) -> Refusal | None:
+        """Why a transaction is of no use any more, or None."""
+        ...
+
+
+_ERRORS: dict[Refusal, type[WireError]] = {
+    Refusal.WRONG_NONCE: WrongNonceError,
+    Refusal.REPLAYED: ReplayedError,
+    Refusal.EXPIRED: ExpiredError,
+}
+
+
+class Mempool:
+    """
+    Transactions waiting at one node.
+
+    Args:
+        chain: the ledger
+        max_transactions, max_bytes, max_per_sender: bounds
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        *,
+        max_transactions: int = MAX_TRANSACTIONS,
+        max_bytes: int = MAX_BYTES,
+        max_per_sender: int = MAX_PER_SENDER,
+        max_fetched_bytes: int = MAX_FETCHED_BYTES,
+    ) -> None:
+        self._chain = chain
+        self._max_transactions = max_transactions
+        self._max_bytes = max_bytes
+        self._max_per_sender = max_per_sender
+        self._max_fetched_bytes = max_fetched_bytes
+        self._by_id: dict[bytes, Transaction] = {}
+        self._queues: dict[str, dict[int, Transaction]] = {}
+        """Per sender, in the order senders came: nonce to transaction."""
+        self._bytes = 0
+        self._fetched: OrderedDict[bytes, Transaction] = OrderedDict()
+        self._fetched_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the waiting transactions."""
+        return self._bytes
+
+    def add(self, raw: bytes, now_ms: int) -> Transaction:
+        """
+        Check a transaction and let it wait for a block.
+
+        One that is waiting already is returned as it is (the broker delivers at least once).
+
+        Raises:
+            WireError: by name; nothing was kept.
+        """
+        tx = parse_transaction(raw)
+        if (waiting := self._by_id.get(tx.txid)) is not None:
+            return waiting
+        self._check_use(tx, now_ms)
+        self._check_room(tx)
+        self._check_signature(tx)
+        self._by_id[tx.txid] = tx
+        self._queues.setdefault(tx.sender, {})[tx.nonce] = tx
+        self._bytes += len(raw)
+        return tx
+
+    def add_fetched(self, raw: bytes) -> Transaction:
+        """
+        Check a body that was fetched for a proposal, and keep it aside.
+
+        It is not proposed from here, and its nonce and expiry are not judged: execution will.
+
+        Raises:
+            WireError: malformed, of an unknown sender, or badly signed.
+        """
+        tx = parse_transaction(raw)
+        if (known := self.get(tx.txid)) is not None:
+            return known
+        self._check_signature(tx, fetched=True)
+        self._fetched[tx.txid] = tx
+        self._fetched_bytes += len(raw)
+        while self._fetched_bytes > self._max_fetched_bytes and len(self._fetched) > 1:
+            _, oldest = self._fetched.popitem(last=False)
+            self._fetched_bytes -= len(oldest.raw)
+        return tx
+
+    def take(self, limit: int, exclude: Container[bytes] = ()) -> list[Transaction]:
+        """
+        Transactions for a block.
+
+        Args:
+            limit: at most so many
+            exclude: txids in unexecuted ancestors; they count as executed for nonce order
+
+        Returns:
+            Transactions in an order in which each has the nonce its sender needs.
+        """
+        turns = deque(
+            (queue, self._chain.next_nonce(sender)) for sender, queue in self._queues.items()
+        )
+        taken: list[Transaction] = []
+        while turns and len(taken) < limit:
+            queue, nonce = turns.popleft()
+            while (tx := queue.get(nonce)) is not None and tx.txid in exclude:
+                nonce += 1
+            if tx is not None:
+                taken.append(tx)
+                turns.append((queue, nonce + 1))
+        return taken
+
+    def get(self, txid: bytes) -> Transaction | None:
+        """A transaction that waits here or was fetched."""
+        return self._by_id.get(txid) or self._fetched.get(txid)
+
+    def missing(self, txids: Iterable[bytes]) -> list[bytes]:
+        """Those whose bodies are not here, in their order."""
+        return [txid for txid in txids if txid not in self._by_id and txid not in self._fetched]
+
+    def remove(self, txids: Iterable[bytes]) -> None:
+        """Forget executed transactions, and those whose nonce was used by another."""
+        senders = set()
+        for txid in txids:
+            tx = self.get(txid)
+            if tx is not None:
+                senders.add(tx.sender)
+            self._forget(txid)
+        for sender in senders:
+            next_nonce = self._chain.next_nonce(sender)
+            for nonce, tx in list(self._queues.get(sender, {}).items()):
+                if nonce < next_nonce:
+                    self._forget(tx.txid)
+
+    def drop_useless(self, now_ms: int) -> list[Transaction]:
+        """Forget what has expired or whose nonce is used; return what was dropped."""
+        dropped = [
+            tx for tx in self._by_id.values() if self._chain.check_admission(tx, now_ms) is not None
+        ]
+        for tx in dropped:
+            self._forget(tx.txid)
+        return dropped
+
+    def _check_use(self, tx: Transaction, now_ms: int) -> None:
+        refusal = self._chain.check_admission(tx, now_ms)
+        if refusal is not None:
+            raise _ERRORS[refusal](
+                "not for a block any more", sender=tx.sender[:64], nonce=tx.nonce
+            )
+        expected = self._chain.next_nonce(tx.sender)
+        if tx.nonce >= expected + self._max_per_sender:
+            raise WrongNonceError("nonce is too far ahead", nonce=tx.nonce, expected=expected)
+
+    def _check_room(self, tx: Transaction) -> None:
+        queue = self._queues.get(tx.sender, {})
+        if tx.nonce in queue:
+            raise WrongNonceError("another transaction waits with this nonce", nonce=tx.nonce)
+        if len(queue) >= self._max_per_sender:
+            raise RateLimitedError("too many waiting", limit=self._max_per_sender)
+        full = len(self._by_id) >= self._max_transactions
+        if full or self._bytes + len(tx.raw) > self._max_bytes:
+            raise MempoolFullError("no room", waiting=len(self._by_id), size=self._bytes)
+
+    def _check_signature(self, tx: Transaction, *, fetched: bool = False) -> None:
+        if not is_id(tx.sender):
+            raise UnknownSenderError("not an address", sender=tx.sender[:64])
+        public = self._chain.sender_key(tx) or self._waiting_key(tx.sender)
+        if public is None and fetched:
+            public = self._fetched_key(tx.sender)
+        if public is None:
+            raise UnknownSenderError("register the address first", sender=tx.sender)
+        check_signature(tx.envelope, tx.signed, public, Domain.TX, self._chain.genesis.chain_id)
+
+    def _waiting_key(self, sender: str) -> bytes | None:
+        """The key of a sender whose registration still waits here."""
+        first = self._queues.get(sender, {}).get(self._chain.next_nonce(sender))
+        return None if first is None else self._chain.sender_key(first)
+
+    def _fetched_key(self, sender: str) -> bytes | None:
+        """The same, where the registration was fetched too."""
+        for tx in reversed(self._fetched.values()):
+            if tx.sender == sender and (key := self._chain.sender_key(tx)) is not None:
+                return key
+        return None
+
+    def _forget(self, txid: bytes) -> None:
+        fetched = self._fetched.pop(txid, None)
+        if fetched is not None:
+            self._fetched_bytes -= len(fetched.raw)
+        tx = self._by_id.pop(txid, None)
+        if tx is None:
+            return
+        self._bytes -= len(tx.raw)
+        queue = self._queues[tx.sender]
+        del queue[tx.nonce]
+        if not queue:
+            del self._queues[tx.sender]

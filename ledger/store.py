@@ -1,0 +1,316 @@
+"""
+The ledger on disk: one SQLite file with blocks, bodies, receipts, events and the present state.
+
+A block is written in one transaction, with everything that its execution changed, so the file is
+always at a block boundary. WAL with synchronous=NORMAL: a power cut may lose the last blocks, never
+tear one, and a lost block is executed again from the network. Bodies of blocks that are still being
+voted on must survive (`keep_bodies` waits for the disk): a validator vouches for having them.
+
+Tables: blocks, bodies, receipts, events, state, pending, meta.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database, Migrations
+
+from ledger import types
+from wire.canonical import decode, encode
+
+FILE_NAME = "ledger.sqlite"
+GENESIS = "genesis"
+MAX_ROW_BYTES = 64 * 1024 * 1024
+_HASH = 32
+_BLOCK_COLUMNS = (
+    "SELECT height, hash, header, certificate, txids, state_root, receipts_root FROM blocks"
+)
+_SCHEMA = Migrations("hearthgrid-ledger")
+
+
+@_SCHEMA()
+def tables(db: Database) -> None:
+    """The first schema."""
+    for statement in (
+        "CREATE TABLE blocks (height INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE,"
+        " header BLOB NOT NULL, certificate BLOB NOT NULL, txids BLOB NOT NULL,"
+        " state_root BLOB NOT NULL, receipts_root BLOB NOT NULL)",
+        "CREATE TABLE bodies (txid BLOB PRIMARY KEY, height INTEGER NOT NULL,"
+        " position INTEGER NOT NULL, raw BLOB NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE receipts (height INTEGER PRIMARY KEY, receipts BLOB NOT NULL)",
+        "CREATE TABLE events (contract TEXT, height INTEGER, events BLOB NOT NULL,"
+        " PRIMARY KEY (contract, height)) WITHOUT ROWID",
+        "CREATE INDEX events_height ON events (height)",
+        "CREATE TABLE state (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE pending (txid BLOB PRIMARY KEY, raw BLOB NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+    ):
+        db.execute(statement)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlock:
+    """An executed block as it lies on disk."""
+
+    height: int
+    hash: bytes
+    header_bytes: bytes
+    certificate: bytes
+    """Its encoded `Finality`; empty when a later block's finality covers it."""
+    txids: tuple[bytes, ...]
+    state_root: bytes
+    """After executing this block."""
+    receipts_root: bytes
+
+    @property
+    def header(self) -> types.Header:
+        """The decoded header."""
+        return types.decode(types.Header, self.header_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRecord:
+    """What one executed block writes."""
+
+    block: StoredBlock
+    bodies: Sequence[tuple[bytes, bytes]]
+    """(txid, raw) in block order."""
+    receipts: list[dict[str, Any]]
+    events: Mapping[str, list[dict[str, Any]]]
+    """By contract."""
+    writes: Mapping[str, Any]
+    """State rows; None removes."""
+
+
+class LedgerStore:
+    """
+    The file of a chain folder.
+
+    Args:
+        path: the file, or ":memory:"
+        read_only: open an existing file without changing it
+    """
+
+    def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
+        if read_only:
+            uri = f"{Path(path).absolute().as_uri()}?mode=ro"
+            self._db = sqlite3.connect(uri, uri=True, isolation_level=None)
+            return
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute("PRAGMA busy_timeout=5000")
+        _SCHEMA.apply(Database(self._db))
+
+    @classmethod
+    def in_folder(cls, folder: Path, *, read_only: bool = False) -> LedgerStore:
+        """The store of a chain folder."""
+        return cls(folder / FILE_NAME, read_only=read_only)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._db.close()
+
+    # --- blocks -----------------------------------------------------------------------------------
+
+    @property
+    def height(self) -> int:
+        """Height of the last executed block; 0 before the first."""
+        row = self._db.execute("SELECT max(height) FROM blocks").fetchone()
+        return int(row[0] or 0)
+
+    @property
+    def tip(self) -> StoredBlock | None:
+        """The last executed block."""
+        return self.get_block(self.height)
+
+    def get_block(self, height: int) -> StoredBlock | None:
+        """The block of a height."""
+        return self._block(_BLOCK_COLUMNS + " WHERE height = ?", height)
+
+    def block_by_hash(self, block_hash: bytes) -> StoredBlock | None:
+        """The block of a hash."""
+        return self._block(_BLOCK_COLUMNS + " WHERE hash = ?", block_hash)
+
+    def get_body(self, txid: bytes) -> bytes | None:
+        """The raw transaction of an executed or kept txid."""
+        for table in ("bodies", "pending"):
+            row = self._db.execute(
+                f"SELECT raw FROM {table} WHERE txid = ?",  # noqa: S608 - a literal
+                (txid,),
+            ).fetchone()
+            if row is not None:
+                return bytes(row[0])
+        return None
+
+    def executed_at(self, txid: bytes) -> int | None:
+        """Height at which a transaction was executed."""
+        row = self._db.execute("SELECT height FROM bodies WHERE txid = ?", (txid,)).fetchone()
+        return None if row is None else int(row[0])
+
+    def receipts(self, height: int) -> list[dict[str, Any]]:
+        """The receipts of a block, in transaction order."""
+        row = self._db.execute(
+            "SELECT receipts FROM receipts WHERE height = ?", (height,)
+        ).fetchone()
+        return [] if row is None else _read(row[0])
+
+    # --- events -----------------------------------------------------------------------------------
+
+    def events(self, height: int, contract: str | None = None) -> list[dict[str, Any]]:
+        """The events of a block, of one contract or of all (in contract order)."""
+        rows = self._db.execute(
+            "SELECT events FROM events WHERE height = ?1 AND (?2 IS NULL OR contract = ?2)"
+            " ORDER BY contract",
+            (height, contract),
+        )
+        return [event for row in rows for event in _read(row[0])]
+
+    def previous_event_height(self, contract: str, height: int) -> int:
+        """The last height below `height` with events of a contract; 0 if there is none."""
+        row = self._db.execute(
+            "SELECT max(height) FROM events WHERE contract = ? AND height < ?", (contract, height)
+        ).fetchone()
+        return int(row[0] or 0)
+
+    def event_heights(self, contract: str, above: int, limit: int) -> list[int]:
+        """Up to `limit` heights above `above` with events of a contract, ascending."""
+        rows = self._db.execute(
+            "SELECT height FROM events WHERE contract = ? AND height > ? ORDER BY height LIMIT ?",
+            (contract, above, limit),
+        )
+        return [int(row[0]) for row in rows]
+
+    # --- state ------------------------------------------------------------------------------------
+
+    def state_rows(self) -> Iterator[tuple[str, Any]]:
+        """All rows of the state, in key order."""
+        for key, value in self._db.execute("SELECT key, value FROM state ORDER BY key"):
+            yield key, _read(value)
+
+    def meta(self, key: str) -> bytes | None:
+        """A fact about the file."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def write_genesis(self, genesis: bytes, writes: Mapping[str, Any]) -> None:
+        """Begin a chain: its genesis and the rows of height 0."""
+        with self._atomic():
+            self._db.execute("INSERT INTO meta VALUES (?, ?)", (GENESIS, genesis))
+            self._put_state(writes)
+
+    def write_block(self, record: BlockRecord) -> None:
+        """Append an executed block; all of it or nothing."""
+        block, height = record.block, record.block.height
+        with self._atomic():
+            self._db.execute(
+                "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    height, block.hash, block.header_bytes, block.certificate,
+                    b"".join(block.txids), block.state_root, block.receipts_root,
+                ),
+            )  # fmt: skip
+            self._db.executemany(
+                "INSERT INTO bodies VALUES (?, ?, ?, ?)",
+                [(txid, height, i, raw) for i, (txid, raw) in enumerate(record.bodies)],
+            )
+            self._db.executemany(
+                "DELETE FROM pending WHERE txid = ?", [(txid,) for txid, _ in record.bodies]
+            )
+            self._db.execute(
+                "INSERT INTO receipts VALUES (?, ?)", (height, encode(record.receipts))
+            )
+            self._db.executemany(
+                "INSERT INTO events VALUES (?, ?, ?)",
+                [(name, height, encode(events)) for name, events in record.events.items()],
+            )
+            self._put_state(record.writes)
+
+    def keep_bodies(self, bodies: Iterable[tuple[bytes, bytes]]) -> None:
+        """Keep (txid, raw) of transactions in blocks that are voted on; on disk when it returns."""
+        rows = list(bodies)
+        if not rows:
+            return
+        self._db.execute("PRAGMA synchronous=FULL")
+        try:
+            with self._atomic():
+                self._db.executemany("INSERT OR IGNORE INTO pending VALUES (?, ?)", rows)
+        finally:
+            self._db.execute("PRAGMA synchronous=NORMAL")
+
+    def kept_bodies(self) -> list[bytes]:
+        """Raw transactions kept and not executed yet, to fill a mempool after a restart."""
+        return [bytes(row[0]) for row in self._db.execute("SELECT raw FROM pending ORDER BY txid")]
+
+    def forget_bodies(self, txids: Iterable[bytes]) -> None:
+        """Drop kept bodies that can never be executed."""
+        with self._atomic():
+            self._db.executemany("DELETE FROM pending WHERE txid = ?", [(t,) for t in txids])
+
+    def put_meta(self, key: str, value: bytes) -> None:
+        """Set a fact about the file; it and every block before it are on disk when this returns."""
+        self._db.execute("PRAGMA synchronous=FULL")
+        try:
+            with self._atomic():
+                self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+        finally:
+            self._db.execute("PRAGMA synchronous=NORMAL")
+
+    def raw_rows(self, table: str) -> list[tuple[Any, ...]]:
+        """Every row of a table as it lies on disk, in key order, for the audit."""
+        order = {
+            "blocks": "height", "bodies": "height, position", "receipts": "height",
+            "events": "height, contract", "state": "key", "pending": "txid", "meta": "key",
+        }[table]  # fmt: skip
+        query = f"SELECT * FROM {table} ORDER BY {order}"  # noqa: S608 - names from the list above
+        return self._db.execute(query).fetchall()
+
+    def file_damage(self) -> str | None:
+        """What SQLite finds wrong with the file itself, or None."""
+        found = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        return None if found == "ok" else str(found)
+
+    def _put_state(self, writes: Mapping[str, Any]) -> None:
+        gone = [(key,) for key, value in writes.items() if value is None]
+        kept = [(key, encode(value)) for key, value in writes.items() if value is not None]
+        self._db.executemany("DELETE FROM state WHERE key = ?", gone)
+        self._db.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", kept)
+
+    def _block(self, query: str, value: int | bytes) -> StoredBlock | None:
+        row = self._db.execute(query, (value,)).fetchone()
+        return None if row is None else stored_block(row)
+
+    @contextmanager
+    def _atomic(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+
+def stored_block(row: Sequence[Any]) -> StoredBlock:
+    """A block from its row."""
+    txids = bytes(row[4])
+    return StoredBlock(
+        height=int(row[0]),
+        hash=bytes(row[1]),
+        header_bytes=bytes(row[2]),
+        certificate=bytes(row[3]),
+        txids=tuple(txids[i : i + _HASH] for i in range(0, len(txids), _HASH)),
+        state_root=bytes(row[5]),
+        receipts_root=bytes(row[6]),
+    )
+
+
+def _read(raw: bytes) -> Any:
+    return decode(bytes(raw), MAX_ROW_BYTES)
