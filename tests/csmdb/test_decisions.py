@@ -1,0 +1,357 @@
+"""The rules of the CSM-DB (csmdb.core) on a real database file."""
+
+import sqlite3
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.brokers import make_key
+from support.enrolment import AskingHome
+
+from csmdb.core import DAY_MS, MAX_ADDRESSES, hash_code, make_code
+from csmdb.records import Refused
+from csmdb.repository import AuditBrokenError
+from csmdb.setup import create, open_csmdb
+from wire.certificates import AddressGrant, Certificate, ValidatorGrant, check, dump, load
+from wire.errors import ConfigError, MalformedError, Refusal
+from wire.keys import to_text
+
+NOW_MS = 1_780_000_000_000
+VALIDATOR = make_key("validator").id
+
+
+class StandingClock:
+    def now_ms(self):
+        return NOW_MS
+
+
+@pytest.fixture
+def csmdb(tmp_path):
+    with create(tmp_path / "csmdb", "test", clock=StandingClock()) as opened:
+        yield opened
+
+
+def claim(csmdb, roles=("prosumer",), validator=""):
+    return csmdb.add_claim(roles, 10_000, 6_000, "feeder-1", validator)
+
+
+def enrolled(csmdb, name="home-1", **how):
+    home = AskingHome(name)
+    certificate = csmdb.desk.enroll(home.ems.id, home.enrolment(claim(csmdb, **how)), NOW_MS)
+    assert isinstance(certificate, Certificate)
+    return home
+
+
+def reason(decision):
+    assert isinstance(decision, Refused), decision
+    return decision.refusal
+
+
+def test_a_claim_becomes_a_certificate_with_what_the_claim_allows(csmdb):
+    home = AskingHome("home-1")
+    certificate = csmdb.desk.enroll(home.ems.id, home.enrolment(claim(csmdb)), NOW_MS)
+    check(certificate, csmdb.issuing_key.public, "test")
+    assert load(Certificate, dump(certificate), csmdb.issuing_key.public, "test") == certificate
+    assert (certificate.subject, certificate.roles) == (home.ems.id, ["prosumer"])
+    assert (certificate.max_import_w, certificate.max_export_w) == (10_000, 6_000)
+    assert certificate.meter[0].meter_key == to_text(home.meter.public)
+    assert certificate.not_before_ms < NOW_MS < certificate.not_after_ms
+
+
+def test_the_same_enrolment_again_gets_the_same_certificate(csmdb):
+    home, code = AskingHome("home-1"), claim(csmdb)
+    first = csmdb.desk.enroll(home.ems.id, home.enrolment(code), NOW_MS)
+    again = csmdb.desk.enroll(home.ems.id, home.enrolment(code), NOW_MS + 60_000)
+    assert again == first
+
+
+def test_a_repeated_enrolment_may_bring_a_new_box_key(csmdb):
+    """A home that lost its box key before the answer came must still get one."""
+    home, code = AskingHome("home-1"), claim(csmdb)
+    csmdb.desk.enroll(home.ems.id, home.enrolment(code), NOW_MS)
+    box = to_text(bytes(range(32)))
+    csmdb.desk.enroll(home.ems.id, home.enrolment(code) | {"boxKey": box}, NOW_MS)
+    assert csmdb.repository.participant(home.ems.id).box_key == box
+
+
+def test_an_unknown_code_is_a_bad_claim(csmdb):
+    home = AskingHome("home-1")
+    request = home.enrolment(make_code(bytes(10)))
+    assert reason(csmdb.desk.enroll(home.ems.id, request, NOW_MS)) == Refusal.BAD_CLAIM
+
+
+def test_a_code_is_used_once(csmdb):
+    code = claim(csmdb)
+    first, second = AskingHome("home-1"), AskingHome("home-2")
+    csmdb.desk.enroll(first.ems.id, first.enrolment(code), NOW_MS)
+    refused = csmdb.desk.enroll(second.ems.id, second.enrolment(code), NOW_MS)
+    assert reason(refused) == Refusal.CLAIM_USED
+
+
+def test_a_used_code_does_not_change_the_meter(csmdb):
+    home, code = AskingHome("home-1"), claim(csmdb)
+    csmdb.desk.enroll(home.ems.id, home.enrolment(code), NOW_MS)
+    other = home.enrolment(code, meter_key=to_text(make_key("other").public))
+    assert reason(csmdb.desk.enroll(home.ems.id, other, NOW_MS)) == Refusal.CLAIM_USED
+
+
+def test_an_expired_code_is_refused(csmdb):
+    home, code = AskingHome("home-1"), claim(csmdb)
+    late_ms = NOW_MS + 31 * DAY_MS
+    refused = csmdb.desk.enroll(home.ems.id, home.enrolment(code), late_ms)
+    assert reason(refused) == Refusal.EXPIRED
+
+
+@pytest.mark.parametrize("change", ["serial", "key"])
+def test_a_meter_is_certified_once(csmdb, change):
+    first = enrolled(csmdb)
+    second = AskingHome("home-2")
+    request = second.enrolment(claim(csmdb), serial="SN-home-1")
+    if change == "key":
+        request = second.enrolment(claim(csmdb), meter_key=to_text(first.meter.public))
+    assert reason(csmdb.desk.enroll(second.ems.id, request, NOW_MS)) == Refusal.DUPLICATE
+
+
+def test_an_enrolled_key_cannot_take_a_second_claim(csmdb):
+    home = enrolled(csmdb)
+    request = home.enrolment(claim(csmdb))
+    assert reason(csmdb.desk.enroll(home.ems.id, request, NOW_MS)) == Refusal.DUPLICATE
+
+
+def test_a_refused_enrolment_leaves_the_claim_usable(csmdb):
+    enrolled(csmdb)
+    code, second = claim(csmdb), AskingHome("home-2")
+    bad = second.enrolment(code, serial="SN-home-1")
+    assert reason(csmdb.desk.enroll(second.ems.id, bad, NOW_MS)) == Refusal.DUPLICATE
+    good = csmdb.desk.enroll(second.ems.id, second.enrolment(code), NOW_MS)
+    assert isinstance(good, Certificate)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": 7},
+        {"key": to_text(bytes(32))},
+        {"boxKey": "short"},
+        {"claimCode": "x" * 200},
+        {"meter": {}},
+        {"meter": None},
+    ],
+)
+def test_a_malformed_enrolment_is_named_so(csmdb, change):
+    home = AskingHome("home-1")
+    with pytest.raises(MalformedError):
+        csmdb.desk.enroll(home.ems.id, home.enrolment(claim(csmdb)) | change, NOW_MS)
+
+
+def test_codes_are_not_kept_and_typing_errors_are_forgiven(csmdb):
+    code = claim(csmdb)
+    assert code.replace("-", "").encode() not in (csmdb.folder / "csmdb.sqlite").read_bytes()
+    assert hash_code(code.lower().replace("-", " ").replace("1", "l")) == hash_code(code)
+
+
+@given(st.binary(min_size=10, max_size=10))
+def test_every_code_is_told_apart(random):
+    code = make_code(random)
+    assert len(code) == 19
+    number = sum(
+        "0123456789ABCDEFGHJKMNPQRSTVWXYZ".index(letter) << 5 * place
+        for place, letter in enumerate(code.replace("-", ""))
+    )
+    assert number == int.from_bytes(random, "big")
+
+
+def test_a_grant_carries_the_limits_of_the_certificate_per_slot(csmdb):
+    home = enrolled(csmdb)
+    [grant] = csmdb.desk.grant_addresses(home.ems.id, {"addresses": [home.address_row()]}, NOW_MS)
+    check(grant, csmdb.issuing_key.public, "test")
+    slot = NOW_MS // 900_000
+    assert grant.address == home.address().id
+    assert (grant.max_buy_wh, grant.max_sell_wh) == (2_500, 1_500)
+    assert (grant.start_slot, grant.end_slot) == (slot, slot + 192)
+    assert home.ems.id not in str(dump(grant))
+
+
+@pytest.mark.parametrize(
+    ("role", "can_buy", "can_sell"),
+    [("consumer", True, False), ("producer", False, True), ("prosumer", True, True)],
+)
+def test_roles_say_who_may_buy_and_sell(csmdb, role, can_buy, can_sell):
+    home = enrolled(csmdb, roles=(role,))
+    [grant] = csmdb.desk.grant_addresses(home.ems.id, {"addresses": [home.address_row()]}, NOW_MS)
+    assert (grant.can_buy, grant.can_sell) == (can_buy, can_sell)
+    assert bool(grant.max_buy_wh) == can_buy
+    assert bool(grant.max_sell_wh) == can_sell
+
+
+def test_the_same_addresses_again_get_the_same_grants(csmdb):
+    home = enrolled(csmdb)
+    asked = {"addresses": [home.address_row(n) for n in range(3)]}
+    first = csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS)
+    assert csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS + 3_600_000) == first
+
+
+def test_who_is_not_enrolled_gets_no_grant(csmdb):
+    home = AskingHome("home-1")
+    asked = {"addresses": [home.address_row()]}
+    refused = csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS)
+    assert reason(refused) == Refusal.UNKNOWN_SENDER
+
+
+def test_a_service_gets_no_address(csmdb):
+    csmdb.issue_service_certificate(make_key("svc").public, ["analytics"])
+    asked = {"addresses": [AskingHome("home-1").address_row()]}
+    refused = csmdb.desk.grant_addresses(make_key("svc").id, asked, NOW_MS)
+    assert reason(refused) == Refusal.NOT_ALLOWED
+
+
+def test_an_address_has_one_owner(csmdb):
+    first, second = enrolled(csmdb, "home-1"), enrolled(csmdb, "home-2")
+    asked = {"addresses": [first.address_row()]}
+    csmdb.desk.grant_addresses(first.ems.id, asked, NOW_MS)
+    refused = csmdb.desk.grant_addresses(second.ems.id, asked, NOW_MS)
+    assert reason(refused) == Refusal.DUPLICATE
+
+
+def test_a_participant_is_not_an_address(csmdb):
+    home = enrolled(csmdb)
+    row = home.address_row() | {"key": to_text(home.ems.public)}
+    refused = csmdb.desk.grant_addresses(home.ems.id, {"addresses": [row]}, NOW_MS)
+    assert reason(refused) == Refusal.NOT_ALLOWED
+
+
+def test_a_batch_is_granted_whole_or_not_at_all(csmdb):
+    first, second = enrolled(csmdb, "home-1"), enrolled(csmdb, "home-2")
+    csmdb.desk.grant_addresses(first.ems.id, {"addresses": [first.address_row()]}, NOW_MS)
+    asked = {"addresses": [second.address_row(), first.address_row()]}
+    assert isinstance(csmdb.desk.grant_addresses(second.ems.id, asked, NOW_MS), Refused)
+    assert csmdb.repository.address_grant(second.address().id) is None
+
+
+def test_addresses_at_a_time_are_bounded(csmdb):
+    home = enrolled(csmdb)
+    asked = {"addresses": [home.address_row(n) for n in range(MAX_ADDRESSES)]}
+    assert len(csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS)) == MAX_ADDRESSES
+    one_more = {"addresses": [home.address_row(MAX_ADDRESSES)]}
+    refused = csmdb.desk.grant_addresses(home.ems.id, one_more, NOW_MS)
+    assert reason(refused) == Refusal.QUANTITY_OUT_OF_RANGE
+
+
+@pytest.mark.parametrize("offsets", [(-3, 10), (5, 4), (0, 15 * 96)])
+def test_the_interval_of_a_grant_is_bounded(csmdb, offsets):
+    home, slot = enrolled(csmdb), NOW_MS // 900_000
+    asked = {
+        "addresses": [home.address_row()],
+        "startSlot": slot + offsets[0],
+        "endSlot": slot + offsets[1],
+    }
+    refused = csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS)
+    assert reason(refused) == Refusal.QUANTITY_OUT_OF_RANGE
+
+
+def test_a_home_speaks_for_the_validator_of_its_claim_only(csmdb):
+    host, other = enrolled(csmdb, "home-1", validator=VALIDATOR), enrolled(csmdb, "home-2")
+    asked = {"validator": VALIDATOR, "meterKey": to_text(make_key("pseudonym").public)}
+    grant = csmdb.desk.grant_validator(host.ems.id, asked, NOW_MS)
+    assert isinstance(grant, ValidatorGrant)
+    check(grant, csmdb.issuing_key.public, "test")
+    assert csmdb.desk.grant_validator(host.ems.id, asked, NOW_MS + 1_000) == grant
+    refused = csmdb.desk.grant_validator(other.ems.id, asked, NOW_MS)
+    assert reason(refused) == Refusal.NOT_ALLOWED
+
+
+def test_a_validator_grant_is_renewed_when_it_runs_out(csmdb):
+    host = enrolled(csmdb, validator=VALIDATOR)
+    asked = {"validator": VALIDATOR, "meterKey": to_text(make_key("pseudonym").public)}
+    first = csmdb.desk.grant_validator(host.ems.id, asked, NOW_MS)
+    later = csmdb.desk.grant_validator(host.ems.id, asked, NOW_MS + 3 * DAY_MS // 2)
+    assert later.end_slot > first.end_slot
+
+
+def test_only_dso_and_aggregator_see_whose_address_is_whose(csmdb):
+    home = enrolled(csmdb)
+    csmdb.desk.grant_addresses(home.ems.id, {"addresses": [home.address_row()]}, NOW_MS)
+    dso = make_key("dso")
+    csmdb.issue_service_certificate(dso.public, ["dso"])
+    page = csmdb.desk.list_meters(dso.id, {}, NOW_MS)
+    assert page["meters"] == [
+        {
+            "participant": home.ems.id,
+            "meterKey": to_text(home.meter.public),
+            "validator": "",
+            "addresses": [home.address().id],
+        }
+    ]
+    assert reason(csmdb.desk.list_meters(home.ems.id, {}, NOW_MS)) == Refusal.NOT_ALLOWED
+    assert reason(csmdb.desk.list_meters("hg1x", {}, NOW_MS)) == Refusal.UNKNOWN_SENDER
+
+
+def test_pages_of_meters_join_without_loss(csmdb, monkeypatch):
+    monkeypatch.setattr("csmdb.core.PAGE_ROWS", 3)
+    homes = [enrolled(csmdb, f"home-{n}") for n in range(4)]
+    for home in homes[:3]:
+        asked = {"addresses": [home.address_row(n) for n in range(4)]}
+        csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS)
+    dso = make_key("dso")
+    csmdb.issue_service_certificate(dso.public, ["dso"])
+    seen, cursor = [], ""
+    while True:
+        page = csmdb.desk.list_meters(dso.id, {"after": cursor}, NOW_MS)
+        seen += [(m["participant"], a) for m in page["meters"] for a in m["addresses"] or [""]]
+        cursor = page["next"]
+        if not cursor:
+            break
+    assert len(seen) == len(set(seen)) == 13
+
+
+def test_the_banned_are_refused_everything(csmdb):
+    home, code = AskingHome("home-1"), claim(csmdb, validator=VALIDATOR)
+    csmdb.desk.enroll(home.ems.id, home.enrolment(code), NOW_MS)
+    csmdb.ban(home.ems.id, "meter tampered with")
+    asked = {"addresses": [home.address_row()]}
+    validator = {"validator": VALIDATOR, "meterKey": to_text(make_key("p").public)}
+    for refused in (
+        csmdb.desk.enroll(home.ems.id, home.enrolment(code), NOW_MS),
+        csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS),
+        csmdb.desk.grant_validator(home.ems.id, validator, NOW_MS),
+    ):
+        assert reason(refused) == Refusal.BANNED
+    csmdb.ban(home.ems.id, "")
+    assert isinstance(csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS)[0], AddressGrant)
+
+
+def test_the_audit_log_is_append_only_and_chained(csmdb):
+    enrolled(csmdb)
+    assert csmdb.repository.check_audit() >= 3
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        csmdb.repository.db.execute("UPDATE audit SET actor = 'nobody' WHERE seq = 2")
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        csmdb.repository.db.execute("DELETE FROM audit WHERE seq = 1")
+
+
+def test_a_forged_audit_row_is_found(csmdb):
+    enrolled(csmdb)
+    csmdb.repository.db.execute("DROP TRIGGER audit_no_update")
+    csmdb.repository.db.execute("UPDATE audit SET outcome = 'BANNED' WHERE seq = 2")
+    with pytest.raises(AuditBrokenError, match="row 2"):
+        csmdb.repository.check_audit()
+
+
+def test_everything_survives_being_opened_again(csmdb):
+    home, code = AskingHome("home-1"), claim(csmdb)
+    first = csmdb.desk.enroll(home.ems.id, home.enrolment(code), NOW_MS)
+    with open_csmdb(csmdb.folder, clock=StandingClock()) as again:
+        assert again.id == csmdb.id
+        assert again.certificate == csmdb.certificate
+        assert again.desk.enroll(home.ems.id, home.enrolment(code), NOW_MS) == first
+
+
+def test_keys_that_others_can_read_are_refused(csmdb):
+    (csmdb.folder / "issuing.key").chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        open_csmdb(csmdb.folder)
+
+
+def test_a_folder_is_made_once(csmdb):
+    with pytest.raises(ConfigError, match="already"):
+        create(csmdb.folder, "test")
