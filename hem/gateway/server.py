@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from hem.gateway.protocol import (
 CONNECTIONS_MAX = 16
 IN_FLIGHT_MAX = 16
 WRITE_TIMEOUT_S = 5.0
+LEFTOVER_S = 0.5
+LEFTOVER_BYTES_MAX = 256 * 1024
 _UCRED = struct.Struct("3i")  # pid, uid, gid (socket(7))
 
 Dispatch = Callable[[str, Params], Awaitable[Any]]
@@ -84,10 +87,10 @@ class RpcServer:
         self._writers.add(writer)
         try:
             if _peer_uid(writer) not in self._uids:
-                await _send(writer, error_line(0, RpcError("NOT_ALLOWED", "not your gateway")))
+                await _turn_away(reader, writer, RpcError("NOT_ALLOWED", "not your gateway"))
                 return
             if len(self._writers) > CONNECTIONS_MAX:
-                await _send(writer, error_line(0, RpcError("BUSY", "too many connections")))
+                await _turn_away(reader, writer, RpcError("BUSY", "too many connections"))
                 return
             await self._read_requests(reader, writer, tasks)
         except (ConnectionError, TimeoutError):
@@ -108,7 +111,7 @@ class RpcServer:
             try:
                 line = await reader.readline()
             except ValueError:  # longer than the limit: where the next line begins is unknown
-                await _send(writer, error_line(0, RpcError("OVERSIZED", "request too long")))
+                await _turn_away(reader, writer, RpcError("OVERSIZED", "request too long"))
                 return
             if not line.endswith(b"\n"):
                 return
@@ -138,6 +141,24 @@ async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
     writer.write(data)
     async with asyncio.timeout(WRITE_TIMEOUT_S):
         await writer.drain()
+
+
+async def _turn_away(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, error: RpcError
+) -> None:
+    """
+    Say why, then hang up.
+
+    Closing with bytes unread would reset the connection and could take our answer with it, so
+    what is under way is read first, for a moment and up to a limit.
+    """
+    await _send(writer, error_line(0, error))
+    writer.write_eof()
+    left = LEFTOVER_BYTES_MAX
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LEFTOVER_S):
+            while left > 0 and (data := await reader.read(left)):
+                left -= len(data)
 
 
 def _peer_uid(writer: asyncio.StreamWriter) -> int:
