@@ -85,7 +85,7 @@ def status(
     if not database.exists():
         raise ConfigError(f"{folder}: no chain here; is this a node's folder?")
     store = LedgerStore(database)
-    tip = store.tip()
+    tip = store.tip
     facts = {
         "chainId": genesis.chain_id,
         "validators": len(genesis.validators),

@@ -78,10 +78,10 @@ def answer_blocks(store: LedgerStore, key: str) -> bytes | None:
     height = int(key) + 1
     while len(blocks) < MAX_BLOCKS and (stored := store.get_block(height)) is not None:
         bodies = [body for txid in stored.txids if (body := store.get_body(txid)) is not None]
-        size += sum(len(body) for body in bodies) + len(stored.finality) + 1024
+        size += sum(len(body) for body in bodies) + len(stored.certificate) + 1024
         if blocks and size > MAX_ANSWER_BYTES:
             break
-        blocks.append(_Block(encode(stored.header), list(stored.txids), stored.finality, bodies))
+        blocks.append(_Block(stored.header_bytes, list(stored.txids), stored.certificate, bodies))
         height += 1
     return _ENCODER.encode(_Blocks(blocks)) if blocks else None
 
@@ -204,7 +204,7 @@ class Fetcher:
             MalformedError: and why.
         """
         node = self._node
-        if header.parent_hash != node.tip_hash():
+        if header.parent_hash != node.ledger.tip_hash:
             raise MalformedError("block does not follow ours", height=header.height)
         if header.tx_root != root(block.txids):
             raise MalformedError("transactions are not the block's", height=header.height)

@@ -66,7 +66,6 @@ from ledger.types import (
     VoteKind,
     decode,
     encode,
-    genesis_hash,
     header_hash,
 )
 from ledger.wal import WriteAheadLog
@@ -82,6 +81,8 @@ MAX_CERTIFICATE_BYTES = 16 * 1024
 BODY_WAIT_S = 0.15
 """Real time given to bodies on their way before they are asked for."""
 HOUSEKEEPING_S = 1.0
+EARLY_WAIT_S = 0.3
+MAX_EARLY = 256
 
 log = structlog.get_logger(component="ledger")
 
@@ -112,18 +113,18 @@ class Node:
         self.clock = clock
         self.bus = bus
         self.key = key
-        self.store = LedgerStore(folder / "ledger.sqlite")
+        self.store = LedgerStore.in_folder(folder)
         self.ledger = Ledger.open(genesis, self.store)
         self.mempool = Mempool(self.ledger)
         self.epochs = Epochs(genesis, self.ledger, self.store)
         self._votes = WriteAheadLog(folder / "votes.wal")
-        self._bodies = WriteAheadLog(folder / "bodies.wal")
-        self._logged_bodies: set[bytes] = set()
+        self._kept_bodies: set[bytes] = set()
         self._publisher = Publisher(self)
         self._fetcher = Fetcher(self)
         self._interval_s = block_interval_s
         self._last_block_s = 0.0
         self._events: deque[Event] = deque()
+        self._early: deque[Event] = deque(maxlen=MAX_EARLY)
         self._wake = asyncio.Event()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._judging: dict[bytes, ValidateProposal] = {}
@@ -133,11 +134,6 @@ class Node:
         self._epoch: Epoch
         self._core: Core
         self._tasks: list[asyncio.Task[None]] = []
-
-    def tip_hash(self) -> bytes:
-        """Hash of the last executed block."""
-        tip = self.store.tip()
-        return genesis_hash(self.genesis.chain_id) if tip is None else header_hash(tip.header)
 
     def find_proposal(self, block_hash: bytes) -> Proposal | None:
         """An unfinalised proposal that the core knows."""
@@ -154,7 +150,6 @@ class Node:
         self._new_core(self.epochs.current(), restore=True)
         self._subscribe()
         await self.bus.start()
-        self._post(Start())
         self._tasks = [
             asyncio.create_task(self._housekeeping()),
             asyncio.create_task(self._fetcher.run()),
@@ -167,7 +162,6 @@ class Node:
             self._cancel_timers()
             await self.bus.stop()
             self._votes.close()
-            self._bodies.close()
             self.store.close()
 
     # --- What comes in ---------------------------------------------------------------------------
@@ -201,14 +195,34 @@ class Node:
     def take_proposal(self, proposal: Proposal) -> None:
         """Hand a published or fetched proposal to the core."""
         self._proposed_s.setdefault(header_hash(proposal.header), self.clock.monotonic_s())
-        self._post(ProposalReceived(proposal))
+        self._post_of(proposal.header.epoch, ProposalReceived(proposal))
 
     async def _take_vote(self, message: Message) -> None:
-        self._post(VoteReceived(decode(Vote, message.payload, MAX_VOTE_BYTES)))
+        vote = decode(Vote, message.payload, MAX_VOTE_BYTES)
+        self._post_of(vote.epoch, VoteReceived(vote))
 
     async def _take_certificate(self, message: Message) -> None:
         certificate = decode(Certificate, message.payload, MAX_CERTIFICATE_BYTES)
-        self._post(CertificateReceived(certificate))
+        self._post_of(certificate.epoch, CertificateReceived(certificate))
+
+    def _post_of(self, epoch: int, event: Event) -> None:
+        """
+        Hand a consensus message to its epoch's core.
+
+        Validators turn the epoch within moments of each other: what comes from the next one waits
+        a little for us to turn too, before the core takes it as a sign of being behind.
+        """
+        if epoch != self._epoch.epoch + 1:
+            self._post(event)
+            return
+        if not self._early:
+            self._later("early", EARLY_WAIT_S, self._release_early)
+        self._early.append(event)
+
+    def _release_early(self) -> None:
+        for event in self._early:
+            self._post(event)
+        self._early.clear()
 
     def _post(self, event: Event) -> None:
         self._events.append(event)
@@ -234,7 +248,6 @@ class Node:
                 self._votes.append(encode_record(effect.record))
                 durable = durable or effect.durable
         if durable:
-            self._bodies.sync()
             self._votes.sync()
         core = self._core
         for effect in effects:
@@ -301,8 +314,7 @@ class Node:
             return
         self._building = None
         self._last_block_s = self.clock.monotonic_s()
-        for txid in content.txids:
-            self._log_body(txid)
+        self._keep_bodies(content.txids)
         self._post(ProposalBuilt(request.view, request.parent_hash, content))
 
     def _judge(self, block_hash: bytes) -> None:
@@ -317,8 +329,7 @@ class Node:
             return
         del self._judging[block_hash]
         if verdict is Verdict.VALID:
-            for txid in request.proposal.txids:
-                self._log_body(txid)
+            self._keep_bodies(request.proposal.txids)
         else:
             log.warning("proposal is not valid", view=request.proposal.header.view,
                         proposer=request.proposal.header.proposer)  # fmt: skip
@@ -335,18 +346,17 @@ class Node:
         pending = bool(self.mempool.take(1, set())) or work_is_due(self.ledger, self.clock.now_ms())
         self._post(WorkAvailable(pending))
 
-    def _log_body(self, txid: bytes) -> None:
-        """Put a body on the log: what I vote for must not be lost with me."""
-        tx = self.mempool.get(txid)
-        if tx is not None and txid not in self._logged_bodies:
-            self._logged_bodies.add(txid)
-            self._bodies.append(tx.raw)
+    def _keep_bodies(self, txids: Sequence[bytes]) -> None:
+        """Put bodies on the disk: what I vote for must not be lost with me."""
+        new = [tx for txid in txids if (tx := self.mempool.get(txid)) is not None]
+        new = [tx for tx in new if tx.txid not in self._kept_bodies]
+        self.store.keep_bodies((tx.txid, tx.raw) for tx in new)
+        self._kept_bodies.update(tx.txid for tx in new)
 
     def _recover_bodies(self) -> None:
-        for raw in self._bodies.entries():
+        for raw in self.store.kept_bodies():
             with contextlib.suppress(WireError):
-                tx = self.mempool.add(raw, self.clock.now_ms())
-                self._logged_bodies.add(tx.txid)
+                self._kept_bodies.add(self.mempool.add_fetched(raw).txid)
 
     # --- Execution -------------------------------------------------------------------------------
 
@@ -376,6 +386,7 @@ class Node:
         assert len(txs) == len(txids)
         result = self.ledger.execute(header, txs, encode(finality))
         self.mempool.remove(txids)
+        self._kept_bodies.difference_update(txids)
         started_s = self._proposed_s.pop(header_hash(header), None)
         finality_ms = (
             round((self.clock.monotonic_s() - started_s) * 1000) if started_s is not None else -1
@@ -385,7 +396,6 @@ class Node:
             epoch = self.epochs.after_seal(header, finality)
             self._to_execute.clear()
             self._new_core(epoch, restore=False)
-            self._post(Start())
 
     def jumped(self, header: Header, finality: Finality) -> None:
         """A fetched block was executed: let the core of its epoch go on from there."""
@@ -410,17 +420,31 @@ class Node:
         self._core = Core(epoch, me, crypto)
         if restore:
             self._core.restore([decode_record(raw) for raw in self._votes.entries()])
+            self._jump_to_tip()
         else:
-            self._votes.rewrite([])
-            keep = [tx.raw for txid in self._logged_bodies if (tx := self.mempool.get(txid))]
-            self._bodies.rewrite(keep)
-            self._logged_bodies = {t for t in self._logged_bodies if self.mempool.get(t)}
+            self._start_log_anew()
+        self._post(Start())
+        early, self._early = self._early, deque(maxlen=MAX_EARLY)
+        for event in early:
+            self._post(event)
+
+    def _jump_to_tip(self) -> None:
+        """Tell a restored core what was executed in its epoch."""
+        tip = self.store.tip
+        if tip is None or tip.header.seal or tip.header.epoch != self._epoch.epoch:
+            return
+        certificate = decode(Finality, tip.certificate).certificate
+        if certificate.block_hash == tip.hash:
+            self._core.jump(tip.header, certificate)
+
+    def _start_log_anew(self) -> None:
+        """Drop what the log holds of ended epochs: their blocks are on the disk (`Epochs`)."""
+        self._votes.rewrite(encode_record(record) for record in self._core.records())
 
     # --- Time ------------------------------------------------------------------------------------
 
     async def _housekeeping(self) -> None:
         """Begin-block work comes due with market time: look often enough, cheaply."""
-        ticks = 0
         while True:
             due_ms = self.ledger.next_due_ms()
             wait_s = HOUSEKEEPING_S
@@ -429,7 +453,6 @@ class Node:
             await asyncio.sleep(wait_s)
             if work_is_due(self.ledger, self.clock.now_ms()):
                 self._tell_work()
-            ticks += 1
             self._publisher.tell_refusals()
 
     def _set_timer(self, name: str, seconds: float, event: Event) -> None:

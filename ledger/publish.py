@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from ledger.client import CONTRACTS, LOCAL_CONTRACTS, sign_message
+from ledger.contracts.keys import account as account_key
 from ledger.execution import BlockResult, contract_of
 from ledger.fetch import answer_blocks, answer_bodies, answer_proposal
 from ledger.types import Header, header_hash
@@ -40,15 +41,13 @@ class Publisher:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._last_height = self._recover_heights()
         self._told: dict[str, int] = {}
         self._allowance: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def block_executed(self, header: Header, result: BlockResult, finality_ms: int) -> None:
         """Publish the events of a block, one message per contract."""
-        for contract, message in self._messages(header.height, header.time_ms, result.events):
-            self._last_height[contract] = header.height
-            self._publish(contract, message)
+        for contract in sorted({contract_of(event["event"]) for event in result.events}):
+            self._publish(contract, self._event_message(contract, header.height))
         block = {
             "event": "block",
             "height": header.height,
@@ -61,7 +60,7 @@ class Publisher:
             "blockHash": header_hash(header).hex(),
             "seal": header.seal,
         }
-        self._publish("block", self._statement("block", header.height, [block]))
+        self._publish("block", self._own_words("block", block))
 
     def tell_refusals(self) -> None:
         """Publish this node's counts of refused messages when they have changed."""
@@ -69,9 +68,7 @@ class Publisher:
         if counts != self._told:
             self._told = counts
             event = {"event": "refused", "component": "mempool", "counts": counts}
-            self._publish(
-                "refused", self._statement("refused", self._node.executed_height, [event])
-            )
+            self._publish("refused", self._own_words("refused", event))
 
     async def take_request(self, message: Message) -> None:
         """
@@ -107,7 +104,7 @@ class Publisher:
             case "events":
                 value: Any = {"messages": self._missed(key)}
             case "account":
-                value = node.ledger.account(key)
+                value = node.ledger.query(account_key(key)) or {}
             case "tip":
                 value = {"height": node.executed_height}
             case _:
@@ -122,47 +119,35 @@ class Publisher:
             raise MalformedError("expected contract/height")
         found: list[dict[str, Any]] = []
         size = 0
-        previous = int(after)
-        for height, time_ms, events in self._node.store.events_after(int(after)):
-            own = [e for e in events if contract_of(e["event"]) == contract]
-            if not own:
-                continue
-            message = self._statement(contract, height, own, previous, time_ms)
+        for height in self._node.store.event_heights(contract, int(after), MAX_MESSAGES_PER_ANSWER):
+            message = self._event_message(contract, height)
             size += len(encode(message))
-            if found and (len(found) >= MAX_MESSAGES_PER_ANSWER or size > MAX_ANSWER_BYTES):
+            if found and size > MAX_ANSWER_BYTES:
                 break
             found.append(message)
-            previous = height
         return found
 
-    def _messages(
-        self, height: int, time_ms: int, events: list[dict[str, Any]]
-    ) -> list[tuple[str, dict[str, Any]]]:
-        messages = []
-        for contract in CONTRACTS:
-            own = [e for e in events if contract_of(e["event"]) == contract]
-            if own:
-                previous = self._last_height[contract]
-                messages.append(
-                    (contract, self._statement(contract, height, own, previous, time_ms))
-                )
-        return messages
-
-    def _statement(
-        self,
-        contract: str,
-        height: int,
-        events: list[dict[str, Any]],
-        previous: int = 0,
-        time_ms: int = 0,
-    ) -> dict[str, Any]:
+    def _event_message(self, contract: str, height: int) -> dict[str, Any]:
+        """What every honest node says of a contract's events in a block."""
+        store = self._node.store
+        block = store.get_block(height)
+        assert block is not None
         return {
             "chainId": self._node.genesis.chain_id,
             "contract": contract,
             "height": height,
-            "prevHeight": previous,
-            "timeMs": time_ms,
-            "events": events,
+            "prevHeight": store.previous_event_height(contract, height),
+            "timeMs": block.header.time_ms,
+            "events": store.events(height, contract),
+        }
+
+    def _own_words(self, contract: str, event: dict[str, Any]) -> dict[str, Any]:
+        """A statement that is this node's alone."""
+        return {
+            "chainId": self._node.genesis.chain_id,
+            "contract": contract,
+            "height": self._node.executed_height,
+            "events": [event],
         }
 
     def _publish(self, contract: str, message: dict[str, Any]) -> None:
@@ -170,16 +155,6 @@ class Publisher:
         topic = topics.build(self._node.genesis.market, topics.EVENTS, contract)
         payload = sign_message(message, self._node.key, self._node.genesis.chain_id)
         self._node.bus.publish_soon(topic, payload)
-
-    def _recover_heights(self) -> dict[str, int]:
-        """The last height with events of each contract, looked up from the tip backwards."""
-        found: dict[str, int] = {}
-        for height, _, events in self._node.store.events_backwards():
-            for event in events:
-                found.setdefault(contract_of(event["event"]), height)
-            if len(found) == len(CONTRACTS):
-                break
-        return {contract: found.get(contract, 0) for contract in CONTRACTS}
 
     def _allowed(self, asker: str) -> bool:
         """A bucket of one second's questions per asker."""

@@ -2,7 +2,9 @@
 Epochs of the running chain: who validates, and in which order they lead.
 
 The schedule of an epoch is a function of the state after its base, the seal block of the epoch
-before. It is kept, because a node that restarts in the middle of an epoch has a later state.
+before. It is kept, because a node that restarts in the middle of an epoch has a later state;
+keeping it also puts all blocks so far on the disk for good, after which the logs of ended epochs
+may go.
 """
 
 from __future__ import annotations
@@ -14,7 +16,15 @@ from ledger.genesis import Genesis
 from ledger.poe import build_schedule
 from ledger.protocol import Epoch
 from ledger.store import LedgerStore
-from ledger.types import Certificate, Finality, Header, ValidatorSet, genesis_hash, header_hash
+from ledger.types import (
+    Certificate,
+    Finality,
+    Header,
+    ValidatorSet,
+    decode,
+    genesis_hash,
+    header_hash,
+)
 from wire.keys import KEY_BYTES, from_text
 
 META_KEY = "epoch"
@@ -42,14 +52,14 @@ class Epochs:
 
     def current(self) -> Epoch:
         """The epoch a node is in when it starts."""
-        raw = self._store.get_meta(META_KEY)
+        raw = self._store.meta(META_KEY)
         if raw is not None:
             saved = msgspec.msgpack.decode(raw, type=_Saved)
-            tip = self._store.tip()
-            if tip is None or not tip.header.seal or header_hash(tip.header) == saved.base_hash:
+            tip = self._store.tip
+            if tip is None or not tip.header.seal or tip.hash == saved.base_hash:
                 return self._epoch(saved)
             # stopped between executing a seal and keeping its epoch: the state is still the seal's
-            return self.after_seal(tip.header, tip.finality)
+            return self.after_seal(tip.header, decode(Finality, tip.certificate))
         return self._keep(0, genesis_hash(self._genesis.chain_id), 0, self._genesis.start_ms, None)
 
     def after_seal(self, header: Header, finality: Finality) -> Epoch:
@@ -70,7 +80,11 @@ class Epochs:
         base_time_ms: int,
         certificate: Certificate | None,
     ) -> Epoch:
-        schedule = build_schedule(self._genesis, self._ledger.schedule_inputs(), base_hash)
+        cpfs_q16 = {
+            validator: cpf_q16 if eligible else 0
+            for validator, (cpf_q16, eligible) in self._ledger.schedule_inputs().items()
+        }
+        schedule = build_schedule(self._genesis, cpfs_q16, base_hash)
         saved = _Saved(epoch, schedule, base_hash, base_height, base_time_ms, certificate)
         self._store.put_meta(META_KEY, msgspec.msgpack.encode(saved))
         return self._epoch(saved)
