@@ -30,6 +30,15 @@ _HASH = 32
 _BLOCK_COLUMNS = (
     "SELECT height, hash, header, certificate, txids, state_root, receipts_root FROM blocks"
 )
+_AUDIT = {
+    "blocks": "SELECT * FROM blocks {where} ORDER BY height",
+    "bodies": "SELECT * FROM bodies {where} ORDER BY height, position",
+    "receipts": "SELECT * FROM receipts {where} ORDER BY height",
+    "events": "SELECT * FROM events {where} ORDER BY height, contract",
+    "state": "SELECT * FROM state {where} ORDER BY key",
+    "pending": "SELECT * FROM pending {where} ORDER BY txid",
+    "meta": "SELECT * FROM meta {where} ORDER BY key",
+}
 _SCHEMA = Migrations("hearthgrid-ledger")
 
 
@@ -238,12 +247,8 @@ class LedgerStore:
         rows = list(bodies)
         if not rows:
             return
-        self._db.execute("PRAGMA synchronous=FULL")
-        try:
-            with self._atomic():
-                self._db.executemany("INSERT OR IGNORE INTO pending VALUES (?, ?)", rows)
-        finally:
-            self._db.execute("PRAGMA synchronous=NORMAL")
+        with self._durable():
+            self._db.executemany("INSERT OR IGNORE INTO pending VALUES (?, ?)", rows)
 
     def kept_bodies(self) -> list[bytes]:
         """Raw transactions kept and not executed yet, to fill a mempool after a restart."""
@@ -256,21 +261,22 @@ class LedgerStore:
 
     def put_meta(self, key: str, value: bytes) -> None:
         """Set a fact about the file; it and every block before it are on disk when this returns."""
-        self._db.execute("PRAGMA synchronous=FULL")
-        try:
-            with self._atomic():
-                self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-        finally:
-            self._db.execute("PRAGMA synchronous=NORMAL")
+        with self._durable():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
-    def raw_rows(self, table: str) -> list[tuple[Any, ...]]:
-        """Every row of a table as it lies on disk, in key order, for the audit."""
-        order = {
-            "blocks": "height", "bodies": "height, position", "receipts": "height",
-            "events": "height, contract", "state": "key", "pending": "txid", "meta": "key",
-        }[table]  # fmt: skip
-        query = f"SELECT * FROM {table} ORDER BY {order}"  # noqa: S608 - names from the list above
-        return self._db.execute(query).fetchall()
+    # --- audit ------------------------------------------------------------------------------------
+
+    def snapshot(self) -> None:
+        """Read everything from now on as it is at this moment, while a node may go on writing."""
+        self._db.execute("BEGIN")
+        self._db.execute("SELECT 1 FROM meta").fetchone()
+
+    def raw_rows(self, table: str, height: int | None = None) -> Iterator[tuple[Any, ...]]:
+        """Rows of a table as they lie on disk, in key order; of one height where it has heights."""
+        query = _AUDIT[table]
+        if height is None:
+            return iter(self._db.execute(query.format(where="")))
+        return iter(self._db.execute(query.format(where="WHERE height = ?"), (height,)))
 
     def file_damage(self) -> str | None:
         """What SQLite finds wrong with the file itself, or None."""
@@ -286,6 +292,16 @@ class LedgerStore:
     def _block(self, query: str, value: int | bytes) -> StoredBlock | None:
         row = self._db.execute(query, (value,)).fetchone()
         return None if row is None else stored_block(row)
+
+    @contextmanager
+    def _durable(self) -> Iterator[None]:
+        """One transaction, waited for until it and all before it are on the disk."""
+        self._db.execute("PRAGMA synchronous=FULL")
+        try:
+            with self._atomic():
+                yield
+        finally:
+            self._db.execute("PRAGMA synchronous=NORMAL")
 
     @contextmanager
     def _atomic(self) -> Iterator[None]:
