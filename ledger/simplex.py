@@ -157,6 +157,8 @@ class Core:
         self._failed_views = 0
         self._silent: dict[int, int] = defaultdict(int)
         self._wanted: dict[bytes, float] = {}
+        self._shown = (-1, 0)
+        self._resting = (-1, 0)
         self._answered_s = float("-inf")
         self._behind_s = float("-inf")
 
@@ -236,12 +238,11 @@ class Core:
 
         Args:
             header: of the newest such block in this epoch
-            certificate: its finalization; after a seal, perhaps that of a descendant
+            certificate: its finalization, or that of a descendant (the rest is then asked for)
         """
         self._begin(self._now_s)
         block_hash = header_hash(header)
         assert header.epoch == self.epoch.epoch
-        assert header.seal or certificate.block_hash == block_hash
         if header.height > self.tree.final_height and self._pool.check(certificate):
             self._make_final(header, block_hash)
             if self._started:
@@ -324,7 +325,9 @@ class Core:
             self._other_epoch(certificate.epoch)
         elif self.ended or certificate.view < self.tree.final_view:
             self._answer()
-        elif not self._accept(certificate):
+        elif self._accept(certificate):
+            self._saw_shown(certificate)
+        else:
             self._out.append(Refused(Refusal.BAD_SIGNATURE, "certificate"))
 
     def _accept(self, certificate: Certificate) -> bool:
@@ -530,7 +533,7 @@ class Core:
         self._out.extend(Evidence(first, second) for first, second in self._pool.evidence)
         self._pool.evidence.clear()
         if not self.busy:
-            self._timing = False
+            self._rest()
 
     def _advance(self) -> None:
         ended = self._pool.last_ended()
@@ -593,6 +596,9 @@ class Core:
         if isinstance(chain, bytes):
             self._want(chain)
             return
+        # Before `Finalized`: at a seal, this core is gone once that is carried out.
+        if self.epoch.leader(certificate.view) == self.me:
+            self._show(certificate)
         seal = next((number for number, one in enumerate(chain) if one.header.seal), len(chain))
         blocks, beyond = chain[: seal + 1], chain[seal + 1 :]
         self._out.append(
@@ -602,8 +608,6 @@ class Core:
                 tuple(block.header for block in beyond),
             )
         )
-        if self.epoch.leader(certificate.view) == self.me:
-            self._out.append(BroadcastCertificate(certificate))
         self._make_final(blocks[-1].header, blocks[-1].hash)
 
     def _make_final(self, header: Header, block_hash: bytes) -> None:
@@ -664,7 +668,8 @@ class Core:
         if view != self.view or self.ended:
             return
         if not self.busy:
-            self._timing = False
+            if timer is Timer.REPAIR and self._unshown():
+                self._show_certificates()
             return
         match timer:
             case Timer.LEAD if not self.tree.of_view(view):
@@ -676,6 +681,33 @@ class Core:
                 self._out.append(SetTimer(Timer.REPAIR, view, self.delta_s))
             case _:
                 pass
+
+    def _rest(self) -> None:
+        """
+        Nothing to do: stop the clock, but see to it that the last finalization is on show.
+
+        Its leader publishes it. Should it be silent, the others do, one after the other, until one
+        was seen to: a validator that missed the end would not know, because nobody speaks.
+        """
+        self._timing = False
+        if self.me is not None and self._started and not self.ended and self._unshown():
+            best = self.best_finalization
+            if best is not None and self._resting != (best.epoch, best.view):
+                self._resting = (best.epoch, best.view)
+                wait_s = (LEAD_DELTAS + self.me) * self.epoch.delta_s
+                self._out.append(SetTimer(Timer.REPAIR, self.view, wait_s))
+
+    def _unshown(self) -> bool:
+        best = self.best_finalization
+        return best is not None and (best.epoch, best.view) > self._shown
+
+    def _show(self, certificate: Certificate) -> None:
+        self._saw_shown(certificate)
+        self._out.append(BroadcastCertificate(certificate))
+
+    def _saw_shown(self, certificate: Certificate) -> None:
+        if certificate.kind == VoteKind.FINALIZE:
+            self._shown = max(self._shown, (certificate.epoch, certificate.view))
 
     def _nullify(self) -> None:
         said = self._mine.get(self.view, {})
@@ -720,7 +752,8 @@ class Core:
             shown += justify.nullifications[-MAX_REPAIR:]
         elif not self.ended and (entry := self._pool.entry(self.view - 1)) is not None:
             shown.append(entry)
-        self._out.extend(BroadcastCertificate(one) for one in dict.fromkeys(shown))
+        for one in dict.fromkeys(shown):
+            self._show(one)
 
     # --- Signing ----------------------------------------------------------------------------------
 

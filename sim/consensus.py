@@ -165,6 +165,8 @@ class World:
         keys = tuple(hashlib.sha256(name.encode()).digest() for name in ids)
         self.validators = plan.validator_set(ids, keys)
         self.groups: dict[int, int] = {}
+        self.retained: Certificate | None = None
+        """What the broker shows to everyone who connects."""
         self.watcher = Watcher(self)
         indexes = [*range(plan.n), *sorted(plan.twins)]
         self.nodes = [
@@ -260,6 +262,8 @@ class World:
         for _ in range(plan.faults.crashes):
             victim = rng.choice(self.nodes)
             self.after(rng.uniform(0.3, plan.heal_s * 0.9), victim.crash_soon)
+        for node in self.nodes:
+            self.after(plan.heal_s + 0.2, node.connected)
 
     def _split(self, groups: dict[int, int]) -> None:
         self.groups = groups
@@ -324,6 +328,12 @@ class Node:
             self.perform(self.core.jump(header, finality.certificate))
         self.take(Start())
         self._tell_work()
+        self.connected()
+
+    def connected(self) -> None:
+        """The broker shows its retained message."""
+        if self.world.retained is not None:
+            self.take(CertificateReceived(self.world.retained))
 
     def crash_soon(self) -> None:
         """Crash in the middle of the next turn."""
@@ -407,6 +417,8 @@ class Node:
                 watcher.heard(self, proposal_vote(proposal, self.index))
                 world.broadcast(self, ProposalReceived(proposal))
             case BroadcastCertificate(certificate):
+                if certificate.kind == VoteKind.FINALIZE:
+                    world.retained = certificate
                 world.broadcast(self, CertificateReceived(certificate))
             case SetTimer(timer, view, seconds):
                 self._timer(timer.value, seconds, TimerFired(timer, view))

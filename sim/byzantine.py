@@ -1,0 +1,158 @@
+"""
+Validators that do not follow the protocol, and cores with one rule broken.
+
+The first show that the protocol withstands up to f of them. The second (mutants) show that the
+simulator would notice if the rule were not there.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ledger.protocol import (
+    BroadcastProposal,
+    BroadcastVote,
+    Content,
+    Effect,
+    Event,
+    ProposalReceived,
+    RequestProposal,
+    VoteReceived,
+)
+from ledger.simplex import Core
+from ledger.types import (
+    ZERO_HASH,
+    Header,
+    Justify,
+    Proposal,
+    ValidatorSet,
+    Vote,
+    VoteKind,
+    header_hash,
+    vote_message,
+)
+from sim.consensus import CHAIN_ID, Node, SimCrypto
+
+
+class Silent(Node):
+    """Never says anything."""
+
+    def do(self, effect: Effect) -> None:
+        """Follow the chain, keep quiet."""
+        if not isinstance(effect, BroadcastProposal | BroadcastVote):
+            super().do(effect)
+
+
+class Lazy(Node):
+    """Votes, but never proposes."""
+
+    def do(self, effect: Effect) -> None:
+        """Skip the work of leading."""
+        if not isinstance(effect, RequestProposal):
+            super().do(effect)
+
+
+class Equivocator(Node):
+    """Leads with two blocks, one for each half, and says everything about every block it sees."""
+
+    def take(self, event: Event) -> None:
+        """Vote for whatever is proposed, in every way."""
+        super().take(event)
+        if isinstance(event, ProposalReceived):
+            self._say_everything(event.proposal.header)
+
+    def do(self, effect: Effect) -> None:
+        """Double every proposal; nullify beside every finalize."""
+        match effect:
+            case BroadcastProposal(proposal):
+                other = self._other(proposal)
+                for node in self.world.nodes:
+                    if node is not self:
+                        chosen = proposal if node.place % 2 else other
+                        self.world.send(self, node, ProposalReceived(chosen))
+                self._say_everything(proposal.header)
+                self._say_everything(other.header)
+            case _:
+                super().do(effect)
+
+    def _other(self, proposal: Proposal) -> Proposal:
+        header = msgspec.structs.replace(proposal.header, time_ms=proposal.header.time_ms + 1)
+        vote = self._vote(header.epoch, header.view, VoteKind.NOTARIZE, header_hash(header))
+        return msgspec.structs.replace(proposal, header=header, signature=vote.signature)
+
+    def _say_everything(self, header: Header) -> None:
+        block_hash = header_hash(header)
+        for kind in VoteKind:
+            named = ZERO_HASH if kind == VoteKind.NULLIFY else block_hash
+            vote = self._vote(header.epoch, header.view, kind, named)
+            self.world.broadcast(self, VoteReceived(vote))
+
+    def _vote(self, epoch: int, view: int, kind: VoteKind, block_hash: bytes) -> Vote:
+        signature = SimCrypto(self.index).sign(vote_message(epoch, view, kind, block_hash))
+        return Vote(epoch, view, kind, block_hash, self.index, signature)
+
+
+class Forker(Node):
+    """As a leader, builds beside the newest block instead of on it, and hides what it skips."""
+
+    def build(self, request: RequestProposal) -> None:
+        """Publish a block on the grandparent, as if nothing had been notarized since."""
+        core = self.core
+        tree = core.tree
+        if not request.ancestors or request.view != core.view:
+            super().build(request)
+            return
+        skipped = request.ancestors[-1]
+        chain = [
+            block for one in request.ancestors[:-1] if (block := tree.get(header_hash(one.header)))
+        ]
+        content = Content(
+            txids=(),
+            exec_height=self.height,
+            state_root=self.roots[-1],
+            receipts_root=self.roots[-1],
+            time_ms=self.world.market_ms,
+        )
+        justify = Justify(skipped.justify.notarization)
+        proposal = core._assemble(justify, skipped.header.parent_hash, chain, content)
+        assert proposal.header.chain_id == CHAIN_ID
+        self.world.broadcast(self, ProposalReceived(proposal))
+
+
+# --- Mutants --------------------------------------------------------------------------------------
+
+
+class WeakQuorum(ValidatorSet):
+    """A quorum of 2f: two of them need not share an honest validator."""
+
+    @property
+    def quorum(self) -> int:
+        """Too few."""
+        return 2 * self.f
+
+
+class FinalizesAfterNullify(Core):
+    """Forgets that it gave up a view."""
+
+    def _sign(self, view: int, kind: VoteKind, block_hash: bytes) -> None:
+        super()._sign(view, kind, block_hash)
+        if kind == VoteKind.NULLIFY:
+            self._mine[view].pop(kind)
+
+
+class NeverRepairs(Core):
+    """Says everything once."""
+
+    def _repair(self) -> None:
+        pass
+
+    def _answer(self) -> None:
+        pass
+
+
+class BelievesUnjustified(Core):
+    """Takes a proposal without looking at its justify."""
+
+    def _judge_form(self, proposal: Proposal) -> None:
+        self.tree.add(proposal)
+        self._stir()
