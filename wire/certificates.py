@@ -168,7 +168,7 @@ def load(kind: type[S], value: Any, issuer: bytes, chain_id: str) -> S:
 def parse(kind: type[S], value: Any) -> S:
     """Read a record's form without believing it."""
     if isinstance(value, str):
-        value = decode(value.encode())
+        value = decode(_utf8(value))
     try:
         return msgspec.convert(value, kind, strict=True)
     except (msgspec.ValidationError, RecursionError) as error:
@@ -215,7 +215,7 @@ def read_token(text: str | bytes, client_id: str, market: str, wall_ms: int) -> 
     Raises:
         WireError: by name.
     """
-    raw = text.encode() if isinstance(text, str) else text
+    raw = _utf8(text) if isinstance(text, str) else text
     token = parse(Token, decode(raw, TOKEN_MAX_BYTES))
     check(token, from_text(token.key, KEY_BYTES), market)
     if token.id != client_id:
@@ -225,6 +225,13 @@ def read_token(text: str | bytes, client_id: str, market: str, wall_ms: int) -> 
     if abs(wall_ms - token.time_ms) > TOKEN_MAX_AGE_MS:
         raise ExpiredError("token is not fresh", age_ms=wall_ms - token.time_ms)
     return token
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise MalformedError("lone surrogate in a text") from None
 
 
 def _unsigned(record: Signed) -> bytes:

@@ -20,10 +20,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from nacl.exceptions import CryptoError
-
 from wire.envelope import Envelope, check_signature, parse_envelope, seal_envelope
-from wire.errors import CertificateError, MalformedError
+from wire.errors import CertificateError
 from wire.keys import BoxKey, Domain, SigningKey, id_of, seal_to
 
 ENROLL = "enroll"
@@ -47,7 +45,7 @@ def make_request(
 ) -> bytes:
     """The bytes to publish on `csmdb/req/<key.id>`."""
     envelope = Envelope(key.id, req_id, wall_ms, operation, parameters)
-    return _seal(csmdb_box, seal_envelope(envelope, key, Domain.MESSAGE, market))
+    return seal_to(csmdb_box, seal_envelope(envelope, key, Domain.MESSAGE, market))
 
 
 def make_answer(
@@ -65,7 +63,7 @@ def make_answer(
         MalformedError: nothing can be sealed to `box`.
     """
     envelope = Envelope(issuing.id, request.req_id, wall_ms, request.operation, parameters)
-    return _seal(box, seal_envelope(envelope, issuing, Domain.MESSAGE, market))
+    return seal_to(box, seal_envelope(envelope, issuing, Domain.MESSAGE, market))
 
 
 def read_answer(raw: bytes, box: BoxKey, market: str, issuing_key: bytes) -> Envelope:
@@ -80,10 +78,3 @@ def read_answer(raw: bytes, box: BoxKey, market: str, issuing_key: bytes) -> Env
         raise CertificateError("answer is not the CSM-DB's", sender=envelope.client_id)
     check_signature(envelope, signed, issuing_key, Domain.MESSAGE, market)
     return envelope
-
-
-def _seal(box: bytes, message: bytes) -> bytes:
-    try:
-        return seal_to(box, message)
-    except (CryptoError, ValueError, TypeError):  # wrong length, or a point of low order
-        raise MalformedError("nothing can be sealed to this box key") from None

@@ -30,8 +30,10 @@ from wire.errors import (
 from wire.keys import SIGNATURE_BYTES, Domain, SigningKey, from_text, to_text, verify
 from wire.replay import ReplayGuard
 
+WHOLE_SECOND_MS = 999
+"""By how much a date may be earlier than the signing: it has whole seconds."""
 FIELDS = frozenset({"clientId", "reqId", "date", "operation", "parameters", "signature"})
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,11 @@ class EnvelopeReader:
     max_age_ms: int
     max_ahead_ms: int
 
+    def __post_init__(self) -> None:
+        longest_ms = self.max_age_ms + self.max_ahead_ms + WHOLE_SECOND_MS
+        if self.replay.keep_ms < longest_ms:
+            raise ValueError(f"the replay guard forgets before {longest_ms} ms")
+
     def read(self, raw: bytes, now_ms: int) -> Envelope:
         """
         Return the envelope in `raw` if it may be believed at `now_ms`.
@@ -182,7 +189,7 @@ def check_time(then_ms: int, now_ms: int, max_age_ms: int, max_ahead_ms: int) ->
     Raises:
         ExpiredError, FutureDatedError.
     """
-    if then_ms < now_ms - max_age_ms - 999:  # the date has whole seconds
+    if then_ms < now_ms - max_age_ms - WHOLE_SECOND_MS:
         raise ExpiredError("message too old", age_ms=now_ms - then_ms)
     if then_ms > now_ms + max_ahead_ms:
         raise FutureDatedError("message from the future", ahead_ms=then_ms - now_ms)

@@ -163,5 +163,14 @@ class BoxKey:
 
 
 def seal_to(public: bytes, message: bytes) -> bytes:
-    """Seal `message` so that only the holder of `public`'s private half can read it."""
-    return SealedBox(PublicKey(public)).encrypt(message)
+    """
+    Seal `message` so that only the holder of `public`'s private half can read it.
+
+    Raises:
+        MalformedError: not a public key that can be sealed to.
+    """
+    try:
+        return SealedBox(PublicKey(public)).encrypt(message)
+    except (CryptoError, ValueError, TypeError):
+        # wrong length, or a point of low order
+        raise MalformedError("nothing can be sealed to this box key") from None

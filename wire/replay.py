@@ -9,19 +9,19 @@ class ReplayGuard:
     """
     Bounded memory of seen messages.
 
-    `keep_ms` must be at least the receiver's `max_age_ms + max_ahead_ms`. When `capacity` is
-    reached new messages are refused, rather than old ones forgotten: forgetting would let a flood
-    reopen the door to replays.
+    `keep_ms` must be at least as long as the receiver takes a message for fresh: `max_age_ms +
+    max_ahead_ms` and the second that dates leave out. When `capacity` is reached new messages are
+    refused, rather than old ones forgotten: forgetting would let a flood reopen the door.
     """
 
     def __init__(self, keep_ms: int, capacity: int = 100_000) -> None:
-        self._keep_ms = keep_ms
+        self.keep_ms = keep_ms
         self._capacity = capacity
         self._seen: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     def admit(self, sender: str, req_id: str, now_ms: int) -> bool:
         """Remember a message; False when it was seen before or the guard is full."""
-        horizon = now_ms - self._keep_ms
+        horizon = now_ms - self.keep_ms
         while self._seen:
             oldest, seen_ms = next(iter(self._seen.items()))
             if seen_ms >= horizon:

@@ -64,6 +64,8 @@ def build(market: str, kind: str, leaf: str = "") -> str:
         raise TopicError("market name is not [a-z0-9-]", market=market)
     if ("<id>" in kind) != bool(leaf):
         raise TopicError("this kind of topic needs (or has no) leaf", kind=kind)
+    if leaf and leaf != "+" and not _LEAF.fullmatch(leaf):
+        raise TopicError("leaf is not [a-z0-9-]", leaf=leaf[:80])
     return f"{ROOT}/{market}/{kind.replace('<id>', leaf)}"
 
 
@@ -84,7 +86,7 @@ def parse(topic: str) -> Topic:
             continue
         if all(s in (r, "<id>") for s, r in zip(shape, rest, strict=True)):
             leaf = next((r for s, r in zip(shape, rest, strict=True) if s == "<id>"), "")
-            if leaf and leaf != "+" and not _LEAF.fullmatch(leaf):
+            if "<id>" in shape and leaf != "+" and not _LEAF.fullmatch(leaf):
                 break
             return Topic(parts[2], kind, leaf)
     raise TopicError("not a topic of this system", topic=topic[:80])

@@ -9,7 +9,8 @@ payer.
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Context, Decimal, Inexact, Rounded
 from typing import NewType
 
 from wire.errors import UnitError
@@ -27,6 +28,8 @@ UC_PER_UNIT = 1_000_000
 MAX_SAFE_INT = 2**53 - 1
 """The largest integer a message may carry (RFC 8785 section 3.2.2.3; I-JSON)."""
 MAX_TEXT = 32
+_DECIMAL = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
+_EXACT = Context(prec=64, traps=[Inexact, Rounded])
 
 _ENERGY_WH = {"Wh": Decimal(1), "kWh": Decimal(1_000), "MWh": Decimal(1_000_000)}
 _PRICE_UC_PER_KWH = {
@@ -84,13 +87,9 @@ def _exact(value: str, unit: str, table: dict[str, Decimal]) -> int:
         raise UnitError("unknown unit", unit=unit[:MAX_TEXT], known=sorted(table))
     if len(value) > MAX_TEXT:
         raise UnitError("number too long", length=len(value))
-    try:
-        number = Decimal(value)
-    except InvalidOperation:
-        raise UnitError("not a decimal number", value=value) from None
-    if not number.is_finite() or abs(number.adjusted()) > 20:
-        raise UnitError("not a finite number in range", value=value)
-    converted = number * factor
+    if not _DECIMAL.fullmatch(value):
+        raise UnitError("not a decimal number", value=value)
+    converted = _EXACT.multiply(Decimal(value), factor)  # 32 digits by 7 fit in 64
     if converted != converted.to_integral_value() or abs(converted) > MAX_SAFE_INT:
         raise UnitError("does not convert to a whole number in range", value=value, unit=unit)
     return int(converted)
