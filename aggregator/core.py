@@ -200,7 +200,7 @@ def _auction(slot: int, deviation_wh: int, policy: FlexibilityPolicy) -> KeyedOp
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """What the supervisor settled at tariff in a slot."""
+    """What the supervisor settled at tariff; the entries of a slot add up."""
 
     residual_in_wh: int = 0
     """Energy that homes took beyond their positions."""
@@ -210,14 +210,15 @@ class Book:
     paid_by_homes_uc: int = 0
     homes: int = 0
     missing: int = 0
-    """Homes without a receipt at settlement."""
+    """Homes without a receipt."""
 
 
 def book(event: Mapping[str, Any]) -> Book:
     """
     The supervisor's side of a `settled` event.
 
-    Who paid is told by the residual: energy taken is paid for, energy left over is paid out.
+    A row's `amountUc` is what the home received: energy taken is paid for, energy left over is
+    paid out.
     """
     rows = event["rows"]
     taken = [row for row in rows if row["residualWh"] > 0]
@@ -225,8 +226,28 @@ def book(event: Mapping[str, Any]) -> Book:
     return Book(
         residual_in_wh=sum(row["residualWh"] for row in taken),
         residual_out_wh=sum(-row["residualWh"] for row in left_over),
-        paid_by_homes_uc=sum(abs(row["amountUc"]) for row in taken),
-        paid_to_homes_uc=sum(abs(row["amountUc"]) for row in left_over),
+        paid_by_homes_uc=sum(-row["amountUc"] for row in taken),
+        paid_to_homes_uc=sum(row["amountUc"] for row in left_over),
         homes=len(rows),
         missing=len(event.get("missing", ())),
+    )
+
+
+def book_true_up(event: Mapping[str, Any]) -> Book:
+    """
+    What a late receipt changes in the books: the home as it is now, less the home as it was
+    settled with a net energy of 0 (or not at all, where it had no position).
+    """
+    [row] = event["rows"]
+    position_wh = row["boughtWh"] - row["soldWh"]
+    settled = row["boughtWh"] != 0 or row["soldWh"] != 0
+    before = {"residualWh": -position_wh, "amountUc": row["amountUc"] - event["amountUc"]}
+    now, then = book({"rows": [row]}), book({"rows": [before] if settled else []})
+    return Book(
+        residual_in_wh=now.residual_in_wh - then.residual_in_wh,
+        residual_out_wh=now.residual_out_wh - then.residual_out_wh,
+        paid_to_homes_uc=now.paid_to_homes_uc - then.paid_to_homes_uc,
+        paid_by_homes_uc=now.paid_by_homes_uc - then.paid_by_homes_uc,
+        homes=now.homes - then.homes,
+        missing=-then.homes,
     )

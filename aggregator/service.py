@@ -5,8 +5,9 @@ The supervisor's address in the genesis is the id of the service key, so one ide
 transactions, its certificate (roles aggregator and dso) lets it read sealed readings and open
 auctions, and one outbox keeps its nonce.
 
-    ledger events   address-registered  -> fund it          auction-*, settled  -> board, books
-                    receipt, cpf        -> audit            tx                  -> outbox
+    ledger events   address-registered -> fund it           tx            -> outbox
+                    receipt, cpf       -> audit             auction-*     -> board
+                    settled, trued-up  -> books
     readings        -> audit
     every slot      schedule, deviation -> auction; progress stored
 """
@@ -26,6 +27,7 @@ from aggregator.core import (
     FlexibilityPolicy,
     FundingPolicy,
     book,
+    book_true_up,
     day_ahead,
     flexibility,
     forecast_deviation,
@@ -154,7 +156,11 @@ class Aggregator:
                 self.auditor.take_cpf(event, now_ms)
             case "settled":
                 with self.store.atomic():
-                    self.store.add_book(event["slot"], height, book(event))
+                    self.store.add_book(event["slot"], "", book(event))
+            case "trued-up":
+                with self.store.atomic():
+                    address = event["rows"][0]["address"]
+                    self.store.add_book(event["slot"], address, book_true_up(event))
             case "auction-opened" | "auction-cleared":
                 with self.store.atomic():
                     self.store.put_auction(event)

@@ -78,7 +78,7 @@ def first_tables(db: Database) -> None:
         pk="id",
     )
     db.table("evidence").create_index(["kind", "subject", "detail"], unique=True)
-    db.create_table("books", {"slot": int, "height": int, "book": str}, pk=("slot", "height"))
+    db.create_table("books", {"slot": int, "address": str, "book": str}, pk=("slot", "address"))
     db.create_table("schedule", {"slot": int, "net_wh": int}, pk="slot")
     db.create_table("auctions", {"auction": str, "event": str, "bought_wh": int}, pk="auction")
     db.create_table("pending", {"id": int, "home": str, "payload": bytes}, pk="id")
@@ -250,18 +250,18 @@ class AggregatorStore:
         """All evidence, oldest first."""
         return list(self.db.query("SELECT * FROM evidence ORDER BY id"))
 
-    def add_book(self, slot: int, height: int, entry: Book) -> None:
-        """Keep the supervisor's side of a settled slot, once."""
+    def add_book(self, slot: int, address: str, entry: Book) -> None:
+        """Keep the settlement of a slot (address empty) or an address' late receipt, once."""
         self.db.execute(
             "INSERT OR IGNORE INTO books VALUES (?, ?, ?)",
-            [slot, height, json.dumps(msgspec.to_builtins(entry))],
+            [slot, address, json.dumps(msgspec.to_builtins(entry))],
         )
 
     def totals(self) -> dict[str, int]:
-        """Sums over all books, and how many slots they cover."""
+        """Sums over all books, and how many settled slots they cover."""
         sums: dict[str, int] = {"slots": 0}
-        for row in self.db.query("SELECT book FROM books"):
-            sums["slots"] += 1
+        for row in self.db.query("SELECT address, book FROM books"):
+            sums["slots"] += row["address"] == ""
             for name, value in json.loads(row["book"]).items():
                 sums[name] = sums.get(name, 0) + value
         return sums

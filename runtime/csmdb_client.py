@@ -97,7 +97,8 @@ class CsmDbClient:
             await self._bus.publish(
                 topics.build(self._market, topics.CSMDB_REQ, self._key.id), request
             )
-            answer: dict[str, Any] = await asyncio.wait_for(future, RETRY_S)
+            async with asyncio.timeout(RETRY_S):
+                answer: dict[str, Any] = await future
         finally:
             del self._waiting[req_id]
         if "refusal" in answer:

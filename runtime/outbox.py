@@ -144,8 +144,10 @@ class OperationOutbox:
             if self._flight is None and self.waiting:
                 await asyncio.sleep(0.2)
                 continue
+            # not wait_for: before Python 3.12 it may swallow the cancellation that stops us
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), RESEND_S)
+                async with asyncio.timeout(RESEND_S):
+                    await self._changed.wait()
 
     async def _send(self, flight: _Flight) -> None:
         if self._grid.slot_at(self._clock.now_ms()) > flight.transaction.expires_slot + 1:

@@ -1,0 +1,225 @@
+"""The aggregator at work: a real broker, four validators, a CSM-DB, homes, meters."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from support.brokers import Authority, make_key, running_broker
+from support.enrolment import AskingHome
+from support.feeders import SUPERVISOR, running_ledger
+from support.meters import SigningMeter, sealed
+
+from aggregator.core import DAY_S, FlexibilityPolicy, FundingPolicy
+from aggregator.service import Aggregator, running
+from aggregator.store import AggregatorStore
+from csmdb.service import CsmDbService
+from csmdb.setup import create
+from runtime.rng import SystemRng
+from runtime.store import SqliteStore
+from wire import topics
+from wire.certificates import AddressGrant, load
+from wire.envelope import check_signature, parse_envelope
+from wire.keys import BoxKey, Domain, to_text
+from wire.metering import Receipt, digest, record_json, sign_record
+
+DSO_BOX = BoxKey(make_key("dso-box").seed)
+DEPOSIT_UC = 7_000_000
+
+
+class Desk:
+    """One aggregator on its files; can be stopped and started again."""
+
+    def __init__(self, site, folder, known_wh):
+        self.site, self.folder, self.known_wh = site, folder, known_wh
+        folder.mkdir()
+
+    async def start(self):
+        site = self.site
+        self.store = AggregatorStore(self.folder / "aggregator.sqlite")
+        self.outbox_store = SqliteStore(self.folder / "outbox.sqlite")
+        certificate = site.csmdb.issue_service_certificate(SUPERVISOR.public, ["aggregator", "dso"])
+        self.bus = site.authority.bus(site.port, SUPERVISOR, credential=certificate)
+        self.aggregator = Aggregator(
+            site.chain.genesis, SUPERVISOR, DSO_BOX, site.csmdb.box.public, self.bus, self.store,
+            self.outbox_store, site.authority.clock, SystemRng(),
+            FundingPolicy(DEPOSIT_UC, 5_000, 5_000, 192),
+            FlexibilityPolicy(500, 280_000, 100_000, 4, 10_000, "uniform", self.known_wh), [], 7,
+        )  # fmt: skip
+        self._running = running(self.aggregator)
+        await self._running.__aenter__()
+        await self.bus.start()
+        await self.bus.wait_connected(5)
+
+    async def stop(self):
+        await self._running.__aexit__(None, None, None)
+        await self.bus.stop()
+        self.store.close()
+        self.outbox_store.close()
+
+
+class Site:
+    """Broker, ledger, CSM-DB and what comes on top."""
+
+    def __init__(self, csmdb, authority, port, chain):
+        self.csmdb, self.authority, self.port, self.chain = csmdb, authority, port, chain
+        self.slot = chain.genesis.grid.slot_at(authority.clock.now_ms())
+
+    def enrol(self, name):
+        """A home with one granted address, known to the CSM-DB."""
+        home = AskingHome(name)
+        code = self.csmdb.add_claim(["prosumer"], 10_000, 6_000, "feeder-1")
+        now_ms = self.authority.clock.now_ms()
+        self.csmdb.desk.enroll(home.ems.id, home.enrolment(code), now_ms)
+        [grant] = self.csmdb.desk.grant_addresses(
+            home.ems.id,
+            {"addresses": [home.address_row()], "startSlot": self.slot - 1},
+            now_ms,
+        )
+        return home, grant
+
+    async def register(self, home, grant):
+        """The home's trading lane, its address registered on the ledger."""
+        actor = await self.chain.actor(home.address(), {"address"})
+        event = await actor.submit({"op": "register-address", "grant": grant_json(grant)})
+        assert event["codes"] == ["OK"], event
+        return actor
+
+
+def grant_json(grant):
+    return json.loads(json.dumps({f: getattr(grant, f) for f in AddressGrant.__struct_fields__}))
+
+
+@pytest.fixture
+async def site(tmp_path):
+    csmdb = create(tmp_path / "csmdb", "test")
+    authority = Authority("test", csmdb.issuing_key)
+    async with running_broker(authority) as broker:
+        rules = {"dso_box_key": to_text(DSO_BOX.public)}
+        async with running_ledger(authority, broker.port, tmp_path, **rules) as chain:
+            own = authority.bus(broker.port, csmdb.issuing_key, credential=csmdb.certificate)
+            CsmDbService.on(csmdb, own).start()
+            await own.start()
+            yield Site(csmdb, authority, broker.port, chain)
+            await own.stop()
+    csmdb.close()
+
+
+async def until(condition, timeout_s=12.0):
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.03)
+
+
+def seen(actor, name, **facts):
+    return [
+        event
+        for _, event in actor.events
+        if event["event"] == name and all(event.get(k) == v for k, v in facts.items())
+    ]
+
+
+@pytest.mark.slow
+async def test_an_address_is_funded_once_also_across_a_restart(site, tmp_path):
+    desk = Desk(site, tmp_path / "desk", {})
+    await desk.start()
+    home, grant = site.enrol("home-1")
+    actor = await site.register(home, grant)
+    address = home.address().id
+    await until(lambda: seen(actor, "balance", address=address))
+    assert seen(actor, "balance", address=address)[0]["balanceUc"] == DEPOSIT_UC
+    assets = {e["kind"]: e["energyWh"] for e in seen(actor, "asset-added", address=address)}
+    assert assets == {"production": 1_500, "consumption": 2_500}
+    await until(lambda: desk.aggregator.outbox.waiting == 0)
+    await desk.stop()
+
+    # it forgets where it was and reads every event again: still nothing is done twice
+    forgetful = AggregatorStore(desk.folder / "aggregator.sqlite")
+    with forgetful.atomic():
+        forgetful.put_heights({})
+    forgetful.close()
+    await desk.start()
+    second, second_grant = site.enrol("home-2")
+    other = await site.register(second, second_grant)
+    await until(lambda: seen(other, "balance", address=second.address().id))
+    assert len(seen(actor, "balance", address=address)) == 1
+    assert len(seen(actor, "asset-added", address=address)) == 2
+    await desk.stop()
+
+
+@pytest.mark.slow
+async def test_a_deviation_opens_one_auction_and_says_so_to_late_comers(site, tmp_path):
+    per_day = DAY_S // 900
+    target = site.slot + 4
+    desk = Desk(site, tmp_path / "desk", {target % per_day: 1_500})
+    await desk.start()
+    watcher = await site.chain.actor(make_key("watcher"), {"analytics"})
+    await until(lambda: seen(watcher, "auction-opened"))
+    await until(lambda: desk.aggregator.outbox.waiting == 0)
+    await desk.aggregator.on_slot(site.slot)  # the same slot's work again
+    await desk.stop()
+    await desk.start()
+    await desk.aggregator.on_slot(site.slot)
+    await asyncio.sleep(0.5)
+    [opened] = seen(watcher, "auction-opened")
+    assert (opened["template"], opened["energyWh"]) == ("reverse", 1_500)
+    assert (opened["slot"], opened["priceUcPerKwh"]) == (target, 280_000)
+    assert desk.aggregator.outbox.waiting == 0
+
+    late = site.authority.bus(site.port, make_key("late"), {"consumer"})
+    boards = []
+
+    async def take(message):
+        boards.append(message.payload)
+
+    late.subscribe(topics.build("test", topics.AUCTION), take)
+    await late.start()
+    await until(lambda: boards)
+    envelope, signed = parse_envelope(boards[-1])
+    check_signature(envelope, signed, SUPERVISOR.public, Domain.MESSAGE, "test")
+    assert [a["auction"] for a in envelope.parameters["auctions"]] == [opened["auction"]]
+    await late.stop()
+    await desk.stop()
+
+
+@pytest.mark.slow
+async def test_a_receipt_that_lies_is_found_from_sealed_readings(site, tmp_path):
+    """The ledger believes the pseudonymous meter key; the DSO opens the registers."""
+    desk = Desk(site, tmp_path / "desk", {})
+    await desk.start()
+    home, grant = site.enrol("home-1")
+    actor = await site.register(home, grant)
+    chain_id, slot = site.chain.genesis.chain_id, site.slot - 1
+    meter = SigningMeter(home.meter, chain_id, home.ems.id)
+    meter.read(slot - 1, 0)
+    reading = meter.read(slot, 400)
+    certificate = site.csmdb.repository.certificate_of(home.ems.id)
+    lane = site.authority.bus(site.port, home.ems, credential=certificate)
+    await lane.start()
+    await lane.wait_connected(5)
+    topic = topics.build("test", topics.READING, home.ems.id)
+    for each in meter.readings:
+        await lane.publish(topic, sealed(each, DSO_BOX.public))
+    pseudonym = home.meter.derive(home.address().id)
+    lie = Receipt(address=home.address().id, slot=slot, net_wh=-400, reading=digest(reading))
+    said = record_json(sign_record(lie, pseudonym, chain_id))
+    event = await actor.submit({"op": "receipt", "receipt": said})
+    assert event["codes"] == ["OK"], event
+    await until(lambda: desk.store.counts()["receipts_false"] == 1)
+    [evidence] = desk.store.evidence()
+    assert (evidence["kind"], evidence["subject"]) == ("FALSE_RECEIPT", home.ems.id)
+    await lane.stop()
+    await desk.stop()
+
+
+def test_the_grants_of_this_test_are_real(tmp_path):
+    """`grant_json` keeps the signature whole."""
+    csmdb = create(Path(tmp_path) / "db", "test")
+    home = AskingHome("home-1")
+    code = csmdb.add_claim(["prosumer"], 10_000, 6_000, "f")
+    csmdb.desk.enroll(home.ems.id, home.enrolment(code), csmdb.clock.now_ms())
+    [grant] = csmdb.desk.grant_addresses(
+        home.ems.id, {"addresses": [home.address_row()]}, csmdb.clock.now_ms()
+    )
+    assert load(AddressGrant, grant_json(grant), csmdb.issuing_key.public, "test") == grant
+    csmdb.close()
