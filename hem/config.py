@@ -91,6 +91,8 @@ class Market(Section):
     """The CSM-DB's issuing key: the trust anchor."""
     csmdb_box: PublicKey
     """The key that enrolment and grant requests are sealed to."""
+    last_slot: int | None = Field(default=None, ge=0)
+    """Last slot to trade in, where a trial has an end."""
 
 
 class Gateway(Section):

@@ -32,6 +32,11 @@ class SystemClock:
         """UTC milliseconds."""
         return time.time_ns() // 1_000_000
 
+    @property
+    def speed(self) -> float:
+        """Real time passes at its own speed."""
+        return 1.0
+
     def monotonic_s(self) -> float:
         """Seconds that never go back."""
         return time.monotonic()

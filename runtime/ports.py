@@ -24,6 +24,11 @@ class Clock(Protocol):
         """Real UTC milliseconds, for what meets the real world (token freshness)."""
         ...
 
+    @property
+    def speed(self) -> float:
+        """Market seconds per real second, now."""
+        ...
+
     def monotonic_s(self) -> float:
         """Real seconds that never go back, for timeouts."""
         ...

@@ -1,0 +1,136 @@
+"""The `hem` command: run a home, look at it, ask it why."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wire.errors import ConfigError
+
+app = typer.Typer(
+    help="The Home Energy Manager of one home.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+policy_app = typer.Typer(help="The owner's wishes.", no_args_is_help=True)
+app.add_typer(policy_app, name="policy")
+
+Provisioned = Annotated[Path, typer.Argument(help="Provisioning file of the home (TOML).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def run(
+    provisioning: Provisioned,
+    gateway: Annotated[
+        bool, typer.Option(help="Start the gateway too (systemd starts it by itself).")
+    ] = True,
+) -> None:
+    """Enrol, then trade until stopped."""
+    from hem.process import run_home  # noqa: PLC0415  (help should not wait for imports)
+
+    run_home(provisioning, with_gateway=gateway)
+
+
+@app.command()
+def gateway(provisioning: Provisioned) -> None:
+    """Run the gateway alone: devices and the meter key, in a process of their own."""
+    from hem.gateway.service import main as gateway_main  # noqa: PLC0415
+
+    gateway_main(provisioning)
+
+
+@app.command()
+def status(provisioning: Provisioned, as_json: Json = False) -> None:
+    """Show what the home has on disk: wallet, outbox, how far the ledger was read."""
+    _print(_summary(provisioning), as_json)
+
+
+@app.command()
+def wallet(provisioning: Provisioned, as_json: Json = False) -> None:
+    """Show balance and the last settled slots."""
+    from hem.summary import settlements_of  # noqa: PLC0415
+
+    facts = _summary(provisioning)
+    rows = settlements_of(_data_dir(provisioning))
+    if as_json:
+        print(json.dumps({**facts, "settlements": rows}))
+        return
+    print(f"balance {facts['balanceUc'] / 1e6:.6f} ¤, locked {facts['lockedUc'] / 1e6:.6f} ¤")
+    for row in rows[-12:]:
+        print(
+            f"slot {row['slot']}: net {row['netWh']} Wh, bought {row['boughtWh']},"
+            f" sold {row['soldWh']}, residual {row['residualWh']}"
+        )
+
+
+@app.command()
+def why(
+    provisioning: Provisioned,
+    slot: Annotated[
+        str, typer.Argument(help="Slot number, or time of day HH:MM (UTC); empty: the last ones.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Explain decisions: what was bid, and why."""
+    from hem.summary import decisions_of  # noqa: PLC0415
+
+    rows = decisions_of(_data_dir(provisioning), slot)
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print(row["text"])
+    if not rows:
+        print("no decision is kept for that")
+
+
+@policy_app.command("check")
+def policy_check(
+    file: Annotated[Path, typer.Argument(help="Policy file (TOML).")], as_json: Json = False
+) -> None:
+    """Check a policy file before the home uses it."""
+    from hem.controller.policy import load_policy  # noqa: PLC0415
+
+    if not file.exists():
+        raise ConfigError(f"{file}: no such file; give a policy file")
+    policy = load_policy(file)
+    _print(json.loads(policy.model_dump_json()), as_json)
+
+
+def main() -> None:
+    """Console script; a mistake is one line and exit code 2."""
+    try:
+        app()
+    except ConfigError as error:
+        print(f"hem: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _data_dir(provisioning: Path) -> Path:
+    from hem.config import load_provisioning  # noqa: PLC0415
+
+    return load_provisioning(provisioning).home.data_dir
+
+
+def _summary(provisioning: Path) -> dict[str, Any]:
+    from hem.summary import summary_of  # noqa: PLC0415
+
+    return summary_of(_data_dir(provisioning))
+
+
+def _print(value: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(value))
+        return
+    for name, item in value.items():
+        print(f"{name}: {item}")
+
+
+if __name__ == "__main__":
+    main()

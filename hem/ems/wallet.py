@@ -1,0 +1,143 @@
+"""
+The wallet: what finalised events say about our address. Nothing else ever changes it.
+
+Every event is folded in so that folding it twice changes nothing, and how far the ledger was read
+is kept with it: after a crash the wallet resumes where it stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.ports import Store
+from wire.canonical import decode, encode
+
+KEEP_SLOTS = 4 * 96
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Contracted energy of one slot [Wh]."""
+
+    bought_wh: int = 0
+    sold_wh: int = 0
+
+    @property
+    def net_wh(self) -> int:
+        """Net import that fulfils it exactly."""
+        return self.bought_wh - self.sold_wh
+
+
+class Wallet:
+    """
+    Balance, positions and history of one address.
+
+    Args:
+        store: kept between starts
+        address: ours
+    """
+
+    def __init__(self, store: Store, address: str) -> None:
+        self._store = store
+        self.address = address
+
+    async def take_event(self, height: int, event: dict[str, Any]) -> None:
+        """Handler for finalised events (`ledger.client`)."""
+        match event["event"]:
+            case "balance" if event["address"] == self.address:
+                self._put("balance", {**event, "height": height})
+            case "address-registered" if event["address"] == self.address:
+                self._put("registered", {"height": height})
+            case "cleared":
+                self._take_clearing(event)
+            case "auction-cleared":
+                self._take_auction(event)
+            case "settled":
+                self._take_settlement(event)
+
+    def resume(self) -> dict[str, int]:
+        """How far the ledger was read, per contract."""
+        raw = self._store.get("read")
+        heights: dict[str, int] = {} if raw is None else decode(raw)
+        return heights
+
+    def keep_heights(self, heights: dict[str, int]) -> None:
+        """Remember how far the ledger was read."""
+        if heights != self.resume():
+            self._put("read", heights)
+
+    @property
+    def registered(self) -> bool:
+        """Our address is known on the ledger."""
+        return self._store.get("registered") is not None
+
+    @property
+    def balance(self) -> dict[str, int]:
+        """`{balanceUc, lockedUc}` [µ¤]."""
+        found = self._get("balance")
+        return {name: int(found.get(name, 0)) for name in ("balanceUc", "lockedUc")}
+
+    def position(self, slot: int) -> Position | None:
+        """What we bought and sold for a slot; None before it was cleared, or without awards."""
+        found = self._get(f"position/{slot:012d}")
+        if not found:
+            return None
+        sold_wh = found.get("soldWh", 0) + sum(found.get("auctions", {}).values())
+        return Position(found.get("boughtWh", 0), sold_wh)
+
+    def price(self, slot: int) -> int | None:
+        """Clearing price of a slot [µ¤/kWh]; None when nothing was traded."""
+        found = self._get(f"price/{slot:012d}")
+        return found.get("priceUcPerKwh")
+
+    def settlements(self) -> list[dict[str, Any]]:
+        """Our settled slots, oldest first."""
+        return [decode(raw) for _, raw in self._store.scan("settled/")]
+
+    def forget_before(self, slot: int) -> None:
+        """Drop positions and prices of slots long past."""
+        with self._store.atomic():
+            for prefix in ("position/", "price/"):
+                for key, _ in list(self._store.scan(prefix)):
+                    if int(key.removeprefix(prefix)) < slot - KEEP_SLOTS:
+                        self._store.delete(key)
+
+    def _take_clearing(self, event: dict[str, Any]) -> None:
+        slot = event["slot"]
+        key = f"position/{slot:012d}"
+        mine = [a for a in event["awards"] if a["address"] == self.address]
+        with self._store.atomic():
+            if event["tradedWh"]:
+                price = {"priceUcPerKwh": event["priceUcPerKwh"], "tradedWh": event["tradedWh"]}
+                self._store.put(f"price/{slot:012d}", encode(price))
+            if mine:
+                found = self._get(key)
+                found["boughtWh"] = sum(a["energyWh"] for a in mine if a["side"] == "buy")
+                found["soldWh"] = sum(a["energyWh"] for a in mine if a["side"] == "sell")
+                self._store.put(key, encode(found))
+
+    def _take_auction(self, event: dict[str, Any]) -> None:
+        key = f"position/{event['slot']:012d}"
+        mine = [a for a in event["awards"] if a["address"] == self.address]
+        if not mine:
+            return
+        found = self._get(key)
+        sign = 1 if event.get("template", "reverse") == "reverse" else -1
+        energy_wh = sign * sum(a["energyWh"] for a in mine)
+        found["auctions"] = {**found.get("auctions", {}), event["auction"]: energy_wh}
+        self._put(key, found)
+
+    def _take_settlement(self, event: dict[str, Any]) -> None:
+        for row in event["rows"]:
+            if row["address"] == self.address:
+                self._put(f"settled/{event['slot']:012d}", {**row, "slot": event["slot"]})
+
+    def _get(self, key: str) -> dict[str, Any]:
+        raw = self._store.get(key)
+        found: dict[str, Any] = {} if raw is None else decode(raw)
+        return found
+
+    def _put(self, key: str, value: dict[str, Any]) -> None:
+        with self._store.atomic():
+            self._store.put(key, encode(value))

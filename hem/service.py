@@ -1,0 +1,428 @@
+"""
+The Home Energy Manager: gateway, controller, EMS and ledger client of one home, at work.
+
+    enrol ─► grant ─► register the address ─► then, slot by slot:
+
+    slot end        read and sign the registers; reading to the DSO, receipt (and CPF) to the ledger
+    + 120 s         forecast the next slot, decide, bid
+    every 180 s     steer the battery toward the contracted position; tell our state
+
+Everything that must not be lost is in SQLite before it is sent: readings in their outbox,
+operations in theirs, the wallet from finalised events only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from typing import Any
+
+import structlog
+
+from hem.config import Provisioning
+from hem.controller.battery import Battery
+from hem.controller.bidding import Situation, answer_auction, decide
+from hem.controller.forecast import Forecaster
+from hem.controller.policy import Policy, load_policy
+from hem.controller.setpoint import setpoint_w
+from hem.ems.decisions import DecisionLog
+from hem.ems.enrolment import Enrolment
+from hem.ems.keyring import Keyring
+from hem.ems.readings import ReadingOutbox
+from hem.ems.schedule import Phase, Timetable
+from hem.ems.wallet import Wallet
+from hem.gateway.client import GatewayClient, GatewayError
+from ledger.client import LedgerClient, QueryError
+from ledger.genesis import load_genesis
+from runtime.bus import lane
+from runtime.csmdb_client import CsmDbClient
+from runtime.outbox import OperationOutbox
+from runtime.ports import Clock, Rng
+from runtime.store import SqliteStore
+from wire import topics
+from wire.canonical import decode, encode
+from wire.certificates import dump
+from wire.envelope import Envelope, new_req_id, seal_envelope
+from wire.keys import KEY_BYTES, Domain, SigningKey, from_text, to_text
+from wire.metering import Reading, load_record
+from wire.tmi import bid_offer
+
+BID_AFTER_S = 120
+STEER_EVERY_S = 180
+GATEWAY_WAIT_S = 60.0
+LEASE_PERIODS = 3
+"""A battery lease outlives two missed renewals."""
+HOUSEKEEPING_S = 1.0
+RECENT_PRICES = 8
+
+log = structlog.get_logger(component="hem")
+
+
+class HomeEnergyManager:
+    """
+    One home.
+
+    Args:
+        config: the provisioning file
+        clock, rng: market time; randomness for keys and identifiers
+    """
+
+    def __init__(self, config: Provisioning, clock: Clock, rng: Rng) -> None:
+        self.config = config
+        self.clock = clock
+        self.rng = rng
+        self.genesis = load_genesis(config.market.genesis)
+        self.grid = self.genesis.grid
+        folder = config.home.data_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        self.gateway = GatewayClient(config.gateway.socket)
+        self.keyring = Keyring(folder / "keys", rng)
+        self.store = SqliteStore(folder / "ems.sqlite")
+        self._queue = SqliteStore(folder / "outbox.sqlite")
+        self.decisions = DecisionLog(self.store)
+        self.policy = load_policy(config.policy.file)
+        self.enrolment = Enrolment(
+            self.store, self.keyring, self.gateway, config.market.name,
+            from_text(config.market.csmdb_key, KEY_BYTES),
+        )  # fmt: skip
+        self.ems_key = self.keyring.ems
+        self.home_bus = lane(
+            self.ems_key, config.market.name, lambda: self.enrolment.certificate,
+            config.broker.host, config.broker.port, clock, rng, will=self._will(),
+        )  # fmt: skip
+        self.readings = ReadingOutbox(
+            self.store, self.home_bus, self._topic(topics.READING, self.ems_key.id)
+        )
+        self.forecaster = Forecaster(86_400 // self.grid.length_s)
+        self._samples: list[int] = []
+        self._slot_start: dict[str, int] = {}
+        self._steering = False
+        self.wallet: Wallet
+        self.outbox: OperationOutbox
+        self.client: LedgerClient
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._say_goodbye)
+            await self.gateway.wait_ready(GATEWAY_WAIT_S)
+            await self._enrol()
+            trade_bus = await self._open_trading_lane()
+            stack.push_async_callback(trade_bus.stop)
+            stack.push_async_callback(self.client.stop)
+            timetable = Timetable(self.clock, self.grid, self._phases())
+            async with asyncio.TaskGroup() as group:
+                for work in (
+                    self.readings.run(), self.outbox.run(), timetable.run(), self._housekeep()
+                ):  # fmt: skip
+                    group.create_task(work)
+
+    # --- Beginning -------------------------------------------------------------------------------
+
+    async def _enrol(self) -> None:
+        """Certificate, grants: whatever is not there yet."""
+        await self.home_bus.start()
+        await self.home_bus.wait_connected(None)
+        csmdb = CsmDbClient(
+            self.home_bus, self.ems_key, self.keyring.box, self.config.market.name,
+            from_text(self.config.market.csmdb_key, KEY_BYTES),
+            from_text(self.config.market.csmdb_box, KEY_BYTES), self.clock, self.rng,
+        )  # fmt: skip
+        if self.enrolment.certificate is None:
+            await self.enrolment.enrol(csmdb, self.config.home.claim_code)
+            self.home_bus.reconnect()
+            await self.home_bus.wait_connected(None)
+        first, last = self._window()
+        await self.enrolment.obtain_grant(csmdb, first, last)
+        if self.config.validator is not None:
+            await self.enrolment.obtain_validator_grant(
+                csmdb, self.config.validator.id, first, last
+            )
+
+    def _window(self) -> tuple[int, int | None]:
+        """Slots to trade in: from the next one, to the last one when the trial has an end."""
+        first = self.grid.slot_at(self.clock.now_ms()) + 1
+        last = self.config.market.last_slot
+        return (first, None) if last is None else (min(first, last), last)
+
+    async def _open_trading_lane(self) -> Any:
+        """Connect under our address; wallet, outbox and ledger client on top of it."""
+        grant = self.enrolment.grant
+        assert grant is not None
+        self.grant = grant
+        key = self.keyring.address(self.enrolment.address_number)
+        bus = lane(
+            key, self.config.market.name, grant, self.config.broker.host,
+            self.config.broker.port, self.clock, self.rng,
+        )  # fmt: skip
+        self.wallet = Wallet(self.store, key.id)
+        self.client = LedgerClient(
+            bus, self.genesis, self.clock, key.id, resume=self.wallet.resume(), from_start=True,
+            rng=self.rng,
+        )  # fmt: skip
+        self.outbox = self._make_outbox(key, bus)
+        self.client.on_event(self.wallet.take_event)
+        self.client.on_event(self.outbox.take_event)
+        self.client.on_event(self._take_auction)
+        await self.client.start()
+        await bus.start()
+        await bus.wait_connected(None)
+        self.outbox.add([(f"register/{key.id}", {"op": "register-address", "grant": dump(grant)})])
+        log.info("trading", home=self.config.home.name, address=key.id)
+        return bus
+
+    def _make_outbox(self, key: SigningKey, bus: Any) -> OperationOutbox:
+        async def next_nonce() -> int:
+            try:
+                account = await self.client.query("account", key.id)
+            except QueryError as error:
+                raise TimeoutError(str(error)) from None
+            return int(account.get("nonce", 0))
+
+        return OperationOutbox(
+            self._queue, key, self.config.market.name, self.genesis.chain_id, self.grid, bus,
+            self.clock, self.rng, next_nonce, self._operation_done,
+        )  # fmt: skip
+
+    def _phases(self) -> list[Phase]:
+        length_s = self.grid.length_s
+        steering = range(0, length_s, STEER_EVERY_S)
+        return [
+            Phase("close", 0, self._close_slot),
+            Phase("bid", min(BID_AFTER_S, length_s // 4), self._bid),
+            *(Phase(f"steer-{at}", at + length_s // 90, self._steer) for at in steering),
+        ]
+
+    # --- Slot by slot ----------------------------------------------------------------------------
+
+    async def _close_slot(self, slot: int) -> None:
+        """Sign what flowed in the slot that has just ended; reading, receipt and CPF go out."""
+        ended = slot - 1
+        try:
+            signed = await self.gateway.sign_reading(ended)
+        except GatewayError as error:
+            log.warning("no reading", slot=ended, reason=str(error))
+            return
+        self.readings.add(ended, from_text(signed["sealed"]))
+        reading = load_record(Reading, signed["reading"])
+        self._observe(ended, reading)
+        if not self.grant.start_slot <= ended <= self.grant.end_slot:
+            return
+        operations: list[tuple[str, dict[str, Any]]] = []
+        with contextlib.suppress(GatewayError):
+            receipt = await self.gateway.sign_receipt(self.wallet.address, ended)
+            operations.append((f"receipt/{ended}", {"op": "receipt", "receipt": receipt}))
+        operations += await self._attestation(ended)
+        self.outbox.add(operations)
+
+    async def _attestation(self, ended: int) -> list[tuple[str, dict[str, Any]]]:
+        """The CPF of the window that ends here, where we host a validator and want rewards."""
+        grant = self.enrolment.validator_grant
+        if grant is None:
+            return []
+        start = ended - self.genesis.poe.window_slots + 1
+        try:
+            attestation = await self.gateway.attest_cpf(grant.validator, start, ended)
+        except GatewayError:
+            return []
+        return [(f"cpf/{ended}", {"op": "cpf", "grant": dump(grant), "attestation": attestation})]
+
+    def _observe(self, slot: int, reading: Reading) -> None:
+        """Teach the forecaster: load from our samples, generation from the register."""
+        previous, self._slot_start = self._slot_start, {
+            "import_wh": reading.import_wh,
+            "export_wh": reading.export_wh,
+            "generation_wh": reading.generation_wh,
+        }  # fmt: skip
+        samples, self._samples = self._samples, []
+        if previous and samples:
+            load_w = max(0, sum(samples) // len(samples))
+            pv_wh = reading.generation_wh - previous["generation_wh"]
+            self.forecaster.observe(slot, load_w * self.grid.length_s // 3600, max(0, pv_wh))
+
+    async def _bid(self, slot: int) -> None:
+        """Decide about the next slot and bid for it."""
+        target = slot + 1
+        if not self.grant.start_slot <= target <= self.grant.end_slot or not self.wallet.registered:
+            return
+        if self.clock.now_ms() >= self.genesis.gate_ms(target):
+            return
+        situation = await self._situation(target)
+        if situation is None:
+            return
+        decision = decide(situation, self.policy)
+        self.decisions.add(target, self.clock.now_ms(), decision)
+        operations = [
+            (
+                f"bid/{target}/{number}",
+                bid_offer(order.side, target, order.energy_wh, order.price_uc_per_kwh),
+            )
+            for number, order in enumerate(decision.orders)
+        ]
+        self.outbox.add(operations)
+
+    async def _situation(self, slot: int) -> Situation | None:
+        try:
+            state = await self.gateway.state()
+        except GatewayError as error:
+            log.warning("no state", reason=str(error))
+            return None
+        battery, soc_wh = battery_of(state, self.policy)
+        prices = self.genesis.prices
+        recent = [self.wallet.price(s) for s in range(slot - RECENT_PRICES, slot)]
+        return Situation(
+            slot=slot,
+            slot_seconds=self.grid.length_s,
+            forecast=self.forecaster.forecast(slot),
+            soc_wh=soc_wh,
+            battery=battery,
+            retail=prices.retail_uc_per_kwh,
+            feed_in=prices.feed_in_uc_per_kwh,
+            imbalance=prices.imbalance_uc_per_kwh,
+            prices=tuple(p for p in recent if p is not None),
+            can_buy=self.grant.can_buy,
+            can_sell=self.grant.can_sell,
+            max_buy_wh=self.grant.max_buy_wh,
+            max_sell_wh=self.grant.max_sell_wh,
+        )
+
+    async def _take_auction(self, _height: int, event: dict[str, Any]) -> None:
+        """Answer the aggregator's auction if the battery can deliver."""
+        if event["event"] != "auction-opened" or self.clock.now_ms() >= event["deadlineMs"]:
+            return
+        slot = event["slot"]
+        if not self.grant.start_slot <= slot <= self.grant.end_slot:
+            return
+        situation = await self._situation(slot)
+        if situation is None:
+            return
+        committed = self.wallet.position(slot)
+        order = answer_auction(
+            situation, self.policy, event["template"], event["energyWh"], event["priceUcPerKwh"],
+            committed.sold_wh if committed else 0,
+        )  # fmt: skip
+        if order is None:
+            return
+        operation = {
+            "op": "auction-bid",
+            "auction": event["auction"],
+            "energyWh": order.energy_wh,
+            "priceUcPerKwh": order.price_uc_per_kwh,
+        }
+        log.info("auction answered", auction=event["auction"], energy_wh=order.energy_wh)
+        self.outbox.add([(f"auction/{event['auction']}", operation)])
+
+    async def _steer(self, slot: int) -> None:
+        """Sample the home, steer the battery toward the contracted position, tell our state."""
+        try:
+            state = await self.gateway.state()
+        except GatewayError as error:
+            log.warning("no state", reason=str(error))
+            return
+        self._samples.append(int(state["load_w"]))
+        with contextlib.suppress(GatewayError):
+            await self._set_battery(slot, state)
+        self._tell_state(state)
+
+    async def _set_battery(self, slot: int, state: dict[str, Any]) -> None:
+        battery, soc_wh = battery_of(state, self.policy)
+        if battery is None or soc_wh is None or not self._slot_start:
+            return
+        position = self.wallet.position(slot)
+        if position is None:
+            if self._steering:
+                self._steering = False
+                await self.gateway.release_battery()
+            return
+        net_so_far_wh = (
+            state["import_wh"] - self._slot_start["import_wh"]
+            - state["export_wh"] + self._slot_start["export_wh"]
+        )  # fmt: skip
+        seconds_left = max(1, (self.grid.end_ms(slot) - self.clock.now_ms()) // 1000)
+        power_w = setpoint_w(
+            position.net_wh, net_so_far_wh, seconds_left, state["load_w"], state["pv_w"],
+            soc_wh, battery, True,
+        )  # fmt: skip
+        self._steering = True
+        period_s = STEER_EVERY_S / self.clock.speed
+        await self.gateway.set_battery(power_w, max(1, math.ceil(LEASE_PERIODS * period_s)))
+
+    # --- Telling ---------------------------------------------------------------------------------
+
+    def _tell_state(self, state: dict[str, Any]) -> None:
+        body = {
+            "online": True,
+            "name": self.config.home.name,
+            "key": to_text(self.ems_key.public),
+            "waiting": self.readings.waiting + self.outbox.waiting,
+            **{k: v for k, v in state.items() if k not in ("battery", "time_ms")},
+        }
+        payload = self._envelope("state", body)
+        self.home_bus.publish_soon(self._topic(topics.STATE, self.ems_key.id), payload, retain=True)
+
+    def _will(self) -> tuple[str, bytes, bool]:
+        """What the broker says for us when we vanish."""
+        body = {
+            "online": False,
+            "name": self.config.home.name,
+            "key": to_text(self.ems_key.public),
+        }
+        return self._topic(topics.STATE, self.ems_key.id), self._envelope("state", body), True
+
+    async def _say_goodbye(self) -> None:
+        topic, payload, retain = self._will()
+        self.home_bus.publish_soon(topic, payload, retain=retain)
+        await self.home_bus.stop()
+        self.store.close()
+        self._queue.close()
+
+    def _envelope(self, operation: str, parameters: dict[str, Any]) -> bytes:
+        req_id = new_req_id(self.clock.wall_ms(), self.rng.bytes(10))
+        envelope = Envelope(self.ems_key.id, req_id, self.clock.now_ms(), operation, parameters)
+        return seal_envelope(envelope, self.ems_key, Domain.MESSAGE, self.genesis.chain_id)
+
+    def _topic(self, kind: str, leaf: str = "") -> str:
+        return topics.build(self.config.market.name, kind, leaf)
+
+    # --- Keeping ---------------------------------------------------------------------------------
+
+    def _operation_done(self, key: str, operation: dict[str, Any], code: str) -> None:
+        if code != "OK":
+            log.info("operation refused", key=key, op=operation["op"], code=code)
+        self.decisions.outcome(key, code)
+
+    async def _housekeep(self) -> None:
+        """Keep the forecaster and how far the ledger was read; drop what is long past."""
+        self._restore_forecaster()
+        slot_kept = 0
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            self.wallet.keep_heights(self.client.delivered())
+            slot = self.grid.slot_at(self.clock.now_ms())
+            if slot != slot_kept:
+                slot_kept = slot
+                with self.store.atomic():
+                    self.store.put("forecaster", encode(self.forecaster.to_json()))
+                self.wallet.forget_before(slot)
+                self.decisions.forget_before(slot)
+
+    def _restore_forecaster(self) -> None:
+        raw = self.store.get("forecaster")
+        if raw is not None:
+            self.forecaster = Forecaster.from_json(86_400 // self.grid.length_s, decode(raw))
+
+
+def battery_of(state: dict[str, Any], policy: Policy) -> tuple[Battery | None, int | None]:
+    """The controller's battery model and its energy [Wh], from a gateway state."""
+    found = state.get("battery")
+    if not found or state["soc_permille"] < 0:
+        return None, None
+    battery = Battery(
+        capacity_wh=found["capacity_wh"],
+        max_charge_w=found["max_charge_w"],
+        max_discharge_w=found["max_discharge_w"],
+        soc_min_permille=policy.soc_min_permille,
+        soc_max_permille=policy.soc_max_permille,
+    )
+    return battery, state["soc_permille"] * battery.capacity_wh // 1000
