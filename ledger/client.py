@@ -31,7 +31,7 @@ from wire.keys import SIGNATURE_BYTES, Domain, SigningKey, from_text, to_text, v
 CONTRACTS = ("market", "wallet", "poe")
 """Contracts whose events are agreed; `block` and `refused` are one node's own words."""
 LOCAL_CONTRACTS = ("block", "refused")
-MAX_EVENT_BYTES = 128 * 1024
+MAX_EVENT_BYTES = 127 * 1024
 MAX_PENDING = 512
 GAP_WAIT_S = 1.0
 QUERY_TIMEOUT_S = 5.0
@@ -84,11 +84,14 @@ class _Contract:
 
     delivered: int | None = None
     """Height of the last message handed on; None until the first."""
+    handled: int | None = None
+    """Height of the last message that every handler is done with."""
     votes: dict[bytes, set[str]] = field(default_factory=lambda: defaultdict(set))
     said: dict[bytes, dict[str, Any]] = field(default_factory=dict)
     waiting: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Agreed messages by their `prevHeight`, not yet handed on."""
     gap_since_s: float | None = None
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(slots=True)
@@ -135,6 +138,7 @@ class LedgerClient:
         for name, contract in self._contracts.items():
             start = (resume or {}).get(name)
             contract.delivered = 0 if start is None and from_start else start
+            contract.handled = contract.delivered
         self._handlers: list[EventHandler] = []
         self._local_handlers: list[EventHandler] = []
         self._queries: dict[str, _Query] = {}
@@ -168,8 +172,8 @@ class LedgerClient:
             self._repair.cancel()
 
     def delivered(self) -> dict[str, int]:
-        """Per contract, the height up to which events were handed on (to resume from)."""
-        return {n: c.delivered for n, c in self._contracts.items() if c.delivered is not None}
+        """Per contract, the height up to which handlers are done (to resume from)."""
+        return {n: c.handled for n, c in self._contracts.items() if c.handled is not None}
 
     async def query(self, kind: str, key: str, timeout_s: float = QUERY_TIMEOUT_S) -> Any:
         """
@@ -233,18 +237,20 @@ class LedgerClient:
             del contract.votes[oldest], contract.said[oldest]
 
     async def _deliver(self, contract: _Contract) -> None:
-        while contract.delivered is not None and contract.delivered in contract.waiting:
-            said = contract.waiting.pop(contract.delivered)
-            contract.delivered = said["height"]
-            for event in said["events"]:
-                await _call_all(self._handlers, said["height"], event)
-        stale = [p for p in contract.waiting if p < (contract.delivered or 0)]
-        for previous in stale:
-            del contract.waiting[previous]
-        if not contract.waiting:
-            contract.gap_since_s = None
-        elif contract.gap_since_s is None:
-            contract.gap_since_s = self._clock.monotonic_s()
+        async with contract.turn:
+            while contract.delivered is not None and contract.delivered in contract.waiting:
+                said = contract.waiting.pop(contract.delivered)
+                contract.delivered = said["height"]
+                for event in said["events"]:
+                    await _call_all(self._handlers, said["height"], event)
+                contract.handled = said["height"]
+            stale = [p for p in contract.waiting if p < (contract.delivered or 0)]
+            for previous in stale:
+                del contract.waiting[previous]
+            if not contract.waiting:
+                contract.gap_since_s = None
+            elif contract.gap_since_s is None:
+                contract.gap_since_s = self._clock.monotonic_s()
 
     async def _take_local(self, message: Message) -> None:
         validator, _, said = read_message(message.payload, self._keys, self._genesis.chain_id)

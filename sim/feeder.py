@@ -1,0 +1,306 @@
+"""
+A feeder on disk: keys, genesis, CSM-DB, certificates, provisioning files and profiles of a run.
+
+Everything that an aggregator's operator and the homes' installers would prepare, made in one go.
+Keys are random; only load and sunshine come from the seed.
+
+    <out>/genesis.json  clock.json  csmdb/  broker/  aggregator/  analytics/
+          ledger/validator-<n>/   a chain folder each
+          homes/<name>/           provisioning.toml, policy.toml, profile.json, the home's own data
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from csmdb.setup import CsmDb
+from csmdb.setup import create as create_csmdb
+from ledger.genesis import Genesis, GenesisValidator, Poe, Prices, Supervisor, write_genesis
+from runtime.keyfiles import write_secret
+from runtime.rng import SystemRng
+from sim.homes import Home, generate_homes, save_home
+from sim.profiles import load_profiles
+from wire.certificates import dump_text
+from wire.errors import ConfigError
+from wire.keys import BoxKey, SigningKey, to_text
+
+MARKET = "demo"
+FEEDER = "feeder-1"
+SLOT_S = 900
+VALIDATORS = 4
+DAY_START_MS = int(datetime(2026, 6, 1, tzinfo=UTC).timestamp() * 1000)
+MARKER = ".hearthgrid-run"
+PRICES = Prices(retail_uc_per_kwh=300_000, feed_in_uc_per_kwh=80_000, imbalance_uc_per_kwh=300_000)
+DEPOSIT_UC = 100_000_000
+SUPERVISOR_UC = 1_000_000_000_000
+SOCKET_PATH_BYTES_MAX = 90
+"""Unix sockets have short names (108 bytes on Linux); deep folders get theirs elsewhere."""
+DEVIATION_SLOT_OF_DAY = 78
+"""19:30 UTC: the evening peak, when the aggregator's schedule falls short."""
+DEVIATION_WH = 1_500
+BLOCK_INTERVAL_MS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service's identity on disk."""
+
+    key: SigningKey
+    folder: Path
+
+    @property
+    def key_file(self) -> Path:
+        """The key's seed, readable by its owner only."""
+        return self.folder / "service.key"
+
+    @property
+    def certificate_file(self) -> Path:
+        """The certificate issued by the CSM-DB."""
+        return self.folder / "certificate.json"
+
+
+class Feeder:
+    """The prepared folder of a run, and the words with which its processes are started."""
+
+    def __init__(self, out: Path, homes: list[Home], slots: int) -> None:
+        self.out = out.resolve()
+        self.homes = homes
+        self.slots = slots
+        rng = SystemRng()
+        self.box = BoxKey(rng.bytes(32))
+        self.csmdb: CsmDb = create_csmdb(
+            self.out / "csmdb", MARKET, slot_length_s=SLOT_S, clock=_FixedClock()
+        )
+        self.aggregator = self._service("aggregator", ["aggregator", "dso"])
+        self.analytics = self._service("analytics", ["analytics"])
+        self.validators = [
+            self._service(f"ledger/validator-{n + 1}", ["validator"]) for n in range(VALIDATORS)
+        ]
+        self.hosts = [home for home in homes if home.validator][:VALIDATORS]
+        """Homes that host a validator, in the validators' order."""
+        self.genesis = self._write_genesis()
+        self.claims = {home.name: self._claim(home) for home in homes}
+        self.csmdb.close()
+        self._sockets = self._socket_folder()
+        for home in homes:
+            folder = self.home_folder(home)
+            folder.mkdir(parents=True)
+            save_home(home, folder / "profile.json")
+
+    @property
+    def first_slot(self) -> int:
+        """First slot of the run's day."""
+        return DAY_START_MS // (SLOT_S * 1000)
+
+    def home_folder(self, home: Home) -> Path:
+        """Where a home keeps everything."""
+        return self.out / "homes" / home.name
+
+    # --- Words of the processes -----------------------------------------------------------------
+
+    def broker_arguments(self, port_file: Path, port: int = 0) -> list[str]:
+        """`broker …`"""
+        folder = self.out / "broker"
+        folder.mkdir(exist_ok=True)
+        return [
+            "run", "--port", str(port), "--genesis", str(self.out / "genesis.json"),
+            "--state", str(folder / "broker.sqlite"), "--port-file", str(port_file),
+        ]  # fmt: skip
+
+    def device_arguments(self, ports_file: Path) -> list[str]:
+        """`python -m sim.devices …`"""
+        return ["--homes", str(self.out / "homes"), "--ports-file", str(ports_file)]
+
+    def csmdb_arguments(self, port: int) -> list[str]:
+        """`csmdb …`"""
+        return ["run", str(self.out / "csmdb"), "--port", str(port)]
+
+    def ledger_folder(self, index: int) -> Path:
+        """A validator's chain folder."""
+        return self.validators[index].folder
+
+    def ledger_arguments(self, index: int, port: int) -> list[str]:
+        """`ledger …`"""
+        service = self.validators[index]
+        return [
+            "run", str(service.folder), "--key-file", str(service.key_file),
+            "--certificate", str(service.certificate_file), "--port", str(port),
+            "--block-interval-ms", str(BLOCK_INTERVAL_MS),
+        ]  # fmt: skip
+
+    def aggregator_arguments(self, port: int) -> list[str]:
+        """`aggregator …`; writes its configuration."""
+        path = self.aggregator.folder / "aggregator.toml"
+        path.write_text(
+            f"""[service]
+key = "service.key"
+certificate = "certificate.json"
+box_key = "dso-box.key"
+data_dir = "data"
+
+[broker]
+host = "127.0.0.1"
+port = {port}
+
+[market]
+genesis = "../genesis.json"
+csmdb_box = "{to_text(self.csmdb.box.public)}"
+
+[funding]
+deposit_uc = {DEPOSIT_UC}
+
+[[flexibility.deviation]]
+slot_of_day = {min(DEVIATION_SLOT_OF_DAY, self.slots - 1)}
+energy_wh = {DEVIATION_WH}
+"""
+        )
+        return ["run", str(path)]
+
+    def write_provisioning(self, port: int, devices: dict[str, Any]) -> None:
+        """One provisioning file and one policy per home."""
+        for home in self.homes:
+            folder = self.home_folder(home)
+            (folder / "provisioning.toml").write_text(
+                self._provisioning(home, port, devices[home.name])
+            )
+
+    def _provisioning(self, home: Home, port: int, devices: list[dict[str, Any]]) -> str:
+        lines = [
+            "[home]",
+            f'name = "{home.name}"',
+            f'claim_code = "{self.claims[home.name]}"',
+            'data_dir = "data"',
+            "",
+            "[broker]",
+            'host = "127.0.0.1"',
+            f"port = {port}",
+            "",
+            "[market]",
+            f'name = "{MARKET}"',
+            'genesis = "../../genesis.json"',
+            f'csmdb = "{self.csmdb.id}"',
+            f'csmdb_key = "{to_text(self.csmdb.issuing_key.public)}"',
+            f'csmdb_box = "{to_text(self.csmdb.box.public)}"',
+            f"last_slot = {self.first_slot + self.slots - 1}",
+            "",
+            "[gateway]",
+            f'socket = "{self._sockets / (home.name + ".sock")}"',
+        ]
+        for device in devices:
+            lines += ["", "[[devices]]"]
+            lines += [f"{key} = {json.dumps(value)}" for key, value in device.items()]
+        if home in self.hosts:
+            lines += ["", "[validator]", f'id = "{self.validators[self.hosts.index(home)].key.id}"']
+        return "\n".join(lines) + "\n"
+
+    # --- Preparation -----------------------------------------------------------------------------
+
+    def _service(self, name: str, roles: list[str]) -> Service:
+        folder = self.out / name
+        folder.mkdir(parents=True)
+        service = Service(SigningKey(SystemRng().bytes(32)), folder)
+        write_secret(service.key_file, service.key.seed)
+        certificate = self.csmdb.issue_service_certificate(service.key.public, roles, name)
+        service.certificate_file.write_text(dump_text(certificate) + "\n")
+        return service
+
+    def _write_genesis(self) -> Genesis:
+        write_secret(self.aggregator.folder / "dso-box.key", self.box.seed)
+        genesis = Genesis(
+            market=MARKET,
+            slot_length_s=SLOT_S,
+            start_ms=DAY_START_MS - SLOT_S * 1000,
+            issuing_key=to_text(self.csmdb.issuing_key.public),
+            dso_box_key=to_text(self.box.public),
+            supervisor=Supervisor(
+                address=self.aggregator.key.id,
+                key=to_text(self.aggregator.key.public),
+                balance_uc=SUPERVISOR_UC,
+            ),
+            prices=PRICES,
+            validators=tuple(
+                GenesisValidator(
+                    id=v.key.id, key=to_text(v.key.public), controller=f"home-{number + 1}"
+                )
+                for number, v in enumerate(self.validators)
+            ),
+            poe=Poe(window_slots=4, min_energy_wh=100, min_production_wh=50),
+        )
+        genesis = write_genesis(genesis, self.out / "genesis.json")
+        for service in self.validators:
+            shutil.copy(self.out / "genesis.json", service.folder / "genesis.json")
+        return genesis
+
+    def _claim(self, home: Home) -> str:
+        host = home in self.hosts
+        validator = self.validators[self.hosts.index(home)].key.id if host else ""
+        roles = ["prosumer"] if any(home.pv_w) or home.battery else ["consumer"]
+        return self.csmdb.add_claim(roles, home.max_import_w, home.max_export_w, FEEDER, validator)
+
+    def _socket_folder(self) -> Path:
+        inside = self.out / "run"
+        longest = max(len(os.fsencode(inside / f"{home.name}.sock")) for home in self.homes)
+        if longest <= SOCKET_PATH_BYTES_MAX:
+            inside.mkdir(mode=0o700)
+            return inside
+        return Path(tempfile.mkdtemp(prefix="hearthgrid-"))
+
+
+class _FixedClock:
+    """Certificates of a run are dated a little before its first slot, whatever the date is."""
+
+    def now_ms(self) -> int:
+        """An hour before the run's day."""
+        return DAY_START_MS - 3_600_000
+
+    wall_ms = now_ms
+
+    speed = 1.0
+
+    def monotonic_s(self) -> float:
+        """Not used while preparing."""
+        return 0.0
+
+    def real_seconds_until(self, market_ms: int) -> float:
+        """Not used while preparing."""
+        return max(0.0, (market_ms - self.now_ms()) / 1000)
+
+    async def sleep_until(self, market_ms: int) -> None:
+        """Not used while preparing."""
+
+
+def build_feeder(out: Path, homes: int, seed: int, slots: int, profiles: Path | None) -> Feeder:
+    """
+    Prepare a run's folder; what an earlier run left there is removed.
+
+    Raises:
+        ConfigError: `out` holds something else, or the profiles cannot be used.
+    """
+    days = slots * SLOT_S // 86_400 + 2
+    if profiles is None:
+        made = generate_homes(homes, seed, DAY_START_MS - SLOT_S * 1000, days)
+    else:
+        made = load_profiles(profiles, homes, seed, DAY_START_MS - SLOT_S * 1000, days)
+    if sum(home.validator for home in made) < VALIDATORS:
+        raise ConfigError(f"{profiles or 'homes'}: fewer than {VALIDATORS} homes have PV")
+    _clear(out)
+    return Feeder(out, made, slots)
+
+
+def _clear(out: Path) -> None:
+    try:
+        if out.exists() and any(out.iterdir()):
+            if not (out / MARKER).exists():
+                raise ConfigError(f"{out}: not empty and not an earlier run; choose another --out")
+            shutil.rmtree(out)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / MARKER).write_text("made by hearthgrid demo; removed by the next one\n")
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be used as --out: {error.strerror}") from None
