@@ -1,0 +1,390 @@
+"""
+What a home orders for a slot: quantities and prices from forecast, battery and tariff.
+
+Without a market a home buys at retail and sells at feed-in, so any price between the two is a gain
+for both sides; a trade that is not kept costs. So each home trades what it is sure of:
+
+* **Without a battery**: a low quantile of its surplus or deficit. A Wh too much costs the seller
+  imbalance − price and the buyer price − feed-in; a Wh too little costs the gain. The quantile is
+  that of the newsvendor, and never above the expectation.
+* **With a battery**: it absorbs errors, so the quantity is firm. What a stored Wh is worth follows
+  from running the battery in self-consumption over the day ahead: if it gets full before it gets
+  empty, a Wh stored now is only exported later (feed-in); if it gets empty first, a Wh is bought
+  later (retail). While the day ahead is unknown, the curves over the SoC decide (TMI Figs 4, 5).
+
+Prices: a margin inside (feed-in, retail); from the battery never below wear plus what the energy is
+worth later. The money never decides in floats: integers throughout.
+
+Source: TMI section V-D; zero-intelligence-plus traders (Cliff 1997) for margins around the middle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Literal
+
+from hem.controller.battery import Battery
+from hem.controller.curves import bid_price, bid_quantity_wh, offer_price, offer_quantity_wh
+from hem.controller.forecast import Forecast
+from hem.controller.policy import Policy
+
+Side = Literal["buy", "sell"]
+
+RECENT_PRICES = 4
+AHEAD_TRUST_PERMILLE = 700
+"""Share of a spare or missing amount over the day ahead that we act on."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderIntent:
+    """An order we want to send."""
+
+    side: Side
+    energy_wh: int
+    price_uc_per_kwh: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """Everything a decision depends on."""
+
+    slot: int
+    slot_seconds: int
+    forecast: Forecast
+    soc_wh: int | None
+    """Stored energy expected when the slot begins; None without a battery."""
+    battery: Battery | None
+    retail: int
+    """[µ¤/kWh], as are the next two."""
+    feed_in: int
+    imbalance: int
+    prices: tuple[int, ...] = ()
+    """Recent clearing prices, the newest last; 0 where nothing was traded."""
+    can_buy: bool = True
+    can_sell: bool = True
+    max_buy_wh: int = 10**9
+    max_sell_wh: int = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What we order, what the battery should do about it, and why."""
+
+    orders: tuple[OrderIntent, ...]
+    battery_wh: int
+    """Expected battery energy in the slot if all orders are filled (+ discharge)."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Outlook:
+    """The battery in self-consumption over the slot and the day ahead."""
+
+    known: bool
+    spill_wh: int
+    """Exported because it is full, before it is empty: selling this much costs nothing."""
+    spare_wh: int
+    """AC energy that it could give now and still never be empty before it is full."""
+    short_wh: int
+    """Bought because it is empty, before it is full again."""
+
+
+def decide(situation: Situation, policy: Policy) -> Decision:
+    """
+    Orders of a home for one slot.
+
+    All orders together can be kept by the home's forecast and its battery, lie within the grants,
+    and their prices lie strictly between feed-in and retail and within the owner's caps.
+    """
+    if not policy.trades:
+        return Decision((), 0, "the owner takes part in rewards only (RE)")
+    if situation.retail - situation.feed_in < 2:
+        return Decision((), 0, "nothing to gain between feed-in and retail")
+    battery, soc_wh = situation.battery, situation.soc_wh
+    if battery is None or soc_wh is None:
+        intents, reason = _without_battery(situation, policy)
+    else:
+        intents, reason = _with_battery(situation, policy, _usable(battery, policy), soc_wh)
+    orders = _within_grants(intents, situation, policy)
+    position_wh = sum(o.energy_wh if o.side == "buy" else -o.energy_wh for o in orders)
+    return Decision(orders, _battery_wh(situation, policy, position_wh), reason)
+
+
+def answer_auction(
+    situation: Situation,
+    policy: Policy,
+    template: str,
+    energy_wh: int,
+    price_uc_per_kwh: int,
+    committed_sell_wh: int,
+) -> OrderIntent | None:
+    """
+    Answer the aggregator's auction with battery energy beyond the home's own need (TMI V-D).
+
+    Args:
+        template: "reverse" (the aggregator buys under a cap) or "forward" (it sells above a floor)
+        energy_wh: what it wants or has
+        price_uc_per_kwh: its cap or floor
+        committed_sell_wh: what we already offered or sold for this slot
+
+    Returns:
+        A sell order not above the cap and not below wear plus opportunity value; a buy order
+        (forward) not below the floor for what the battery will be short of; else None.
+    """
+    battery, soc_wh = situation.battery, situation.soc_wh
+    if battery is None or soc_wh is None or not policy.trades or energy_wh <= 0:
+        return None
+    usable = _usable(battery, policy)
+    outlook = _outlook(situation, usable, soc_wh)
+    if template == "reverse" and situation.can_sell:
+        price = _capped_ask(_stored_ask(situation, policy, usable, soc_wh, outlook), policy)
+        free_wh = _stored_offer_wh(situation, policy, usable, soc_wh, outlook) - committed_sell_wh
+        quantity_wh = min(energy_wh, free_wh, situation.max_sell_wh - committed_sell_wh)
+        if price > price_uc_per_kwh or quantity_wh < policy.min_order_wh:
+            return None
+        return OrderIntent("sell", quantity_wh, price)
+    if template == "forward" and situation.can_buy:
+        price = _capped_bid(_charge_bid(situation, policy, usable, soc_wh), policy)
+        quantity_wh = min(
+            energy_wh,
+            _charge_wh(situation, policy, usable, soc_wh, outlook),
+            situation.max_buy_wh,
+        )
+        if price < price_uc_per_kwh or quantity_wh < policy.min_order_wh:
+            return None
+        return OrderIntent("buy", quantity_wh, price)
+    return None
+
+
+def _without_battery(situation: Situation, policy: Policy) -> tuple[list[OrderIntent], str]:
+    net_wh = situation.forecast.net_wh
+    gap = situation.retail - situation.feed_in
+    price = _expected_price(situation)
+    if net_wh >= 0:
+        fractile = (situation.retail - price) * 1000 // gap
+        quantity_wh = _cautious(net_wh, situation.forecast.spread_wh, fractile, policy)
+        reason = f"expected deficit {net_wh} Wh, bid for the {quantity_wh} Wh we are sure of"
+        return [OrderIntent("buy", quantity_wh, _bid(situation, policy))], reason
+    risk = max(situation.imbalance - situation.feed_in, 1)
+    fractile = (price - situation.feed_in) * 1000 // risk
+    quantity_wh = _cautious(-net_wh, situation.forecast.spread_wh, fractile, policy)
+    reason = f"expected surplus {-net_wh} Wh, offer the {quantity_wh} Wh we are sure of"
+    return [OrderIntent("sell", quantity_wh, _ask(situation, policy))], reason
+
+
+def _with_battery(
+    situation: Situation, policy: Policy, battery: Battery, soc_wh: int
+) -> tuple[list[OrderIntent], str]:
+    net_wh = situation.forecast.net_wh
+    outlook = _outlook(situation, battery, soc_wh)
+    stored_wh = _stored_offer_wh(situation, policy, battery, soc_wh, outlook)
+    stored = OrderIntent(
+        "sell", stored_wh, _stored_ask(situation, policy, battery, soc_wh, outlook)
+    )
+    if net_wh < 0:
+        surplus_wh = _surplus_offer_wh(situation, policy, battery, soc_wh, outlook)
+        if surplus_wh or stored_wh:
+            return (
+                [OrderIntent("sell", surplus_wh, _ask(situation, policy)), stored],
+                f"surplus {-net_wh} Wh of which the battery will not need {surplus_wh} Wh, "
+                f"and {stored_wh} Wh stored beyond our own need",
+            )
+    elif stored_wh:
+        return [stored], f"{stored_wh} Wh stored beyond our own need"
+    charge_wh = _charge_wh(situation, policy, battery, soc_wh, outlook)
+    buy_wh = min(max(net_wh, 0), outlook.short_wh) if outlook.known else 0
+    if not outlook.known and net_wh > 0:
+        # Fig 5: the emptier the battery, the more of the deficit is bought rather than discharged.
+        soc = battery.soc_permille(soc_wh)
+        buy_wh = bid_quantity_wh(soc, net_wh, policy.bid_curve)
+    return (
+        [
+            OrderIntent("buy", buy_wh, _bid(situation, policy)),
+            OrderIntent("buy", charge_wh, _charge_bid(situation, policy, battery, soc_wh)),
+        ],
+        f"the battery will be short of {outlook.short_wh} Wh"
+        if outlook.known
+        else "the day ahead is not known yet: by the state of charge",
+    )
+
+
+def _outlook(situation: Situation, battery: Battery, soc_wh: int) -> _Outlook:
+    """Run the battery in self-consumption until it was first full or first empty, whichever."""
+    ahead = situation.forecast.ahead_wh
+    if not ahead:
+        return _Outlook(False, 0, 0, 0)
+    seconds = situation.slot_seconds
+    spill_wh = short_wh = 0
+    spare_wh = battery.discharge_limit_wh(soc_wh, 10**9)
+    for net_wh in chain((situation.forecast.net_wh,), ahead):
+        if net_wh < 0:
+            charge_wh = min(-net_wh, battery.charge_limit_wh(soc_wh, seconds))
+            lost_wh = -net_wh - charge_wh
+            full = battery.charge_limit_wh(soc_wh, 10**9) <= -net_wh
+            soc_wh = battery.after(soc_wh, charge_wh, 0)
+            if short_wh and full:
+                break
+            # Surplus beyond the charging rate is exported whatever the state of charge.
+            spill_wh += lost_wh if full else 0
+        else:
+            given_wh = min(net_wh, battery.discharge_limit_wh(soc_wh, seconds))
+            left_wh = battery.discharge_limit_wh(soc_wh, 10**9)
+            empty = left_wh <= net_wh
+            soc_wh = battery.after(soc_wh, 0, given_wh)
+            if spill_wh and empty:
+                break
+            short_wh += net_wh - given_wh if empty else 0
+            if not spill_wh:
+                spare_wh = min(spare_wh, battery.discharge_limit_wh(soc_wh, 10**9))
+    # Never full within the day: what is left may be needed after it.
+    return _Outlook(True, spill_wh, spare_wh if spill_wh else 0, short_wh)
+
+
+def _surplus_offer_wh(
+    situation: Situation, policy: Policy, battery: Battery, soc_wh: int, outlook: _Outlook
+) -> int:
+    """What of this slot's surplus is not needed to fill the battery before it is used."""
+    surplus_wh = -situation.forecast.net_wh
+    room_wh = battery.charge_limit_wh(soc_wh, situation.slot_seconds)
+    over_wh = max(surplus_wh - room_wh, 0)
+    if outlook.known:
+        free_wh = max(over_wh, outlook.spill_wh * AHEAD_TRUST_PERMILLE // 1000)
+    else:
+        soc = battery.soc_permille(soc_wh)
+        free_wh = over_wh + offer_quantity_wh(soc, surplus_wh - over_wh, policy.offer_curve)
+    # What the battery can give stands behind the offer; what it cannot is forecast alone.
+    backing_wh = battery.discharge_limit_wh(soc_wh, situation.slot_seconds)
+    risk_wh = max(situation.forecast.spread_wh - backing_wh, 0)
+    return max(min(free_wh, surplus_wh) - risk_wh, 0) * policy.certainty_permille // 1000
+
+
+def _stored_offer_wh(
+    situation: Situation, policy: Policy, battery: Battery, soc_wh: int, outlook: _Outlook
+) -> int:
+    """Stored energy to offer: the curve of Fig 4, within what the home will not need itself."""
+    if not outlook.known:
+        return 0
+    reserve_wh = battery.capacity_wh * policy.reserve_permille // 1000
+    deficit_wh = max(situation.forecast.net_wh, 0)
+    limit_wh = battery.discharge_limit_wh(soc_wh - reserve_wh, situation.slot_seconds) - deficit_wh
+    soc = battery.soc_permille(soc_wh)
+    by_curve_wh = offer_quantity_wh(soc, limit_wh, policy.offer_curve)
+    free_wh = (outlook.spare_wh - reserve_wh) * AHEAD_TRUST_PERMILLE // 1000
+    free_wh -= situation.forecast.spread_wh
+    return max(min(by_curve_wh, free_wh), 0)
+
+
+def _charge_wh(
+    situation: Situation, policy: Policy, battery: Battery, soc_wh: int, outlook: _Outlook
+) -> int:
+    """Energy to buy for the battery: the curve of Fig 5, within what it will be short of."""
+    if not outlook.known:
+        return 0
+    deficit_wh = max(situation.forecast.net_wh, 0)
+    missing_wh = (outlook.short_wh - deficit_wh) * AHEAD_TRUST_PERMILLE // 1000
+    surplus_wh = max(-situation.forecast.net_wh, 0)
+    limit_wh = battery.charge_limit_wh(soc_wh, situation.slot_seconds) - surplus_wh
+    soc = battery.soc_permille(soc_wh)
+    by_curve_wh = bid_quantity_wh(soc, limit_wh, policy.bid_curve)
+    return max(min(by_curve_wh, missing_wh - situation.forecast.spread_wh), 0)
+
+
+def _stored_ask(
+    situation: Situation, policy: Policy, battery: Battery, soc_wh: int, outlook: _Outlook
+) -> int:
+    """
+    Price of stored energy: wear plus what it is worth later, falling with the SoC.
+
+    Later it replaces energy that is exported (known outlook) or bought (unknown); what is drawn
+    now takes more than itself to put back.
+    """
+    round_trip = battery.charge_permille * battery.discharge_permille // 1000
+    later = -(-situation.feed_in * 1000 // round_trip) if outlook.known else situation.retail
+    least = later + policy.degradation_uc_per_kwh
+    low = max(least, _ask(situation, policy))
+    high = max(low, _bid(situation, policy))
+    soc = battery.soc_permille(soc_wh)
+    # A quarter of the way at most: an offer that is never taken earns nothing.
+    return offer_price(soc, low, low + (high - low) // 4, least)
+
+
+def _charge_bid(situation: Situation, policy: Policy, battery: Battery, soc_wh: int) -> int:
+    """Price for charging: price / efficiency + wear stays below retail, less the margin."""
+    round_trip = battery.charge_permille * battery.discharge_permille // 1000
+    worth = max(situation.retail - policy.degradation_uc_per_kwh, 0) * round_trip // 1000
+    high = min(worth, situation.retail) - _margin(situation, policy)
+    low = min(_ask(situation, policy), high)
+    return bid_price(battery.soc_permille(soc_wh), low, high)
+
+
+def _cautious(expected_wh: int, spread_wh: int, fractile_permille: int, policy: Policy) -> int:
+    """A low quantile of an amount: the expectation, less up to one and a half spreads."""
+    fractile = min(max(fractile_permille, 0), 500)
+    less_wh = spread_wh * 3 * (500 - fractile) // 1000
+    return max(expected_wh - less_wh, 0) * policy.certainty_permille // 1000
+
+
+def _expected_price(situation: Situation) -> int:
+    """Mean of the last prices, the middle of the gap while there are none."""
+    traded = [price for price in situation.prices[-RECENT_PRICES:] if price > 0]
+    price = sum(traded) // len(traded) if traded else (situation.feed_in + situation.retail) // 2
+    return min(max(price, situation.feed_in), situation.retail)
+
+
+def _margin(situation: Situation, policy: Policy) -> int:
+    return max((situation.retail - situation.feed_in) * policy.margin_permille // 1000, 1)
+
+
+def _ask(situation: Situation, policy: Policy) -> int:
+    return situation.feed_in + _margin(situation, policy)
+
+
+def _bid(situation: Situation, policy: Policy) -> int:
+    return situation.retail - _margin(situation, policy)
+
+
+def _capped_ask(price: int, policy: Policy) -> int:
+    return price if policy.sell_price_min is None else max(price, policy.sell_price_min)
+
+
+def _capped_bid(price: int, policy: Policy) -> int:
+    return price if policy.buy_price_max is None else min(price, policy.buy_price_max)
+
+
+def _usable(battery: Battery, policy: Policy) -> Battery:
+    """The battery within the owner's limits as well as its own."""
+    low = max(battery.soc_min_permille, policy.soc_min_permille)
+    high = min(battery.soc_max_permille, policy.soc_max_permille)
+    return replace(battery, soc_min_permille=min(low, high), soc_max_permille=high)
+
+
+def _within_grants(
+    intents: list[OrderIntent], situation: Situation, policy: Policy
+) -> tuple[OrderIntent, ...]:
+    left_wh: dict[Side, int] = {
+        "buy": situation.max_buy_wh if situation.can_buy else 0,
+        "sell": situation.max_sell_wh if situation.can_sell else 0,
+    }
+    orders = []
+    for intent in intents:
+        price = intent.price_uc_per_kwh
+        price = (_capped_bid if intent.side == "buy" else _capped_ask)(price, policy)
+        quantity_wh = min(intent.energy_wh, left_wh[intent.side])
+        gains = situation.feed_in < price < situation.retail
+        if gains and quantity_wh >= policy.min_order_wh:
+            orders.append(OrderIntent(intent.side, quantity_wh, price))
+            left_wh[intent.side] -= quantity_wh
+    return tuple(orders)
+
+
+def _battery_wh(situation: Situation, policy: Policy, position_wh: int) -> int:
+    """What the battery does if the whole position is filled; the rest is the grid's."""
+    battery, soc_wh = situation.battery, situation.soc_wh
+    if battery is None or soc_wh is None:
+        return 0
+    usable = _usable(battery, policy)
+    wanted_wh = situation.forecast.net_wh - position_wh
+    if wanted_wh >= 0:
+        return min(wanted_wh, usable.discharge_limit_wh(soc_wh, situation.slot_seconds))
+    return -min(-wanted_wh, usable.charge_limit_wh(soc_wh, situation.slot_seconds))
