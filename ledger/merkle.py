@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+HASH_BYTES = 32
 EMPTY_ROOT = hashlib.sha256().digest()
 
 
@@ -68,7 +69,7 @@ def verify_inclusion(
         proof: as made by `inclusion_proof`
         expected_root: the tree's root
     """
-    if not 0 <= index < size:
+    if not 0 <= index < size or not _are_hashes([leaf, expected_root, *proof]):
         return False
     position, last = index, size - 1
     value = leaf
@@ -105,7 +106,7 @@ def verify_consistency(
 
     The empty tree is a prefix of every tree, and every tree of itself, without a proof.
     """
-    if not 0 <= old_size <= new_size:
+    if not 0 <= old_size <= new_size or not _are_hashes([old_root, new_root, *proof]):
         return False
     if old_size == new_size:
         return not proof and old_root == new_root
@@ -140,6 +141,10 @@ def _subproof(leaves: Sequence[bytes], old_size: int, *, known: bool) -> list[by
     if old_size <= split:
         return [*_subproof(leaves[:split], old_size, known=known), root(leaves[split:])]
     return [*_subproof(leaves[split:], old_size - split, known=False), root(leaves[:split])]
+
+
+def _are_hashes(values: Sequence[bytes]) -> bool:
+    return all(len(value) == HASH_BYTES for value in values)
 
 
 def _split(size: int) -> int:

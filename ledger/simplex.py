@@ -283,6 +283,9 @@ class Core:
                 self._on_built(view, parent_hash, content)
             case Start():
                 self._started = True
+                self._answered_s = (
+                    now_s  # the last votes of the epoch before are still on their way
+                )
                 self._enter(self.view, nullified=False)
         self._progress()
         return self._out
@@ -321,7 +324,10 @@ class Core:
         return True
 
     def _on_certificate(self, certificate: Certificate) -> None:
-        if certificate.epoch != self.epoch.epoch:
+        base = self.epoch.base_certificate
+        if base is not None and _says(certificate) == _says(base):
+            self._saw_shown(certificate)
+        elif certificate.epoch != self.epoch.epoch:
             self._other_epoch(certificate.epoch)
         elif self.ended or certificate.view < self.tree.final_view:
             self._answer()
@@ -782,3 +788,7 @@ class Core:
 
     def _my_votes(self, view: int) -> list[Vote]:
         return list(self._mine.get(view, {}).values())
+
+
+def _says(certificate: Certificate) -> tuple[VoteKind, int, int, bytes]:
+    return certificate.kind, certificate.epoch, certificate.view, certificate.block_hash
