@@ -7,7 +7,7 @@ neighbours that are there: every pair is compared exactly once, whichever comes 
 net energy and a validator's CPF are recomputed from the registers; what differs is evidence.
 
 References:
-    PETra (the DSO knows meters, the ledger knows addresses); TMI eq. 9; docs/concepts/audit.md.
+    PETra (the DSO knows meters, the ledger knows addresses); TMI eq. 9 (`wire.cpf`).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ of the whole feeder [Wh].
 
 References:
     TMI sections IV and V-C (the aggregator's schedule and reverse auction); PETra (energy and
-    financial assets); Baggio & Grimaccia (schedule, balancing, grid supervisor); docs/concepts.
+    financial assets); Baggio & Grimaccia (schedule, balancing, grid supervisor); ADR 0004.
 """
 
 from __future__ import annotations

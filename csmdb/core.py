@@ -12,7 +12,7 @@ the same address with the same meter key the same grant.
 
 References:
     TMI sections IV and V-B (CSM-DB, certified smart meters); PETra (anonymous addresses, the DSO's
-    safety limits); docs/concepts/identities.md.
+    safety limits); ADR 0001 (self-certifying identities).
 """
 
 from __future__ import annotations

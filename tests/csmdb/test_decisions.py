@@ -88,6 +88,13 @@ def test_a_code_is_used_once(csmdb):
     assert reason(refused) == Refusal.CLAIM_USED
 
 
+def test_an_enrolled_home_learns_nothing_from_anothers_code(csmdb):
+    home, other, code = enrolled(csmdb, "home-1"), AskingHome("home-2"), claim(csmdb)
+    csmdb.desk.enroll(other.ems.id, other.enrolment(code), NOW_MS)
+    refused = csmdb.desk.enroll(home.ems.id, home.enrolment(code), NOW_MS)
+    assert reason(refused) == Refusal.CLAIM_USED
+
+
 def test_a_used_code_does_not_change_the_meter(csmdb):
     home, code = AskingHome("home-1"), claim(csmdb)
     csmdb.desk.enroll(home.ems.id, home.enrolment(code), NOW_MS)
