@@ -24,10 +24,21 @@ from typing import Any
 import msgspec
 
 from csmdb.records import Claim, Participant, Refused, Repository
+from csmdb.requests import (
+    MAX_ADDRESSES,
+    MAX_TEXT,
+    EnrolmentRequest,
+    read_addresses,
+    read_count,
+    read_enrolment,
+    read_identity,
+    read_key,
+    read_text,
+)
 from wire.certificates import ROLES, AddressGrant, Certificate, Meter, ValidatorGrant, seal
 from wire.enrolment import ENROLL, GRANT_ADDRESSES, GRANT_VALIDATOR
-from wire.errors import ConfigError, MalformedError, Refusal
-from wire.keys import KEY_BYTES, SigningKey, from_text, id_of, is_id, to_text
+from wire.errors import ConfigError, Refusal
+from wire.keys import SigningKey, id_of, to_text
 from wire.slots import SlotGrid
 
 DAY_MS = 86_400_000
@@ -37,9 +48,6 @@ GRANT_DAYS = 2
 MAX_GRANT_DAYS = 14
 SKEW_MS = 300_000
 """A certificate holds from a little before it was signed: clocks differ."""
-MAX_ADDRESSES = 32
-"""Addresses in one request, and per home in any one slot."""
-MAX_TEXT = 64
 BUYERS = frozenset({"consumer", "prosumer"})
 SELLERS = frozenset({"producer", "prosumer"})
 READERS = frozenset({"dso", "aggregator"})
@@ -102,13 +110,13 @@ class Desk:
         Raises:
             MalformedError: the parameters are not an enrolment.
         """
-        request = _enrolment(sender, parameters)
+        request = read_enrolment(sender, parameters)
         with self.rows.atomic():
             decision = self._enroll(sender, request, now_ms)
             self._log(now_ms, sender, ENROLL, decision)
         return decision
 
-    def _enroll(self, sender: str, request: _Enrolment, now_ms: int) -> Certificate | Refused:
+    def _enroll(self, sender: str, request: EnrolmentRequest, now_ms: int) -> Certificate | Refused:
         claim = self.rows.claim(hash_code(request.code))
         if claim is None:
             return Refused(Refusal.BAD_CLAIM, "no such claim code")
@@ -137,7 +145,7 @@ class Desk:
         self.rows.use_claim(claim.code_hash, sender, now_ms)
         return self._certify(participant, [request.meter], now_ms - SKEW_MS, now_ms)
 
-    def _again(self, sender: str, request: _Enrolment, claim: Claim) -> Certificate | Refused:
+    def _again(self, sender: str, request: EnrolmentRequest, claim: Claim) -> Certificate | Refused:
         """The code was used: by the same keys, then the answer was lost; or by somebody else."""
         known = self.rows.participant(sender)
         meter = self.rows.meter_of(sender)
@@ -224,7 +232,7 @@ class Desk:
         Raises:
             MalformedError: the parameters are not a list of addresses.
         """
-        asked = _addresses(parameters)
+        asked = read_addresses(parameters)
         start, end = self._interval(parameters, now_ms)
         decision: list[AddressGrant] | Refused
         with self.rows.atomic():
@@ -312,8 +320,8 @@ class Desk:
         Raises:
             MalformedError: the parameters are not of this form.
         """
-        validator = _identity(parameters, "validator")
-        meter_key = _key_text(parameters, "meterKey")
+        validator = read_identity(parameters, "validator")
+        meter_key = read_key(parameters, "meterKey")
         start, end = self._interval(parameters, now_ms)
         with self.rows.atomic():
             decision = self._check_interval(start, end, now_ms) or self._grant_validator(
@@ -365,7 +373,7 @@ class Desk:
             return Refused(Refusal.BANNED, who.banned)
         if not READERS & set(who.roles):
             return Refused(Refusal.NOT_ALLOWED, "for the DSO and the aggregator only")
-        cursor = _short(parameters.get("after", ""), "after", MAX_TEXT * 2)
+        cursor = read_text(parameters.get("after", ""), "after", MAX_TEXT * 2)
         participant, _, address = cursor.partition("/")
         from_slot = self.grid.slot_at(now_ms) - self._slots(MAX_GRANT_DAYS)
         rows = self.rows.address_rows((participant, address), from_slot, PAGE_ROWS)
@@ -389,8 +397,8 @@ class Desk:
 
     def _interval(self, parameters: dict[str, Any], now_ms: int) -> tuple[int, int]:
         current = self.grid.slot_at(now_ms)
-        start = _count(parameters.get("startSlot", current), "startSlot")
-        end = _count(parameters.get("endSlot", start + self._slots(GRANT_DAYS)), "endSlot")
+        start = read_count(parameters.get("startSlot", current), "startSlot")
+        end = read_count(parameters.get("endSlot", start + self._slots(GRANT_DAYS)), "endSlot")
         return start, end
 
     def _check_interval(self, start: int, end: int, now_ms: int) -> Refused | None:
@@ -415,68 +423,3 @@ class Desk:
         records = decision if isinstance(decision, list) else [decision]
         detail = hashlib.sha256(msgspec.json.encode(records, order="sorted")).hexdigest()
         self.rows.audit(now_ms, actor, action, "OK", detail)
-
-
-@dataclass(frozen=True, slots=True)
-class _Enrolment:
-    code: str
-    key: str
-    box_key: str
-    meter: Meter
-
-
-def _enrolment(sender: str, parameters: dict[str, Any]) -> _Enrolment:
-    key = _key_text(parameters, "key")
-    if id_of(from_text(key)) != sender:
-        raise MalformedError("key is not the sender's", sender=sender)
-    try:
-        meter = msgspec.convert(parameters.get("meter"), Meter, strict=True)
-    except msgspec.ValidationError as error:
-        raise MalformedError(f"meter: {error}") from None
-    for name in ("type", "serial", "vendor", "model", "firmware"):
-        _short(getattr(meter, name), f"meter.{name}")
-    from_text(meter.meter_key, KEY_BYTES)
-    if meter.meter_key == key:
-        raise MalformedError("the meter key and the EMS key are one")
-    return _Enrolment(
-        code=_short(parameters.get("claimCode"), "claimCode", 128),
-        key=key,
-        box_key=_key_text(parameters, "boxKey"),
-        meter=meter,
-    )
-
-
-def _addresses(parameters: dict[str, Any]) -> list[tuple[bytes, str]]:
-    rows = parameters.get("addresses")
-    if type(rows) is not list or not 1 <= len(rows) <= MAX_ADDRESSES:
-        raise MalformedError(f"addresses is a list of 1 to {MAX_ADDRESSES}")
-    if any(type(row) is not dict for row in rows):
-        raise MalformedError("an address is an object with key and meterKey")
-    return [(from_text(_key_text(row, "key")), _key_text(row, "meterKey")) for row in rows]
-
-
-def _key_text(value: dict[str, Any], name: str) -> str:
-    text = value.get(name)
-    if type(text) is not str:
-        raise MalformedError("expected a public key", field=name)
-    from_text(text, KEY_BYTES)
-    return text
-
-
-def _identity(value: dict[str, Any], name: str) -> str:
-    text = value.get(name)
-    if type(text) is not str or not is_id(text):
-        raise MalformedError("expected an identity", field=name)
-    return text
-
-
-def _short(text: object, name: str, limit: int = MAX_TEXT) -> str:
-    if type(text) is not str or len(text) > limit:
-        raise MalformedError("expected a short text", field=name, limit=limit)
-    return text
-
-
-def _count(value: object, name: str) -> int:
-    if type(value) is not int or value < 0:
-        raise MalformedError("expected a slot number", field=name)
-    return value

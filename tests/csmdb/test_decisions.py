@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from support.brokers import make_key
 from support.enrolment import AskingHome
 
-from csmdb.core import DAY_MS, MAX_ADDRESSES, hash_code, make_code
+from csmdb.core import DAY_MS, hash_code, make_code
 from csmdb.records import Refused
 from csmdb.repository import AuditBrokenError
+from csmdb.requests import MAX_ADDRESSES
 from csmdb.setup import create, open_csmdb
 from wire.certificates import AddressGrant, Certificate, ValidatorGrant, check, dump, load
 from wire.errors import ConfigError, MalformedError, Refusal

@@ -1,0 +1,89 @@
+"""Reading what askers send: form only, every mistake a `MalformedError`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from wire.certificates import Meter
+from wire.errors import MalformedError
+from wire.keys import KEY_BYTES, from_text, id_of, is_id
+
+MAX_ADDRESSES = 32
+"""Addresses in one request, and per home in any one slot."""
+MAX_TEXT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentRequest:
+    """An enrolment whose form is right."""
+
+    code: str
+    key: str
+    box_key: str
+    meter: Meter
+
+
+def read_enrolment(sender: str, parameters: dict[str, Any]) -> EnrolmentRequest:
+    """The parameters of `enroll`, whose key must be the sender's. Raises MalformedError."""
+    key = read_key(parameters, "key")
+    if id_of(from_text(key)) != sender:
+        raise MalformedError("key is not the sender's", sender=sender)
+    try:
+        meter = msgspec.convert(parameters.get("meter"), Meter, strict=True)
+    except msgspec.ValidationError as error:
+        raise MalformedError(f"meter: {error}") from None
+    for name in ("type", "serial", "vendor", "model", "firmware"):
+        read_text(getattr(meter, name), f"meter.{name}")
+    from_text(meter.meter_key, KEY_BYTES)
+    if meter.meter_key == key:
+        raise MalformedError("the meter key and the EMS key are one")
+    return EnrolmentRequest(
+        code=read_text(parameters.get("claimCode"), "claimCode", 128),
+        key=key,
+        box_key=read_key(parameters, "boxKey"),
+        meter=meter,
+    )
+
+
+def read_addresses(parameters: dict[str, Any]) -> list[tuple[bytes, str]]:
+    """(public key, meter key text) of each address of `grant-addresses`. Raises MalformedError."""
+    rows = parameters.get("addresses")
+    if type(rows) is not list or not 1 <= len(rows) <= MAX_ADDRESSES:
+        raise MalformedError(f"addresses is a list of 1 to {MAX_ADDRESSES}")
+    if any(type(row) is not dict for row in rows):
+        raise MalformedError("an address is an object with key and meterKey")
+    return [(from_text(read_key(row, "key")), read_key(row, "meterKey")) for row in rows]
+
+
+def read_key(value: dict[str, Any], name: str) -> str:
+    """A public key's text. Raises MalformedError."""
+    text = value.get(name)
+    if type(text) is not str:
+        raise MalformedError("expected a public key", field=name)
+    from_text(text, KEY_BYTES)
+    return text
+
+
+def read_identity(value: dict[str, Any], name: str) -> str:
+    """An identity. Raises MalformedError."""
+    text = value.get(name)
+    if type(text) is not str or not is_id(text):
+        raise MalformedError("expected an identity", field=name)
+    return text
+
+
+def read_text(text: object, name: str, limit: int = MAX_TEXT) -> str:
+    """A short text. Raises MalformedError."""
+    if type(text) is not str or len(text) > limit:
+        raise MalformedError("expected a short text", field=name, limit=limit)
+    return text
+
+
+def read_count(value: object, name: str) -> int:
+    """A number that is not negative. Raises MalformedError."""
+    if type(value) is not int or value < 0:
+        raise MalformedError("expected a slot number", field=name)
+    return value
