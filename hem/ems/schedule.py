@@ -1,8 +1,9 @@
 """
 The home's timetable on APScheduler: jobs at fixed phases of every slot, in market time.
 
-`SlotTrigger` maps market time to real time through the clock. When the clock's speed changes (a
-sped-up run begins) the jobs are put on the timetable anew.
+`SlotTrigger` maps market time to real time through the clock. When market time does not run as it
+did when the jobs were planned (a sped-up run begins, somebody sets the clock), they are planned
+anew.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from runtime.ports import Clock
 from wire.slots import SlotGrid
 
 MISFIRE_GRACE_S = 30
+"""APScheduler drops jobs that are 1 s late unless told otherwise; each job knows its deadline."""
 WATCH_S = 0.1
+STEP_S = 0.5
+"""Real seconds by which market time may stray from plan before the jobs are planned anew."""
 
 Job = Callable[[int], Awaitable[None]]
 """Called with the slot in which it fires."""
@@ -35,18 +39,19 @@ class Phase:
 
 
 class SlotTrigger(BaseTrigger):  # type: ignore[misc]
-    """Fires once per slot, `offset_s` after its start; a slot that was missed is not made up."""
+    """
+    Fires once per slot, `offset_s` after its start; a slot that was missed is not made up.
+
+    APScheduler asks twice for each firing, so the answer must not depend on how often it asks.
+    """
 
     def __init__(self, clock: Clock, grid: SlotGrid, offset_s: int) -> None:
         self._clock, self._grid, self._offset_ms = clock, grid, offset_s * 1000
-        self._last_slot = -1
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
         """The real time of the next firing."""
         slot = self._grid.slot_at(self._clock.now_ms() - self._offset_ms) + 1
-        # a timer that ended a little early must not fire again for the same slot
-        self._last_slot = max(slot, self._last_slot + 1)
-        due_ms = self._grid.start_ms(self._last_slot) + self._offset_ms
+        due_ms = self._grid.start_ms(slot) + self._offset_ms
         return datetime.now(UTC) + timedelta(seconds=self._clock.real_seconds_until(due_ms))
 
 
@@ -56,17 +61,21 @@ class Timetable:
     def __init__(self, clock: Clock, grid: SlotGrid, phases: list[Phase]) -> None:
         self._clock, self._grid, self._phases = clock, grid, phases
         self._scheduler = AsyncIOScheduler(timezone=UTC)
+        self._fired: dict[str, int] = {}
 
     async def run(self) -> None:
         """Keep the timetable right; cancel to stop."""
         self._scheduler.start()
-        speed = 0.0
+        clock = self._clock
         try:
             while True:
-                if self._clock.speed != speed:
-                    speed = self._clock.speed
-                    self._plan()
-                await asyncio.sleep(WATCH_S)
+                self._plan()
+                speed, planned_ms, planned_s = clock.speed, clock.now_ms(), clock.monotonic_s()
+                while clock.speed == speed:
+                    expected_ms = planned_ms + (clock.monotonic_s() - planned_s) * speed * 1000
+                    if abs(clock.now_ms() - expected_ms) > STEP_S * speed * 1000:
+                        break
+                    await asyncio.sleep(WATCH_S)
         finally:
             self._scheduler.shutdown(wait=False)
 
@@ -88,4 +97,7 @@ class Timetable:
         # a quarter of a slot of tolerance: a timer may end a little early, and then is still right
         tolerance_ms = self._grid.length_s * 250
         slot = self._grid.slot_at(self._clock.now_ms() - phase.offset_s * 1000 + tolerance_ms)
+        if self._fired.get(phase.name) == slot:
+            return  # the timer ended early and was set again for the same moment
+        self._fired[phase.name] = slot
         await phase.job(slot)
