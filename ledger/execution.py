@@ -467,11 +467,11 @@ def _open_bundle(ctx: Context, tx: Transaction) -> str:
     if not ctx.is_supervisor and ctx.state.get(keys.grant(tx.sender)) is None:
         ctx.registration = first_grant(ctx.genesis, tx)
         if ctx.registration is None or ctx.registration.end_slot < ctx.slot:
-            return Refusal.UNKNOWN_SENDER
+            return Refusal.UNKNOWN_SENDER.value
     if tx.nonce != accounts.read(ctx.state, tx.sender)["nonce"]:
-        return Refusal.WRONG_NONCE
+        return Refusal.WRONG_NONCE.value
     accounts.use_nonce(ctx.state, tx.sender)
-    return Refusal.EXPIRED if ctx.slot > tx.expires_slot else OK
+    return Refusal.EXPIRED.value if ctx.slot > tx.expires_slot else OK
 
 
 def _apply_operation(ctx: Context, tx: Transaction, operation: dict[str, Any]) -> str:
