@@ -35,7 +35,7 @@ from hem.ems.wallet import Wallet
 from hem.gateway.client import GatewayClient, GatewayError
 from ledger.client import LedgerClient, QueryError
 from ledger.genesis import load_genesis
-from runtime.bus import lane
+from runtime.bus import MqttBus, lane
 from runtime.csmdb_client import CsmDbClient
 from runtime.outbox import OperationOutbox
 from runtime.ports import Clock, Rng
@@ -87,10 +87,7 @@ class HomeEnergyManager:
             from_text(config.market.csmdb_key, KEY_BYTES),
         )  # fmt: skip
         self.ems_key = self.keyring.ems
-        self.home_bus = lane(
-            self.ems_key, config.market.name, lambda: self.enrolment.certificate,
-            config.broker.host, config.broker.port, clock, rng, will=self._will(),
-        )  # fmt: skip
+        self.home_bus = self._home_lane()
         self.readings = ReadingOutbox(
             self.store, self.home_bus, self._topic(topics.READING, self.ems_key.id)
         )
@@ -122,17 +119,22 @@ class HomeEnergyManager:
 
     async def _enrol(self) -> None:
         """Certificate, grants: whatever is not there yet."""
+        if self.enrolment.certificate is None:
+            # without a certificate the broker lets us ask for one, and nothing else: no last will
+            bus = lane(
+                self.ems_key, self.config.market.name, None, self.config.broker.host,
+                self.config.broker.port, self.clock, self.rng,
+            )  # fmt: skip
+            csmdb = self._csmdb(bus)
+            await bus.start()
+            try:
+                await bus.wait_connected(None)
+                await self.enrolment.enrol(csmdb, self.config.home.claim_code)
+            finally:
+                await bus.stop()
+        csmdb = self._csmdb(self.home_bus)
         await self.home_bus.start()
         await self.home_bus.wait_connected(None)
-        csmdb = CsmDbClient(
-            self.home_bus, self.ems_key, self.keyring.box, self.config.market.name,
-            from_text(self.config.market.csmdb_key, KEY_BYTES),
-            from_text(self.config.market.csmdb_box, KEY_BYTES), self.clock, self.rng,
-        )  # fmt: skip
-        if self.enrolment.certificate is None:
-            await self.enrolment.enrol(csmdb, self.config.home.claim_code)
-            self.home_bus.reconnect()
-            await self.home_bus.wait_connected(None)
         first, last = self._window()
         await self.enrolment.obtain_grant(csmdb, first, last)
         if self.config.validator is not None:
@@ -140,13 +142,27 @@ class HomeEnergyManager:
                 csmdb, self.config.validator.id, first, last
             )
 
+    def _home_lane(self) -> MqttBus:
+        return lane(
+            self.ems_key, self.config.market.name, lambda: self.enrolment.certificate,
+            self.config.broker.host, self.config.broker.port, self.clock, self.rng,
+            will=self._will(),
+        )  # fmt: skip
+
+    def _csmdb(self, bus: MqttBus) -> CsmDbClient:
+        return CsmDbClient(
+            bus, self.ems_key, self.keyring.box, self.config.market.name,
+            from_text(self.config.market.csmdb_key, KEY_BYTES),
+            from_text(self.config.market.csmdb_box, KEY_BYTES), self.clock, self.rng,
+        )  # fmt: skip
+
     def _window(self) -> tuple[int, int | None]:
         """Slots to trade in: from the next one, to the last one when the trial has an end."""
         first = self.grid.slot_at(self.clock.now_ms()) + 1
         last = self.config.market.last_slot
         return (first, None) if last is None else (min(first, last), last)
 
-    async def _open_trading_lane(self) -> Any:
+    async def _open_trading_lane(self) -> MqttBus:
         """Connect under our address; wallet, outbox and ledger client on top of it."""
         grant = self.enrolment.grant
         assert grant is not None
@@ -172,7 +188,7 @@ class HomeEnergyManager:
         log.info("trading", home=self.config.home.name, address=key.id)
         return bus
 
-    def _make_outbox(self, key: SigningKey, bus: Any) -> OperationOutbox:
+    def _make_outbox(self, key: SigningKey, bus: MqttBus) -> OperationOutbox:
         async def next_nonce() -> int:
             try:
                 account = await self.client.query("account", key.id)

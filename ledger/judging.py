@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
+from typing import NamedTuple
 
 from ledger.execution import Ledger
 from ledger.mempool import Mempool
@@ -28,6 +29,13 @@ class Verdict(Enum):
     INVALID = "invalid"
     WAIT = "wait"
     """Bodies are missing, or blocks it builds on are not executed here yet."""
+
+
+class Judgement(NamedTuple):
+    """A verdict and its reason."""
+
+    verdict: Verdict
+    reason: str
 
 
 def build_content(
@@ -63,26 +71,28 @@ def build_content(
 
 def judge(
     request: ValidateProposal, ledger: Ledger, mempool: Mempool, epoch: Epoch, now_ms: int
-) -> Verdict:
-    """Whether a proposal's content is right, wrong, or not to be told yet."""
+) -> Judgement:
+    """Whether a proposal's content is right, wrong, or not to be told yet; and why."""
     header = request.proposal.header
-    if not _plausible(request, ledger, epoch, now_ms):
-        return Verdict.INVALID
+    fault = _form_fault(request, ledger, epoch, now_ms)
+    if fault:
+        return Judgement(Verdict.INVALID, fault)
     if header.exec_height > ledger.executed_height:
-        return Verdict.WAIT
+        return Judgement(Verdict.WAIT, "not executed here yet")
     if (
         ledger.state_root(header.exec_height) != header.state_root
         or ledger.receipts_root(header.exec_height) != header.receipts_root
     ):
-        return Verdict.INVALID
+        return Judgement(Verdict.INVALID, "roots are not ours")
     txids = request.proposal.txids
     if mempool.missing(txids):
-        return Verdict.WAIT
+        return Judgement(Verdict.WAIT, "bodies are missing")
     for txid in txids:
         tx = mempool.get(txid)
-        if tx is None or ledger.check_admission(tx, header.time_ms) is not None:
-            return Verdict.INVALID
-    return Verdict.VALID
+        refusal = ledger.check_admission(tx, header.time_ms) if tx is not None else None
+        if refusal is not None:
+            return Judgement(Verdict.INVALID, f"transaction {refusal.value}")
+    return Judgement(Verdict.VALID, "")
 
 
 def work_is_due(ledger: Ledger, now_ms: int) -> bool:
@@ -91,25 +101,24 @@ def work_is_due(ledger: Ledger, now_ms: int) -> bool:
     return due_ms is not None and due_ms <= now_ms
 
 
-def _plausible(request: ValidateProposal, ledger: Ledger, epoch: Epoch, now_ms: int) -> bool:
-    """What can be judged of a header without bodies or execution."""
+def _form_fault(request: ValidateProposal, ledger: Ledger, epoch: Epoch, now_ms: int) -> str:
+    """What is wrong with a header, without bodies or execution; empty: nothing."""
     header, txids = request.proposal.header, request.proposal.txids
-    parent_ms = _time_of(request.parent, epoch)
-    if not parent_ms < header.time_ms <= now_ms + DRIFT_MS:
-        return False
+    if not _time_of(request.parent, epoch) < header.time_ms <= now_ms + DRIFT_MS:
+        return "time is not after the parent's and before ours"
     if header.n_tx != len(txids) or header.tx_root != root(txids) or len(txids) > MAX_BLOCK_TXS:
-        return False
-    if (
-        not (request.parent.exec_height if request.parent else 0)
-        <= header.exec_height
-        < header.height
+        return "transactions are not the header's"
+    least = request.parent.exec_height if request.parent else 0
+    if not least <= header.exec_height < header.height:
+        return "executed height out of range"
+    seals = not request.empty and _seals(ledger, epoch, header.time_ms)
+    if request.empty and txids:
+        return "a seal's descendant is not empty"
+    if header.seal != seals or header.next_validators_hash != (
+        epoch.validators.hash if seals else b""
     ):
-        return False
-    if request.empty:
-        return not txids and not header.seal
-    if header.seal != _seals(ledger, epoch, header.time_ms):
-        return False
-    return header.next_validators_hash == (epoch.validators.hash if header.seal else b"")
+        return "seal flag is wrong"
+    return ""
 
 
 def _seals(ledger: Ledger, epoch: Epoch, time_ms: int) -> bool:

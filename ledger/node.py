@@ -321,7 +321,9 @@ class Node:
         request = self._judging.get(block_hash)
         if request is None:
             return
-        verdict = judge(request, self.ledger, self.mempool, self._epoch, self.clock.now_ms())
+        verdict, reason = judge(
+            request, self.ledger, self.mempool, self._epoch, self.clock.now_ms()
+        )
         if verdict is Verdict.WAIT:
             missing = self.mempool.missing(request.proposal.txids)
             if missing:
@@ -331,7 +333,7 @@ class Node:
         if verdict is Verdict.VALID:
             self._keep_bodies(request.proposal.txids)
         else:
-            log.warning("proposal is not valid", view=request.proposal.header.view,
+            log.warning("proposal is not valid", reason=reason, view=request.proposal.header.view,
                         proposer=request.proposal.header.proposer)  # fmt: skip
         self._post(BodiesReady(block_hash, verdict is Verdict.VALID))
 
@@ -433,9 +435,7 @@ class Node:
         tip = self.store.tip
         if tip is None or tip.header.seal or tip.header.epoch != self._epoch.epoch:
             return
-        certificate = decode(Finality, tip.certificate).certificate
-        if certificate.block_hash == tip.hash:
-            self._core.jump(tip.header, certificate)
+        self._core.jump(tip.header, decode(Finality, tip.certificate).certificate)
 
     def _start_log_anew(self) -> None:
         """Drop what the log holds of ended epochs: their blocks are on the disk (`Epochs`)."""

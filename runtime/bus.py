@@ -219,7 +219,8 @@ class MqttBus:
                 self._trouble = ""
             for callback in self._births:
                 self._spawn(_call(callback))
-            raise BusDownError(await link.lost)
+            # shielded: being cancelled must not end the future by which the link knows it stands
+            raise BusDownError(await asyncio.shield(link.lost))
         finally:
             self._link = None
             self._ready.clear()

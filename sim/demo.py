@@ -9,18 +9,17 @@ a separate process audit the chain from genesis, and writes the report.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runtime.clock import ScaledClock, write_clock
 from sim.feeder import DAY_START_MS, SLOT_S, Feeder, build_feeder
-from sim.processes import NotReadyError, Processes, wait_for
+from sim.processes import Processes, wait_for
 
 WARM_UP_SPEED = 1.0
 LEAD_MS = 60_000
@@ -98,20 +97,22 @@ class Demo:
         processes.start("csmdb", "csmdb.cli", *feeder.csmdb_arguments(self.broker_port))
         for index in range(len(feeder.validators)):
             name = f"ledger-{index + 1}"
-            processes.start(
-                name, "ledger.cli", *feeder.ledger_arguments(index, self.broker_port)
-            )
+            processes.start(name, "ledger.cli", *feeder.ledger_arguments(index, self.broker_port))
         page_file = feeder.out / "analytics" / "port"
         processes.start(
             "analytics",
             "analytics.cli",
             *feeder.analytics_arguments(self.broker_port, self.options.page_port, page_file),
         )
-        processes.start("aggregator", "aggregator.cli", *feeder.aggregator_arguments(self.broker_port))
+        processes.start(
+            "aggregator", "aggregator.cli", *feeder.aggregator_arguments(self.broker_port)
+        )
         yield from self._wait("devices", ports_file.exists)
         feeder.write_provisioning(self.broker_port, json.loads(ports_file.read_text()))
         for home in feeder.homes:
-            processes.start(home.name, "hem.cli", "run", feeder.home_folder(home) / "provisioning.toml")
+            processes.start(
+                home.name, "hem.cli", "run", feeder.home_folder(home) / "provisioning.toml"
+            )
         yield from self._wait("console", page_file.exists)
         self.page_url = f"http://127.0.0.1:{int(page_file.read_text())}/"
         yield from self._wait("homes", self._all_funded)

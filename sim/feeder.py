@@ -6,7 +6,8 @@ Keys are random; only load and sunshine come from the seed.
 
     <out>/genesis.json  clock.json  csmdb/  broker/  aggregator/  analytics/
           ledger/validator-<n>/   a chain folder each
-          homes/<name>/           provisioning.toml, policy.toml, profile.json, the home's own data
+          profiles/<name>.json    what the simulated devices of a home do
+          homes/<name>/           provisioning.toml, policy.toml, the home's own data
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ DEVIATION_SLOT_OF_DAY = 78
 """19:30 UTC: the evening peak, when the aggregator's schedule falls short."""
 DEVIATION_WH = 1_500
 BLOCK_INTERVAL_MS = 100
+DELTA0_MS = 400
+"""Thirty processes share two cores in a run: a message may take its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +92,11 @@ class Feeder:
         self.claims = {home.name: self._claim(home) for home in homes}
         self.csmdb.close()
         self._sockets = self._socket_folder()
+        (self.out / "profiles").mkdir()
         for home in homes:
             folder = self.home_folder(home)
             folder.mkdir(parents=True)
-            save_home(home, folder / "profile.json")
+            save_home(home, self.out / "profiles" / f"{home.name}.json")
 
     @property
     def first_slot(self) -> int:
@@ -116,7 +120,7 @@ class Feeder:
 
     def device_arguments(self, ports_file: Path) -> list[str]:
         """`python -m sim.devices …`"""
-        return ["--homes", str(self.out / "homes"), "--ports-file", str(ports_file)]
+        return ["--homes", str(self.out / "profiles"), "--ports-file", str(ports_file)]
 
     def csmdb_arguments(self, port: int) -> list[str]:
         """`csmdb …`"""
@@ -168,7 +172,7 @@ energy_wh = {DEVIATION_WH}
         for home in self.homes:
             folder = self.home_folder(home)
             (folder / "provisioning.toml").write_text(
-                self._provisioning(home, port, devices[home.name])
+                self._provisioning(home, port, devices[home.name]["devices"])
             )
 
     def _provisioning(self, home: Home, port: int, devices: list[dict[str, Any]]) -> str:
@@ -232,6 +236,7 @@ energy_wh = {DEVIATION_WH}
                 for number, v in enumerate(self.validators)
             ),
             poe=Poe(window_slots=4, min_energy_wh=100, min_production_wh=50),
+            delta0_ms=DELTA0_MS,
         )
         genesis = write_genesis(genesis, self.out / "genesis.json")
         for service in self.validators:

@@ -95,6 +95,8 @@ class RpcServer:
             await self._read_requests(reader, writer, tasks)
         except (ConnectionError, TimeoutError):
             pass  # the caller went away, or does not read: its loss
+        except asyncio.CancelledError:
+            pass  # we are stopping; the stream server has nobody to tell
         finally:
             self._writers.discard(writer)
             for task in tasks:

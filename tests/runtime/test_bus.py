@@ -338,3 +338,14 @@ def test_milestones_are_powers_of_ten():
 
 def test_the_back_off_is_bounded():
     assert BACKOFF_MAX_S <= 10
+
+
+async def test_a_stopped_bus_leaves_no_socket_in_the_loop(pair):
+    """A reader left behind on a dead socket would spin the loop for ever."""
+    home, _ = pair
+    await start(home)
+    link = home._link
+    assert link is not None
+    assert link._socket is not None
+    await home.stop()
+    assert link._socket.fileno() == -1
