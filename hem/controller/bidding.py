@@ -13,7 +13,7 @@ for both sides; a trade that is not kept costs. So each home trades what it is s
   later (retail). While the day ahead is unknown, the curves over the SoC decide (TMI Figs 4, 5).
 
 Prices: a margin inside (feed-in, retail); from the battery never below wear plus what the energy is
-worth later. The money never decides in floats: integers throughout.
+worth later. All of it in integers.
 
 Source: TMI section V-D; zero-intelligence-plus traders (Cliff 1997) for margins around the middle.
 """
@@ -34,6 +34,8 @@ Side = Literal["buy", "sell"]
 RECENT_PRICES = 4
 AHEAD_TRUST_PERMILLE = 700
 """Share of a spare or missing amount over the day ahead that we act on."""
+OFFER_POWER_PERMILLE = 500
+"""Share of the discharging power that may be promised to others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +167,13 @@ def _without_battery(situation: Situation, policy: Policy) -> tuple[list[OrderIn
         fractile = (situation.retail - price) * 1000 // gap
         quantity_wh = _cautious(net_wh, situation.forecast.spread_wh, fractile, policy)
         reason = f"expected deficit {net_wh} Wh, bid for the {quantity_wh} Wh we are sure of"
-        return [OrderIntent("buy", quantity_wh, _bid(situation, policy))], reason
+        return [OrderIntent("buy", quantity_wh, _risky_bid(situation, policy))], reason
     risk = max(situation.imbalance - situation.feed_in, 1)
-    fractile = (price - situation.feed_in) * 1000 // risk
+    ask = _risky_ask(situation, policy)
+    fractile = (max(price, ask) - situation.feed_in) * 1000 // risk
     quantity_wh = _cautious(-net_wh, situation.forecast.spread_wh, fractile, policy)
     reason = f"expected surplus {-net_wh} Wh, offer the {quantity_wh} Wh we are sure of"
-    return [OrderIntent("sell", quantity_wh, _ask(situation, policy))], reason
+    return [OrderIntent("sell", quantity_wh, ask)], reason
 
 
 def _with_battery(
@@ -193,7 +196,10 @@ def _with_battery(
     elif stored_wh:
         return [stored], f"{stored_wh} Wh stored beyond our own need"
     charge_wh = _charge_wh(situation, policy, battery, soc_wh, outlook)
-    buy_wh = min(max(net_wh, 0), outlook.short_wh) if outlook.known else 0
+    buy_wh = 0
+    if outlook.known:
+        missing_wh = outlook.short_wh * AHEAD_TRUST_PERMILLE // 1000
+        buy_wh = max(min(net_wh - situation.forecast.spread_wh, missing_wh), 0)
     if not outlook.known and net_wh > 0:
         # Fig 5: the emptier the battery, the more of the deficit is bought rather than discharged.
         soc = battery.soc_permille(soc_wh)
@@ -267,7 +273,10 @@ def _stored_offer_wh(
         return 0
     reserve_wh = battery.capacity_wh * policy.reserve_permille // 1000
     deficit_wh = max(situation.forecast.net_wh, 0)
-    limit_wh = battery.discharge_limit_wh(soc_wh - reserve_wh, situation.slot_seconds) - deficit_wh
+    power_wh = battery.discharge_limit_wh(soc_wh - reserve_wh, situation.slot_seconds)
+    # Part of the power stays with the home: an oven starts without asking.
+    limit_wh = power_wh * OFFER_POWER_PERMILLE // 1000 - deficit_wh
+    limit_wh -= situation.forecast.spread_wh
     soc = battery.soc_permille(soc_wh)
     by_curve_wh = offer_quantity_wh(soc, limit_wh, policy.offer_curve)
     free_wh = (outlook.spare_wh - reserve_wh) * AHEAD_TRUST_PERMILLE // 1000
@@ -305,8 +314,12 @@ def _stored_ask(
     low = max(least, _ask(situation, policy))
     high = max(low, _bid(situation, policy))
     soc = battery.soc_permille(soc_wh)
-    # A quarter of the way at most: an offer that is never taken earns nothing.
-    return offer_price(soc, low, low + (high - low) // 4, least)
+    # A sudden load beyond the battery's power makes us miss the sale: uncertainty costs.
+    spread_wh = situation.forecast.spread_wh
+    power_wh = max(battery.max_discharge_w * situation.slot_seconds // 3600, 1)
+    risk_uc = (high - low) * min(spread_wh, power_wh) // power_wh
+    # A quarter of the way at most for the SoC: an offer that is never taken earns nothing.
+    return offer_price(soc, low, low + (high - low) // 4, least) + risk_uc
 
 
 def _charge_bid(situation: Situation, policy: Policy, battery: Battery, soc_wh: int) -> int:
@@ -316,6 +329,31 @@ def _charge_bid(situation: Situation, policy: Policy, battery: Battery, soc_wh: 
     high = min(worth, situation.retail) - _margin(situation, policy)
     low = min(_ask(situation, policy), high)
     return bid_price(battery.soc_permille(soc_wh), low, high)
+
+
+def _risky_ask(situation: Situation, policy: Policy) -> int:
+    """
+    Price of a surplus with no battery behind it.
+
+    A seller risks imbalance − price to gain price − feed-in. So the ask rises from the usual ask
+    toward the highest bid with the share of the forecast that is uncertain.
+    """
+    low, high = _ask(situation, policy), _bid(situation, policy)
+    spread_wh = situation.forecast.spread_wh
+    known_wh = abs(situation.forecast.net_wh) + spread_wh
+    return low + max(high - low, 0) * spread_wh // max(known_wh, 1)
+
+
+def _risky_bid(situation: Situation, policy: Policy) -> int:
+    """
+    Price for a deficit with no battery behind it: the mirror image.
+
+    A buyer risks price − feed-in to gain retail − price, so the bid falls with what is uncertain.
+    """
+    low, high = _ask(situation, policy), _bid(situation, policy)
+    spread_wh = situation.forecast.spread_wh
+    known_wh = abs(situation.forecast.net_wh) + spread_wh
+    return high - max(high - low, 0) * spread_wh // max(known_wh, 1)
 
 
 def _cautious(expected_wh: int, spread_wh: int, fractile_permille: int, policy: Policy) -> int:

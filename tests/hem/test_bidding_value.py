@@ -16,7 +16,7 @@ from hem.controller.bidding import Situation, decide
 from hem.controller.forecast import Forecaster
 from hem.controller.policy import Policy
 from hem.controller.setpoint import setpoint_w
-from market.double_auction import clear
+from market.double_auction import Clearing, clear
 from market.orders import Order
 from market.settlement import Tariff, settle
 from sim.baseline import day_without_market
@@ -113,6 +113,19 @@ def run_slot(trader: Trader, slot: int, begin_ms: int) -> int:
     return net_wh
 
 
+def book(traders: list[Trader], clearing: Clearing, slot: int) -> None:
+    for awards, sign in ((clearing.bid_awards, 1), (clearing.offer_awards, -1)):
+        for award in awards:
+            trader = traders[int(award.address)]
+            bought, sold = trader.positions.get(slot, (0, 0))
+            if sign > 0:
+                bought += award.energy_wh
+            else:
+                sold += award.energy_wh
+            trader.positions[slot] = (bought, sold)
+            trader.cost_uc += sign * cost_uc(award.energy_wh, award.price_uc_per_kwh)
+
+
 def simulate(seed: int, count: int = 10):
     traders = [trader_of(home) for home in generate_homes(count, seed, START_MS)]
     prices: list[int] = []
@@ -131,16 +144,7 @@ def simulate(seed: int, count: int = 10):
         if k < SLOTS:
             prices.append(clearing.price_uc_per_kwh)
         traded_wh += clearing.traded_wh
-        for awards, sign in ((clearing.bid_awards, 1), (clearing.offer_awards, -1)):
-            for award in awards:
-                trader = traders[int(award.address)]
-                bought, sold = trader.positions.get(slot, (0, 0))
-                if sign > 0:
-                    bought += award.energy_wh
-                else:
-                    sold += award.energy_wh
-                trader.positions[slot] = (bought, sold)
-                trader.cost_uc += sign * cost_uc(award.energy_wh, award.price_uc_per_kwh)
+        book(traders, clearing, slot)
         for late_slot, trader, load_wh, pv_wh in observed:
             trader.forecaster.observe(late_slot, load_wh, pv_wh)
         observed = []
