@@ -128,6 +128,16 @@ def test_a_profile_repeats_and_holds_within_an_interval():
     assert home.load_wms(START_MS, START_MS - 5) == 0
 
 
+def test_intervals_are_counted_from_the_start_of_the_profile():
+    """The demo's profiles begin at a quarter to midnight, not at a multiple of their length."""
+    home = Home(name="h", kind="test", interval_s=300, start_ms=START_MS + 7_000,
+                load_w=[1, 2, 3], pv_w=[0, 0, 0])  # fmt: skip
+    assert [home.load_at(START_MS + 7_000 + s * 1000) for s in (-1, 0, 299, 300, 900)] == [
+        3, 1, 1, 2, 1,
+    ]  # fmt: skip
+    assert home.load_wms(START_MS + 7_000 + 299_000, START_MS + 7_000 + 301_000) == 3_000
+
+
 def test_a_home_survives_its_file(tmp_path):
     for home in generate_homes(4, 1, START_MS):
         save_home(home, tmp_path / "home.json")
