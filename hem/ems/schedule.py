@@ -17,7 +17,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from runtime.ports import Clock
-from wire.slots import Slot, SlotGrid
+from wire.slots import SlotGrid
 
 MISFIRE_GRACE_S = 30
 """APScheduler drops jobs that are 1 s late unless told otherwise; each job knows its deadline."""
@@ -42,27 +42,17 @@ class SlotTrigger(BaseTrigger):  # type: ignore[misc]
     """
     Fires once per slot, `offset_s` after its start; a slot that was missed is not made up.
 
-    Without memory, because APScheduler asks more than once per firing.
+    APScheduler asks twice for each firing, so the answer must not depend on how often it asks.
     """
 
     def __init__(self, clock: Clock, grid: SlotGrid, offset_s: int) -> None:
-        self._clock, self._grid, self._offset_s = clock, grid, offset_s
+        self._clock, self._grid, self._offset_ms = clock, grid, offset_s * 1000
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
         """The real time of the next firing."""
-        slot = firing_slot(self._clock, self._grid, self._offset_s) + 1
-        due_ms = self._grid.start_ms(slot) + self._offset_s * 1000
+        slot = self._grid.slot_at(self._clock.now_ms() - self._offset_ms) + 1
+        due_ms = self._grid.start_ms(slot) + self._offset_ms
         return datetime.now(UTC) + timedelta(seconds=self._clock.real_seconds_until(due_ms))
-
-
-def firing_slot(clock: Clock, grid: SlotGrid, offset_s: int) -> Slot:
-    """
-    The slot whose phase is firing, or has fired last.
-
-    A quarter of a slot of tolerance: a timer that ends a little early is still that slot's.
-    """
-    tolerance_ms = grid.length_s * 250
-    return grid.slot_at(clock.now_ms() - offset_s * 1000 + tolerance_ms)
 
 
 class Timetable:
@@ -104,4 +94,12 @@ class Timetable:
             )
 
     async def _fire(self, phase: Phase) -> None:
-        await phase.job(firing_slot(self._clock, self._grid, phase.offset_s))
+        # a quarter of a slot of tolerance: a timer may end a little early
+        tolerance_ms = self._grid.length_s * 250
+        slot = self._grid.slot_at(self._clock.now_ms() - phase.offset_s * 1000 + tolerance_ms)
+        if self._fired.get(phase.name) == slot:
+            return  # the timer ended early and was set again for the same moment
+        self._fired[phase.name] = slot
+        # the meter refuses to close a slot that lacks a millisecond
+        await self._clock.sleep_until(self._grid.start_ms(slot) + phase.offset_s * 1000)
+        await phase.job(slot)
