@@ -1,0 +1,261 @@
+"""
+What analytics remembers: one SQLite file, written in batches, readable with any SQLite tool.
+
+Events are kept whole (`events.body`, canonical JSON) and, where people ask for them, also as
+columns: blocks, clearings, trades, settlements, CPF, states, readings, refusals. After a restart
+the live picture is folded again from this file. Of a sealed reading only order, size and digest are
+kept: the registers inside belong to the DSO.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import sqlite_utils
+
+from analytics.rollups import HomeState, Rollup
+from wire.canonical import encode
+
+SCHEMA: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
+    "events": (
+        {"id": int, "height": int, "time_ms": int, "name": str, "slot": int, "body": str},
+        ("id",),
+    ),
+    "blocks": (
+        {
+            "height": int, "epoch": int, "view": int, "proposer": str, "n_tx": int,
+            "time_ms": int, "finality_ms": int,
+        },
+        ("height",),
+    ),
+    "clearings": (
+        {
+            "slot": int, "height": int, "price_uc_per_kwh": int, "traded_wh": int, "bids": int,
+            "offers": int, "welfare_uc": int,
+        },
+        ("slot",),
+    ),
+    "trades": (
+        {
+            "slot": int, "address": str, "side": str, "kind": str, "reference": str,
+            "energy_wh": int, "price_uc_per_kwh": int, "height": int,
+        },
+        ("slot", "address", "side", "kind", "reference"),
+    ),
+    "settlements": (
+        {
+            "slot": int, "address": str, "net_wh": int, "bought_wh": int, "sold_wh": int,
+            "residual_wh": int, "amount_uc": int, "height": int,
+        },
+        ("slot", "address"),
+    ),
+    "cpf": (
+        {"validator": str, "end_slot": int, "cpf_q16": int, "eligible": int, "height": int},
+        ("validator", "end_slot"),
+    ),
+    "states": (
+        {
+            "home": str, "time_ms": int, "online": int, "name": str, "grid_w": int, "pv_w": int,
+            "battery_w": int, "load_w": int, "soc_permille": int, "lost": str, "measured": int,
+        },
+        ("home", "time_ms"),
+    ),
+    "readings": (
+        {"id": int, "home": str, "sequence": int, "time_ms": int, "size_bytes": int, "digest": str},
+        ("id",),
+    ),
+    "refusals": (
+        {"node": str, "component": str, "reason": str, "count": int},
+        ("node", "component", "reason"),
+    ),
+    "meta": ({"key": str, "value": str}, ("key",)),
+}  # fmt: skip
+_BUSY_TIMEOUT_MS = 5000
+
+
+class AnalyticsStore:
+    """
+    The file `analytics.sqlite`. Rows gather in memory; `flush` writes them in one transaction.
+
+    Args:
+        path: the file; its folder must exist
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite_utils.Database(path)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+        for name, (columns, key) in SCHEMA.items():
+            primary = key[0] if len(key) == 1 else key
+            self._db.table(name).create(columns, pk=primary, if_not_exists=True)
+        self._db.table("events").create_index(["time_ms"], if_not_exists=True)
+        self._db.table("states").create_index(["time_ms"], if_not_exists=True)
+        self._pending: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
+        opened = self._db.execute("SELECT body FROM events WHERE name = 'auction-opened'")
+        self._templates = {e["auction"]: e["template"] for e in map(_first_json, opened)}
+        counted = self._db.execute("SELECT home, MAX(sequence) FROM readings GROUP BY home")
+        self._reading_sequence: dict[str, int] = dict(counted.fetchall())
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def add_event(self, height: int, time_ms: int, event: dict[str, Any]) -> None:
+        """Remember a finalised event, whole and in its table."""
+        name = event["event"]
+        slot = event.get("slot")
+        if name == "auction-opened":
+            self._templates[event["auction"]] = event["template"]
+        elif name == "auction-cleared":
+            event = {"template": self._templates.pop(event["auction"], "reverse"), **event}
+        body = encode(event).decode()
+        self._pending["events"].append((None, height, time_ms, name, slot, body))
+        add = _COLUMNS.get(name)
+        if add is not None:
+            for table, row in add(height, event):
+                self._pending[table].append(row)
+
+    def add_block(self, block: dict[str, Any]) -> None:
+        """Remember an agreed block."""
+        names = ("height", "epoch", "view", "proposer", "nTx", "timeMs", "finalityMs")
+        self._pending["blocks"].append(tuple(block[name] for name in names))
+
+    def add_state(self, state: HomeState) -> None:
+        """Remember a home's state."""
+        self._pending["states"].append((
+            state.home, state.time_ms, int(state.online), state.name, state.grid_w, state.pv_w,
+            state.battery_w, state.load_w, state.soc_permille, ",".join(state.lost),
+            int(state.measured),
+        ))  # fmt: skip
+
+    def add_reading(self, home: str, time_ms: int, size_bytes: int, digest: str) -> None:
+        """Remember that a sealed reading came in; sequence numbers count them per home."""
+        sequence = self._reading_sequence.get(home, -1) + 1
+        self._reading_sequence[home] = sequence
+        self._pending["readings"].append((None, home, sequence, time_ms, size_bytes, digest))
+
+    def add_refused(self, node: str, component: str, counts: dict[str, int]) -> None:
+        """Remember a node's counts of refused messages."""
+        for reason, count in counts.items():
+            self._pending["refusals"].append((node, component, reason, count))
+
+    def flush(self, delivered: dict[str, int]) -> int:
+        """
+        Write everything pending, and how far the ledger has been followed, in one transaction.
+
+        Returns:
+            Rows written.
+        """
+        pending, self._pending = self._pending, defaultdict(list)
+        if not pending:
+            return 0
+        pending["meta"].append(("delivered", json.dumps(delivered)))
+        with self._db.atomic():
+            for table, rows in pending.items():
+                marks = ",".join("?" * len(SCHEMA[table][0]))
+                self._db.conn.executemany(
+                    f"INSERT OR REPLACE INTO {table} VALUES ({marks})",  # noqa: S608 our names
+                    rows,
+                )
+        return sum(len(rows) for rows in pending.values())
+
+    def prune(self, before_ms: int) -> None:
+        """Forget events, states and readings that came in before `before_ms`; the rest is small."""
+        with self._db.atomic():
+            for table in ("events", "states", "readings"):
+                self._db.table(table).delete_where("time_ms < ?", [before_ms])
+
+    def close(self) -> None:
+        """Release the file."""
+        self._db.close()
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def delivered(self) -> dict[str, int]:
+        """How far the ledger has been followed, per contract."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'delivered'").fetchone()
+        return {str(k): int(v) for k, v in json.loads(row[0]).items()} if row else {}
+
+    def rows(self, table: str, order: str = "") -> list[dict[str, Any]]:
+        """All rows of a table, in the order of its primary key or `order`."""
+        assert table in SCHEMA
+        return list(self._db[table].rows_where(order_by=order or ",".join(SCHEMA[table][1])))
+
+    def replay(self, rollup: Rollup, since_ms: int = 0) -> None:
+        """Fold what is remembered since `since_ms` into `rollup`."""
+        events = self._db.execute(
+            "SELECT height, body FROM events WHERE time_ms >= ? ORDER BY id", (since_ms,)
+        )
+        for height, body in events:
+            rollup.fold_event(height, json.loads(body))
+        for row in self._db["blocks"].rows_where("time_ms >= ?", [since_ms], order_by="height"):
+            rollup.fold_block({
+                "height": row["height"], "epoch": row["epoch"], "view": row["view"],
+                "proposer": row["proposer"], "nTx": row["n_tx"], "timeMs": row["time_ms"],
+                "finalityMs": row["finality_ms"],
+            })  # fmt: skip
+        for row in self._db["states"].rows_where("time_ms >= ?", [since_ms], order_by="time_ms"):
+            row["lost"] = tuple(filter(None, row["lost"].split(",")))
+            row["online"], row["measured"] = bool(row["online"]), bool(row["measured"])
+            rollup.fold_state(HomeState(**row))
+        counts: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+        for row in self._db["refusals"].rows:
+            counts[row["node"], row["component"]][row["reason"]] = row["count"]
+        for (node, component), by_reason in counts.items():
+            rollup.fold_refused(node, component, by_reason)
+
+
+def _first_json(row: tuple[str]) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(row[0])
+    return value
+
+
+Rows = list[tuple[str, tuple[Any, ...]]]
+
+
+def _clearing(height: int, event: dict[str, Any]) -> Rows:
+    slot = event["slot"]
+    facts = (
+        slot, height, event["priceUcPerKwh"], event["tradedWh"], event["bids"], event["offers"],
+        event.get("welfareUc", 0),
+    )  # fmt: skip
+    return [("clearings", facts)] + [
+        ("trades", (slot, a["address"], a["side"], "market", "", a["energyWh"],
+                    a["priceUcPerKwh"], height))
+        for a in event["awards"]
+    ]  # fmt: skip
+
+
+def _auction(height: int, event: dict[str, Any]) -> Rows:
+    side = "buy" if event.get("template") == "forward" else "sell"
+    return [
+        ("trades", (event["slot"], a["address"], side, "auction", event["auction"], a["energyWh"],
+                    a["priceUcPerKwh"], height))
+        for a in event["awards"]
+    ]  # fmt: skip
+
+
+def _settlement(height: int, event: dict[str, Any]) -> Rows:
+    return [
+        ("settlements", (event["slot"], r["address"], r["netWh"], r["boughtWh"], r["soldWh"],
+                         r["residualWh"], r["amountUc"], height))
+        for r in event["rows"]
+    ]  # fmt: skip
+
+
+def _cpf(height: int, event: dict[str, Any]) -> Rows:
+    row = (
+        event["validator"], event["endSlot"], event["cpfQ16"], int(event["eligible"]), height,
+    )  # fmt: skip
+    return [("cpf", row)]
+
+
+_COLUMNS = {
+    "cleared": _clearing,
+    "auction-cleared": _auction,
+    "settled": _settlement,
+    "trued-up": _settlement,
+    "cpf": _cpf,
+}
