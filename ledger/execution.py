@@ -147,7 +147,7 @@ class Ledger:
         found = store.meta(GENESIS)
         if found is None:
             rows = genesis_rows(genesis)
-            store.write_genesis(wanted, rows)
+            store.write_genesis(wanted, {key: encode(row) for key, row in rows.items()})
             return cls(genesis, store, State(rows.items()))
         if found != wanted:
             raise ChainError(0, "the store belongs to another genesis")
@@ -268,7 +268,6 @@ class Ledger:
         try:
             result, events = self._apply(header, txs)
             self._check_money(header.height)
-            writes = {key: after for key, (_, after) in self.state.changes().items()}
             block = StoredBlock(
                 height=header.height,
                 hash=result.block_hash,
@@ -284,7 +283,7 @@ class Ledger:
                     bodies=[(tx.txid, tx.raw) for tx in txs],
                     receipts=[receipt.to_json() for receipt in result.receipts],
                     events=events,
-                    writes=writes,
+                    writes=self.state.encoded_changes(),
                 )
             )
         except BaseException:

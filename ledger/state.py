@@ -39,6 +39,8 @@ class State:
         self._journal: list[dict[str, Any]] = []
         self._stale: set[str] = set(self._rows)
         self._tree: smt.Node = None
+        self._encoded: dict[str, bytes] = {}
+        """Canonical bytes made for the last root, so that a block encodes its rows once."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -86,6 +88,7 @@ class State:
         """Take back what was written since the matching `begin`."""
         for key, before in self._journal.pop().items():
             self._stale.add(key)
+            self._encoded.pop(key, None)
             if before is _ABSENT:
                 self._rows.pop(key, None)
             else:
@@ -98,8 +101,16 @@ class State:
             found[key] = (None if before is _ABSENT else before, self._rows.get(key))
         return found
 
+    def encoded_changes(self) -> dict[str, bytes | None]:
+        """Keys written since the innermost `begin` with their canonical bytes; None: removed."""
+        return {
+            key: self._bytes(key) if key in self._rows else None
+            for key in sorted(self._journal[-1])
+        }
+
     def _remember(self, key: str) -> None:
         self._stale.add(key)
+        self._encoded.pop(key, None)
         if self._journal and key not in self._journal[-1]:
             self._journal[-1][key] = self._rows.get(key, _ABSENT)
 
@@ -108,6 +119,7 @@ class State:
     def root(self) -> bytes:
         """Root of the sparse Merkle tree over the present keys and values."""
         if self._stale:
+            self._encoded.clear()
             self._tree = smt.update(
                 self._tree, [(smt.path_of(key), self._value_hash(key)) for key in self._stale]
             )
@@ -120,8 +132,14 @@ class State:
         return smt.prove(self._tree, smt.path_of(key))
 
     def _value_hash(self, key: str) -> bytes | None:
-        value = self._rows.get(key, _ABSENT)
-        return None if value is _ABSENT else hashlib.sha256(encode(value)).digest()
+        if key not in self._rows:
+            return None
+        raw = self._encoded[key] = encode(self._rows[key])
+        return hashlib.sha256(raw).digest()
+
+    def _bytes(self, key: str) -> bytes:
+        raw = self._encoded.get(key)
+        return encode(self._rows[key]) if raw is None else raw
 
 
 def verify_proof(root: bytes, key: str, value: Any | None, proof: smt.Proof) -> bool:

@@ -92,8 +92,8 @@ class BlockRecord:
     receipts: list[dict[str, Any]]
     events: Mapping[str, list[dict[str, Any]]]
     """By contract."""
-    writes: Mapping[str, Any]
-    """State rows; None removes."""
+    writes: Mapping[str, bytes | None]
+    """State rows in canonical form; None removes."""
 
 
 class LedgerStore:
@@ -209,7 +209,7 @@ class LedgerStore:
 
     # --- writing ----------------------------------------------------------------------------------
 
-    def write_genesis(self, genesis: bytes, writes: Mapping[str, Any]) -> None:
+    def write_genesis(self, genesis: bytes, writes: Mapping[str, bytes]) -> None:
         """Begin a chain: its genesis and the rows of height 0."""
         with self._atomic():
             self._db.execute("INSERT INTO meta VALUES (?, ?)", (GENESIS, genesis))
@@ -283,9 +283,9 @@ class LedgerStore:
         found = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         return None if found == "ok" else str(found)
 
-    def _put_state(self, writes: Mapping[str, Any]) -> None:
+    def _put_state(self, writes: Mapping[str, bytes | None]) -> None:
         gone = [(key,) for key, value in writes.items() if value is None]
-        kept = [(key, encode(value)) for key, value in writes.items() if value is not None]
+        kept = [(key, value) for key, value in writes.items() if value is not None]
         self._db.executemany("DELETE FROM state WHERE key = ?", gone)
         self._db.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", kept)
 

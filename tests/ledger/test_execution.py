@@ -58,6 +58,14 @@ def test_a_bundle_uses_one_nonce_and_a_refused_operation_undoes_only_itself(chai
     assert position["buyLockedWh"] == 107
 
 
+def test_what_an_operation_wrote_before_its_refusal_is_taken_back(chain):
+    """An auction opens its slot before it finds out that it cannot be paid."""
+    before = len(chain.ledger.state), chain.ledger.next_due_ms()
+    dear = auction("dear", "reverse", SLOT, 10**9, 10**9, "as-bid")
+    assert chain.codes(START_MS + 60_000, SUPERVISOR, dear) == ["INSUFFICIENT_FUNDS"]
+    assert (len(chain.ledger.state), chain.ledger.next_due_ms()) == before
+
+
 @pytest.mark.parametrize("shift", [-1, 1])
 def test_a_wrong_nonce_has_no_effect_but_a_receipt(chain, shift):
     nonce = chain.ledger.next_nonce(ANN.id)

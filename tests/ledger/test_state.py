@@ -64,6 +64,8 @@ class StateAgainstADict(RuleBasedStateMachine):
         before, after = self.models[-2], self.models[-1]
         rows = self.state.changes()
         assert all(rows[k] == (before.get(k), after.get(k)) for k in rows)
+        encoded = self.state.encoded_changes()
+        assert encoded == {k: encode(after[k]) if k in after else None for k in rows}
         assert {k for k in {**before, **after} if before.get(k) != after.get(k)} <= set(rows)
 
     @invariant()
