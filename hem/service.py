@@ -185,8 +185,15 @@ class HomeEnergyManager:
         await bus.start()
         await bus.wait_connected(None)
         self.outbox.add([(f"register/{key.id}", {"op": "register-address", "grant": dump(grant)})])
+        self._write_identity(key.id)
         log.info("trading", home=self.config.home.name, address=key.id)
         return bus
+
+    def _write_identity(self, address: str) -> None:
+        """Who we are, for the household's own tools; the folder is readable by us only."""
+        facts = {"participant": self.ems_key.id, "address": address}
+        path = self.config.home.data_dir / "identity.json"
+        path.write_bytes(encode(facts) + b"\n")
 
     def _make_outbox(self, key: SigningKey, bus: MqttBus) -> OperationOutbox:
         async def next_nonce() -> int:

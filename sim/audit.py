@@ -142,9 +142,9 @@ def _evidence(feeder: Feeder) -> Check:
     store = AggregatorStore(feeder.out / "aggregator" / "data" / "aggregator.sqlite")
     try:
         rows = store.evidence()
-        checked = store.db.execute(
-            "SELECT count(*) FROM receipts WHERE status = 'ok'"
-        ).fetchone()[0]
+        checked = store.db.execute("SELECT count(*) FROM receipts WHERE status = 'ok'").fetchone()[
+            0
+        ]
     finally:
         store.close()
     if rows:

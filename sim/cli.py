@@ -42,8 +42,10 @@ def demo(
     """
     Run one feeder for a day, every part real, and audit it.
 
-    Starts broker, CSM-DB, four validators, aggregator, analytics, the homes' devices and one HEM per
-    home as processes of their own, shows a live page, prints a summary and leaves a report in --out.
+    Starts broker, CSM-DB, four validators, aggregator, analytics, the homes' devices and one HEM
+    per home as processes of their own, shows a live page, prints a summary and leaves a report in
+    --out.
+
     Exit code 0: audit passed. 1: audit failed or a process died. 2: something given is wrong.
     """
     from sim.demo import DemoOptions  # noqa: PLC0415  (help should not wait for the imports)

@@ -2,29 +2,28 @@
 `hearthgrid demo`: one feeder, one day, every part real.
 
 Starts broker, CSM-DB, four validators, aggregator, analytics, the homes' Modbus devices and one HEM
-(with its gateway) per home, each in a process of its own; lets market time run; then stops them, has
-a separate process audit the chain from genesis, and writes the report.
+(with its gateway) per home, each in a process of its own; lets market time run; then stops them,
+has a separate process audit the chain from genesis, and writes the report.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ledger.store import LedgerStore
 from runtime.clock import ScaledClock, write_clock
 from sim.feeder import DAY_START_MS, SLOT_S, Feeder, build_feeder
 from sim.processes import Processes, wait_for
 
 WARM_UP_SPEED = 1.0
-LEAD_MS = 60_000
-"""Market time between the moment everybody is ready and the first thing that is due."""
 READY_TIMEOUT_S = 120.0
+QUIET_TIMEOUT_S = 5.0
 SETTLE_SLOTS = 2
 """Slots after the last one until it is settled (grace period, then the seal)."""
 
@@ -78,12 +77,17 @@ class Demo:
             },
         )
         self.broker_port = 0
-        self.page_url = ""
+        self.page_port = 0
 
     @property
     def end_ms(self) -> int:
         """Market time at which the last slot has been settled."""
         return DAY_START_MS + (self.options.slots + SETTLE_SLOTS) * SLOT_S * 1000 + 120_000
+
+    @property
+    def page_url(self) -> str:
+        """Where the live page is."""
+        return f"http://127.0.0.1:{self.page_port}/"
 
     def start(self) -> Iterator[Progress]:
         """Start every process; yields until all homes are enrolled and may trade."""
@@ -114,7 +118,7 @@ class Demo:
                 home.name, "hem.cli", "run", feeder.home_folder(home) / "provisioning.toml"
             )
         yield from self._wait("console", page_file.exists)
-        self.page_url = f"http://127.0.0.1:{int(page_file.read_text())}/"
+        self.page_port = int(page_file.read_text())
         yield from self._wait("homes", self._all_funded)
 
     def go(self) -> None:
@@ -133,12 +137,40 @@ class Demo:
 
     def live(self) -> dict[str, Any]:
         """The console's summary, or nothing while it does not answer."""
+        return self._get("api/summary")
+
+    def home_states(self) -> dict[str, dict[str, Any]]:
+        """What each home's gateway says now (from its retained state on the console)."""
+        found: dict[str, dict[str, Any]] = {
+            row["name"]: row for row in self._get("api/live").get("homes", []) if row.get("name")
+        }
+        return found
+
+    def settle_down(self) -> None:
+        """Stop the homes, let every node execute what is final, then stop the rest."""
+        homes = [home.name for home in self.feeder.homes]
+        self.processes.stop(homes)
+        deadline_s = time.monotonic() + QUIET_TIMEOUT_S
+        while time.monotonic() < deadline_s and len(set(self._heights())) > 1:
+            time.sleep(0.2)
+        self.processes.stop()
+
+    def _heights(self) -> list[int]:
+        heights = []
+        for index in range(len(self.feeder.validators)):
+            store = LedgerStore.in_folder(self.feeder.ledger_folder(index), read_only=True)
+            heights.append(store.height)
+            store.close()
+        return heights
+
+    def _get(self, path: str) -> dict[str, Any]:
         try:
-            with urllib.request.urlopen(self.page_url + "api/summary", timeout=2) as answer:
-                summary: dict[str, Any] = json.load(answer)
-                return summary
-        except (OSError, ValueError, urllib.error.URLError):
+            connection = http.client.HTTPConnection("127.0.0.1", self.page_port, timeout=2)
+            connection.request("GET", "/" + path)
+            found: dict[str, Any] = json.load(connection.getresponse())
+        except (OSError, ValueError, http.client.HTTPException):
             return {}
+        return found
 
     def stop(self) -> None:
         """Stop every process."""
@@ -150,4 +182,4 @@ class Demo:
             yield Progress(f"starting: {what}", min(1.0, (time.monotonic() - started_s) / 30), {})
 
     def _all_funded(self) -> bool:
-        return self.live().get("funded", 0) >= len(self.feeder.homes)
+        return int(self.live().get("funded", 0)) >= len(self.feeder.homes)

@@ -167,6 +167,16 @@ energy_wh = {DEVIATION_WH}
         )
         return ["run", str(path)]
 
+    def analytics_arguments(self, port: int, page_port: int, port_file: Path) -> list[str]:
+        """`analytics …`"""
+        folder = self.analytics.folder
+        return [
+            "run", "--key-file", str(self.analytics.key_file),
+            "--certificate", str(self.analytics.certificate_file),
+            "--genesis", str(self.out / "genesis.json"), "--data-dir", str(folder),
+            "--port", str(port), "--web-port", str(page_port), "--port-file", str(port_file),
+        ]  # fmt: skip
+
     def write_provisioning(self, port: int, devices: dict[str, Any]) -> None:
         """One provisioning file and one policy per home."""
         for home in self.homes:

@@ -65,7 +65,7 @@ class Processes:
                 stderr=output,
                 env={**os.environ, **self.environment},
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads here
             )
         child = Child(name, module, words, process)
         self.children[name] = child

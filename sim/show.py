@@ -37,8 +37,9 @@ def run_and_show(options: DemoOptions, *, as_json: bool) -> int:
     try:
         _watch(demo, console)
         console.print("Stopping the processes, auditing the chain …")
-        demo.stop()
-        summary = finish(demo)
+        states = demo.home_states()
+        demo.settle_down()
+        summary = finish(demo.feeder, states)
     except KeyboardInterrupt:
         console.print("\nInterrupted; stopping every process.")
         return 130
