@@ -78,9 +78,12 @@ def why(
     as_json: Json = False,
 ) -> None:
     """Explain decisions: what was bid, and why."""
+    from hem.config import load_market_facts, load_provisioning  # noqa: PLC0415
     from hem.summary import decisions_of  # noqa: PLC0415
 
-    rows = decisions_of(_data_dir(provisioning), slot)
+    config = load_provisioning(provisioning)
+    grid = load_market_facts(config.market.genesis).grid
+    rows = decisions_of(config.home.data_dir, slot, grid)
     if as_json:
         print(json.dumps(rows))
         return

@@ -10,12 +10,28 @@ from wire.keys import KEY_BYTES, SigningKey, from_text, to_text
 
 
 def write_secret(path: Path, seed: bytes) -> None:
-    """Write a new key file (mode 0600), on disk when this returns."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    """
+    Write a new key file (mode 0600), on disk when this returns.
+
+    It appears whole or not at all: a power cut leaves no half key behind.
+
+    Raises:
+        FileExistsError: a key is never overwritten.
+    """
+    fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(to_text(seed) + "\n")
         file.flush()
         os.fsync(file.fileno())
+    os.link(fresh, path)  # unlike a rename, refuses to replace a key that is there
+    fresh.unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def read_secret(path: Path) -> bytes:

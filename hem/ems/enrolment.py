@@ -2,18 +2,20 @@
 Enrolment: from a claim code to a certificate, an address grant and, for a host, a validator grant.
 
 Every answer is kept as it comes, and every request may be repeated, so enrolment goes on where a
-crash stopped it.
+crash stopped it. What is only temporarily in the way (a meter that does not answer yet, a CSM-DB
+that is down) is waited for; a refusal is final and raised.
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
 from hem.ems.keyring import Keyring
-from hem.gateway.client import GatewayClient
+from hem.gateway.client import GatewayClient, GatewayError
 from runtime.csmdb_client import CsmDbClient
 from runtime.ports import Store
 from wire.certificates import (
@@ -25,13 +27,14 @@ from wire.certificates import (
     load,
 )
 from wire.enrolment import ENROLL, GRANT_ADDRESSES, GRANT_VALIDATOR
-from wire.errors import WireError
+from wire.errors import CertificateError, WireError
 from wire.keys import to_text
 
 CERTIFICATE = "enrolment/certificate"
 GRANT = "enrolment/grant"
 VALIDATOR_GRANT = "enrolment/validator-grant"
 ADDRESS_NUMBER = "enrolment/address-number"
+METER_RETRY_S = 1.0
 
 S = TypeVar("S", bound=Signed)
 
@@ -79,13 +82,18 @@ class Enrolment:
         known = self.certificate
         if known is not None:
             return known
-        plate = await self.gateway.nameplate()
-        meter = {**plate, "meter_key": (await self.gateway.public_keys())["meter"]}
-        answer = await csmdb.ask(
+        ems = self.keyring.ems
+        meter = await self._meter()
+        answer = await _ask(
+            csmdb,
             ENROLL,
-            {"claimCode": claim_code, "key": to_text(self.keyring.ems.public), "meter": meter},
+            {"claimCode": claim_code, "key": to_text(ems.public), "meter": meter},
         )
-        return self._keep(Certificate, CERTIFICATE, answer["certificate"])
+        certificate = self._check(Certificate, answer["certificate"])
+        if certificate.subject != ems.id:
+            raise CertificateError("certificate of another home", subject=certificate.subject)
+        self._keep((CERTIFICATE, dump_text(certificate)))
+        return certificate
 
     async def obtain_grant(
         self, csmdb: CsmDbClient, first_slot: int, last_slot: int | None
@@ -108,10 +116,12 @@ class Enrolment:
             "addresses": [{"key": to_text(key.public), "meterKey": pseudonym}],
             **_window(first_slot, last_slot),
         }
-        answer = await csmdb.ask(GRANT_ADDRESSES, parameters)
-        with self.store.atomic():
-            self.store.put(ADDRESS_NUMBER, str(number).encode())
-        return self._keep(AddressGrant, GRANT, answer["grants"][0])
+        answer = await _ask(csmdb, GRANT_ADDRESSES, parameters)
+        grant = self._check(AddressGrant, answer["grants"][0])
+        if grant.address != key.id or grant.meter_key != pseudonym:
+            raise CertificateError("grant of another address", address=grant.address)
+        self._keep((ADDRESS_NUMBER, str(number)), (GRANT, dump_text(grant)))
+        return grant
 
     async def obtain_validator_grant(
         self, csmdb: CsmDbClient, validator: str, first_slot: int, last_slot: int | None
@@ -126,25 +136,56 @@ class Enrolment:
             "meterKey": pseudonym,
             **_window(first_slot, last_slot),
         }
-        answer = await csmdb.ask(GRANT_VALIDATOR, parameters)
-        return self._keep(ValidatorGrant, VALIDATOR_GRANT, answer["grant"])
+        answer = await _ask(csmdb, GRANT_VALIDATOR, parameters)
+        grant = self._check(ValidatorGrant, answer["grant"])
+        if grant.validator != validator or grant.meter_key != pseudonym:
+            raise CertificateError("grant of another validator", validator=grant.validator)
+        self._keep((VALIDATOR_GRANT, dump_text(grant)))
+        return grant
 
-    def _keep(self, kind: type[S], key: str, value: object) -> S:
-        record = load(kind, value, self.issuing_key, self.market)
+    async def _meter(self) -> dict[str, str]:
+        """What is on the meter's plate, and its key; waits for a meter that does not answer yet."""
+        said = False
+        while True:
+            try:
+                plate = await self.gateway.nameplate()
+                return {**plate, "meter_key": (await self.gateway.public_keys())["meter"]}
+            except GatewayError as error:
+                if not said:
+                    log.warning("enrolment waits for the meter", reason=str(error))
+                said = True
+                await asyncio.sleep(METER_RETRY_S)
+
+    def _check(self, kind: type[S], value: object) -> S:
+        return load(kind, value, self.issuing_key, self.market)
+
+    def _keep(self, *rows: tuple[str, str]) -> None:
         with self.store.atomic():
-            self.store.put(key, dump_text(record).encode())
-        log.info("received", what=kind.__name__)
-        return record
+            for key, text in rows:
+                self.store.put(key, text.encode())
+        log.info("received", what=rows[-1][0])
 
     def _kept(self, kind: type[S], key: str) -> S | None:
         raw = self.store.get(key)
         if raw is None:
             return None
         try:
-            return load(kind, raw.decode(), self.issuing_key, self.market)
+            return self._check(kind, raw.decode())
         except WireError as error:
             log.warning("kept record is not valid, asked for anew", key=key, reason=str(error))
             return None
+
+
+async def _ask(csmdb: CsmDbClient, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Ask until there is an answer: the CSM-DB may be down for longer than one request waits."""
+    said = False
+    while True:
+        try:
+            return await csmdb.ask(operation, parameters)
+        except TimeoutError:
+            if not said:
+                log.warning("the CSM-DB does not answer, asked again", operation=operation)
+            said = True
 
 
 def _window(first_slot: int, last_slot: int | None) -> dict[str, int]:

@@ -42,13 +42,19 @@ class Wallet:
         self._store = store
         self.address = address
 
+    @classmethod
+    def kept(cls, store: Store) -> Wallet:
+        """The wallet in a store, for reading: that of the address registered last."""
+        raw = store.get("registered")
+        return cls(store, "" if raw is None else decode(raw).get("address", ""))
+
     async def take_event(self, height: int, event: dict[str, Any]) -> None:
         """Handler for finalised events (`ledger.client`)."""
         match event["event"]:
             case "balance" if event["address"] == self.address:
                 self._put("balance", {**event, "height": height})
             case "address-registered" if event["address"] == self.address:
-                self._put("registered", {"height": height})
+                self._put("registered", {"address": self.address, "height": height})
             case "cleared":
                 self._take_clearing(event)
             case "auction-cleared":
@@ -70,7 +76,7 @@ class Wallet:
     @property
     def registered(self) -> bool:
         """Our address is known on the ledger."""
-        return self._store.get("registered") is not None
+        return self._get("registered").get("address") == self.address
 
     @property
     def balance(self) -> dict[str, int]:
