@@ -453,7 +453,23 @@ class Node:
             await asyncio.sleep(wait_s)
             if work_is_due(self.ledger, self.clock.now_ms()):
                 self._tell_work()
+            self._drop_useless()
             self._publisher.tell_refusals()
+
+    def _drop_useless(self) -> None:
+        """
+        Forget what can never be executed: expired, or with a nonce that was used.
+
+        Not while blocks are undecided: what they hold may have expired since it was proposed, and
+        must still be here when they are final.
+        """
+        if self._core.tree.blocks() or self._to_execute:
+            return
+        useless = self.mempool.drop_useless(self.clock.now_ms())
+        if useless:
+            gone = [tx.txid for tx in useless]
+            self.store.forget_bodies(gone)
+            self._kept_bodies.difference_update(gone)
 
     def _set_timer(self, name: str, seconds: float, event: Event) -> None:
         self._later(name, seconds, lambda: self._post(event))

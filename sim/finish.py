@@ -24,7 +24,7 @@ def finish(feeder: Feeder, states: dict[str, Any]) -> dict[str, Any]:
     Audit a stopped run and write its report.
 
     Args:
-        states: per home what its gateway said at the end (`soc_permille`)
+        states: per home what its gateway said at the end (`socPermille`)
 
     Returns:
         The summary: the report's `lines`, `bills`, `energy`, `blocks`, `auctions`; the audit; where
@@ -69,7 +69,7 @@ def _home_row(feeder: Feeder, home: Home, state: dict[str, Any]) -> dict[str, An
         "baseline_import_wh": baseline.import_wh,
         "baseline_export_wh": baseline.export_wh,
         "soc_start_wh": start * capacity_wh // 1000,
-        "soc_end_wh": max(0, state.get("soc_permille", 0)) * capacity_wh // 1000,
+        "soc_end_wh": max(0, state.get("socPermille", 0)) * capacity_wh // 1000,
         "baseline_soc_end_wh": baseline.soc_end_permille * capacity_wh // 1000,
         "load_wh": home.load_wms(DAY_START_MS, end_ms) // 3_600_000,
         "generation_wh": home.pv_wms(DAY_START_MS, end_ms) // 3_600_000,
