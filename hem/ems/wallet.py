@@ -14,6 +14,8 @@ from runtime.ports import Store
 from wire.canonical import decode, encode
 
 KEEP_SLOTS = 4 * 96
+FORWARD = "forward/"
+"""Auctions in which homes buy, by name, remembered from their opening."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Wallet:
                 self._put("registered", {"address": self.address, "height": height})
             case "cleared":
                 self._take_clearing(event)
+            case "auction-opened" if event["template"] == "forward":
+                self._put(_forward_key(event["auction"]), {"slot": event["slot"]})
             case "auction-cleared":
                 self._take_auction(event)
             case "settled":
@@ -89,8 +93,11 @@ class Wallet:
         found = self._get(f"position/{slot:012d}")
         if not found:
             return None
-        sold_wh = found.get("soldWh", 0) + sum(found.get("auctions", {}).values())
-        return Position(found.get("boughtWh", 0), sold_wh)
+        auctions: list[int] = list(found.get("auctions", {}).values())
+        return Position(
+            bought_wh=found.get("boughtWh", 0) - sum(wh for wh in auctions if wh < 0),
+            sold_wh=found.get("soldWh", 0) + sum(wh for wh in auctions if wh > 0),
+        )
 
     def price(self, slot: int) -> int | None:
         """Clearing price of a slot [µ¤/kWh]; None when nothing was traded."""
@@ -102,12 +109,16 @@ class Wallet:
         return [decode(raw) for _, raw in self._store.scan("settled/")]
 
     def forget_before(self, slot: int) -> None:
-        """Drop positions and prices of slots long past."""
+        """Drop positions, prices and auctions of slots long past."""
+        oldest = slot - KEEP_SLOTS
         with self._store.atomic():
             for prefix in ("position/", "price/"):
                 for key, _ in list(self._store.scan(prefix)):
-                    if int(key.removeprefix(prefix)) < slot - KEEP_SLOTS:
+                    if int(key.removeprefix(prefix)) < oldest:
                         self._store.delete(key)
+            for key, raw in list(self._store.scan(FORWARD)):
+                if decode(raw)["slot"] < oldest:
+                    self._store.delete(key)
 
     def _take_clearing(self, event: dict[str, Any]) -> None:
         slot = event["slot"]
@@ -129,7 +140,8 @@ class Wallet:
         if not mine:
             return
         found = self._get(key)
-        sign = 1 if event.get("template", "reverse") == "reverse" else -1
+        # the clearing does not repeat who sells: in a forward auction the aggregator does
+        sign = -1 if self._get(_forward_key(event["auction"])) else 1
         energy_wh = sign * sum(a["energyWh"] for a in mine)
         found["auctions"] = {**found.get("auctions", {}), event["auction"]: energy_wh}
         self._put(key, found)
@@ -147,3 +159,7 @@ class Wallet:
     def _put(self, key: str, value: dict[str, Any]) -> None:
         with self._store.atomic():
             self._store.put(key, encode(value))
+
+
+def _forward_key(auction: str) -> str:
+    return FORWARD + auction
