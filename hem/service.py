@@ -108,6 +108,7 @@ class HomeEnergyManager:
             trade_bus = await self._open_trading_lane()
             stack.push_async_callback(trade_bus.stop)
             stack.push_async_callback(self.client.stop)
+            await self._catch_up()
             timetable = Timetable(self.clock, self.grid, self._phases())
             async with asyncio.TaskGroup() as group:
                 for work in (
@@ -218,6 +219,18 @@ class HomeEnergyManager:
         ]
 
     # --- Slot by slot ----------------------------------------------------------------------------
+
+    async def _catch_up(self) -> None:
+        """
+        Close the slots that ended while we were away, as far back as the gateway still signs.
+
+        What flowed meanwhile is then receipted for the first of them: late, but paid for.
+        """
+        if not self.wallet.registered:
+            return
+        now = self.grid.slot_at(self.clock.now_ms())
+        for slot in range(now - self.config.gateway.late_slots + 1, now + 1):
+            await self._close_slot(slot)
 
     async def _close_slot(self, slot: int) -> None:
         """Sign what flowed in the slot that has just ended; reading, receipt and CPF go out."""

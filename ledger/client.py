@@ -196,7 +196,8 @@ class LedgerClient:
                 try:
                     await self._bus.publish(topic, request)
                     # nodes may stand at different heights: ask again until they agree
-                    await asyncio.wait_for(pending.done.wait(), min(left_s, 1.0))
+                    async with asyncio.timeout(min(left_s, 1.0)):
+                        await pending.done.wait()
                     return pending.value
                 except (TimeoutError, BusDownError):
                     await asyncio.sleep(min(0.1, max(left_s, 0.0)))

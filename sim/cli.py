@@ -36,6 +36,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for report, chain and databases.")] = Path(
         "out/demo"
     ),
+    start_hour: Annotated[int, typer.Option(min=0, max=23, help="First hour (UTC).")] = 0,
     page_port: Annotated[int, typer.Option(help="Port of the live page (0: any free).")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -53,7 +54,7 @@ def demo(
 
     options = DemoOptions(
         out=out, homes=homes, speed=speed, seed=seed, slots=slots, profiles=profiles,
-        page_port=page_port,
+        page_port=page_port, start_hour=start_hour,
     )  # fmt: skip
     raise typer.Exit(run_and_show(options, as_json=as_json))
 

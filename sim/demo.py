@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from typing import Any
 
 from ledger.store import LedgerStore
 from runtime.clock import ScaledClock, write_clock
-from sim.feeder import DAY_START_MS, SLOT_S, Feeder, build_feeder
+from sim.feeder import SLOT_S, Feeder, build_feeder
 from sim.processes import Processes, wait_for
+from wire.errors import ConfigError
 
 WARM_UP_SPEED = 1.0
 READY_TIMEOUT_S = 120.0
@@ -39,6 +41,7 @@ class DemoOptions:
     slots: int = 96
     profiles: Path | None = None
     page_port: int = 0
+    start_hour: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +59,27 @@ Report = Callable[[Progress], None]
 
 
 class Demo:
-    """A run that can be started, watched, disturbed (by tests) and finished."""
+    """
+    A run that can be started, watched, disturbed (by tests) and finished.
+
+    Raises:
+        ConfigError: an option cannot be used.
+    """
 
     def __init__(self, options: DemoOptions) -> None:
         self.options = options
+        _check_port(options.page_port)
         self.feeder: Feeder = build_feeder(
-            options.out, options.homes, options.seed, options.slots, options.profiles
+            options.out,
+            options.homes,
+            options.seed,
+            options.slots,
+            options.profiles,
+            options.start_hour,
         )
         self.clock_path = options.out / "clock.json"
         self._segments: list[tuple[float, int, float]] = [
-            (time.time(), DAY_START_MS - SLOT_S * 1000, WARM_UP_SPEED)
+            (time.time(), self.feeder.start_ms - SLOT_S * 1000, WARM_UP_SPEED)
         ]
         write_clock(self.clock_path, self._segments)
         self.clock = ScaledClock(self.clock_path)
@@ -82,7 +96,7 @@ class Demo:
     @property
     def end_ms(self) -> int:
         """Market time at which the last slot has been settled."""
-        return DAY_START_MS + (self.options.slots + SETTLE_SLOTS) * SLOT_S * 1000 + 120_000
+        return self.feeder.start_ms + (self.options.slots + SETTLE_SLOTS) * SLOT_S * 1000 + 120_000
 
     @property
     def page_url(self) -> str:
@@ -126,6 +140,13 @@ class Demo:
         now_ms = self.clock.now_ms()
         self._segments.append((time.time(), now_ms, self.options.speed))
         write_clock(self.clock_path, self._segments)
+
+    def restart_broker(self) -> None:
+        """Start the broker again, on the port it had."""
+        port_file = self.feeder.out / "broker" / "port"
+        self.processes.start(
+            "broker", "broker.cli", *self.feeder.broker_arguments(port_file, self.broker_port)
+        )
 
     def run(self) -> Iterator[Progress]:
         """Yield progress until the day is over and settled."""
@@ -183,3 +204,15 @@ class Demo:
 
     def _all_funded(self) -> bool:
         return int(self.live().get("funded", 0)) >= len(self.feeder.homes)
+
+
+def _check_port(port: int) -> None:
+    """Say so before anything starts when the page's port is taken."""
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(
+                f"--page-port {port}: cannot be used ({error.strerror}); choose another, or 0"
+            ) from None

@@ -72,10 +72,12 @@ class Service:
 class Feeder:
     """The prepared folder of a run, and the words with which its processes are started."""
 
-    def __init__(self, out: Path, homes: list[Home], slots: int) -> None:
+    def __init__(self, out: Path, homes: list[Home], slots: int, start_ms: int) -> None:
         self.out = out.resolve()
         self.homes = homes
         self.slots = slots
+        self.start_ms = start_ms
+        """Beginning of the first slot that is traded."""
         rng = SystemRng()
         self.box = BoxKey(rng.bytes(32))
         self.csmdb: CsmDb = create_csmdb(
@@ -100,12 +102,18 @@ class Feeder:
 
     @property
     def first_slot(self) -> int:
-        """First slot of the run's day."""
-        return DAY_START_MS // (SLOT_S * 1000)
+        """The first slot that is traded."""
+        return self.start_ms // (SLOT_S * 1000)
 
     def home_folder(self, home: Home) -> Path:
         """Where a home keeps everything."""
         return self.out / "homes" / home.name
+
+    def identity(self, home: Home) -> dict[str, str]:
+        """`participant` and `address` of a home that has enrolled."""
+        path = self.home_folder(home) / "data" / "identity.json"
+        found: dict[str, str] = json.loads(path.read_text())
+        return found
 
     # --- Words of the processes -----------------------------------------------------------------
 
@@ -161,7 +169,7 @@ csmdb_box = "{to_text(self.csmdb.box.public)}"
 deposit_uc = {DEPOSIT_UC}
 
 [[flexibility.deviation]]
-slot_of_day = {min(DEVIATION_SLOT_OF_DAY, self.slots - 1)}
+slot_of_day = {self._deviation_slot()}
 energy_wh = {DEVIATION_WH}
 """
         )
@@ -214,6 +222,13 @@ energy_wh = {DEVIATION_WH}
             lines += ["", "[validator]", f'id = "{self.validators[self.hosts.index(home)].key.id}"']
         return "\n".join(lines) + "\n"
 
+    def _deviation_slot(self) -> int:
+        """19:30, or the last slot of a run that ends before."""
+        first = (self.start_ms - DAY_START_MS) // (SLOT_S * 1000)
+        if first <= DEVIATION_SLOT_OF_DAY < first + self.slots:
+            return DEVIATION_SLOT_OF_DAY
+        return (first + self.slots - 1) % (86_400 // SLOT_S)
+
     # --- Preparation -----------------------------------------------------------------------------
 
     def _service(self, name: str, roles: list[str]) -> Service:
@@ -230,7 +245,7 @@ energy_wh = {DEVIATION_WH}
         genesis = Genesis(
             market=MARKET,
             slot_length_s=SLOT_S,
-            start_ms=DAY_START_MS - SLOT_S * 1000,
+            start_ms=self.start_ms - SLOT_S * 1000,
             issuing_key=to_text(self.csmdb.issuing_key.public),
             dso_box_key=to_text(self.box.public),
             supervisor=Supervisor(
@@ -291,14 +306,16 @@ class _FixedClock:
         """Not used while preparing."""
 
 
-def build_feeder(out: Path, homes: int, seed: int, slots: int, profiles: Path | None) -> Feeder:
+def build_feeder(
+    out: Path, homes: int, seed: int, slots: int, profiles: Path | None, start_hour: int = 0
+) -> Feeder:
     """
     Prepare a run's folder; what an earlier run left there is removed.
 
     Raises:
         ConfigError: `out` holds something else, or the profiles cannot be used.
     """
-    days = slots * SLOT_S // 86_400 + 2
+    days = slots * SLOT_S // 86_400 + 3
     if profiles is None:
         made = generate_homes(homes, seed, DAY_START_MS - SLOT_S * 1000, days)
     else:
@@ -306,7 +323,7 @@ def build_feeder(out: Path, homes: int, seed: int, slots: int, profiles: Path | 
     if sum(home.validator for home in made) < VALIDATORS:
         raise ConfigError(f"{profiles or 'homes'}: fewer than {VALIDATORS} homes have PV")
     _clear(out)
-    return Feeder(out, made, slots)
+    return Feeder(out, made, slots, DAY_START_MS + start_hour * 3_600_000)
 
 
 def _clear(out: Path) -> None:

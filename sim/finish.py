@@ -13,7 +13,7 @@ from ledger.store import LedgerStore
 from market.settlement import Tariff
 from sim.audit import Audit, audit
 from sim.baseline import Baseline, day_without_market
-from sim.feeder import DAY_START_MS, DEPOSIT_UC, PRICES, SLOT_S, Feeder
+from sim.feeder import DEPOSIT_UC, PRICES, SLOT_S, Feeder
 from sim.homes import Home
 
 TARIFF = Tariff(PRICES.retail_uc_per_kwh, PRICES.feed_in_uc_per_kwh, PRICES.imbalance_uc_per_kwh)
@@ -55,11 +55,11 @@ def _summary(report: dict[str, Any], result: Audit, page: Path) -> dict[str, Any
 
 def _home_row(feeder: Feeder, home: Home, state: dict[str, Any]) -> dict[str, Any]:
     """What only the run's owner knows of a home: who it is, and its day without a market."""
-    baseline = without_market(home, feeder.slots)
+    baseline = without_market(home, feeder.start_ms, feeder.slots)
     capacity_wh = home.battery.capacity_wh if home.battery else 0
     start = home.battery.soc0_permille if home.battery else 0
-    identity = json.loads((feeder.home_folder(home) / "data" / "identity.json").read_text())
-    end_ms = DAY_START_MS + feeder.slots * SLOT_S * 1000
+    identity = feeder.identity(home)
+    end_ms = feeder.start_ms + feeder.slots * SLOT_S * 1000
     return {
         "name": home.name,
         "kind": home.kind,
@@ -71,14 +71,14 @@ def _home_row(feeder: Feeder, home: Home, state: dict[str, Any]) -> dict[str, An
         "soc_start_wh": start * capacity_wh // 1000,
         "soc_end_wh": max(0, state.get("socPermille", 0)) * capacity_wh // 1000,
         "baseline_soc_end_wh": baseline.soc_end_permille * capacity_wh // 1000,
-        "load_wh": home.load_wms(DAY_START_MS, end_ms) // 3_600_000,
-        "generation_wh": home.pv_wms(DAY_START_MS, end_ms) // 3_600_000,
+        "load_wh": home.load_wms(feeder.start_ms, end_ms) // 3_600_000,
+        "generation_wh": home.pv_wms(feeder.start_ms, end_ms) // 3_600_000,
     }
 
 
-def without_market(home: Home, slots: int) -> Baseline:
+def without_market(home: Home, start_ms: int, slots: int) -> Baseline:
     """The day of a home with its supplier alone."""
-    return day_without_market(home, TARIFF, SLOT_S, DAY_START_MS, slots)
+    return day_without_market(home, TARIFF, SLOT_S, start_ms, slots)
 
 
 def _balances(feeder: Feeder) -> dict[str, dict[str, int]]:

@@ -13,6 +13,7 @@ import contextlib
 from runtime.ports import Bus, BusDownError, Store
 
 RETRY_S = 1.0
+IDLE_S = 30.0
 
 
 class ReadingOutbox:
@@ -54,4 +55,5 @@ class ReadingOutbox:
                 with self._store.atomic():
                     self._store.delete(key)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), 30.0)
+                async with asyncio.timeout(IDLE_S):
+                    await self._changed.wait()
