@@ -1,24 +1,44 @@
-"""The home's process: starts the gateway as a child, keeps it alive, runs the HEM."""
+"""
+The home's process: starts the gateway as a child, keeps it alive, runs the HEM.
+
+SIGTERM and SIGINT stop HEM and gateway side by side, within three seconds.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import ctypes
+import fcntl
+import os
 import signal
 import sys
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import structlog
 
 from hem.config import load_provisioning
 from hem.service import HomeEnergyManager
 from runtime.clock import clock_from_environment
+from runtime.csmdb_client import CsmDbRefusedError
 from runtime.log import configure
 from runtime.process import run_until_stopped
 from runtime.rng import SystemRng
+from runtime.sdnotify import keep_alive
+from wire.errors import ConfigError
 
 PR_SET_PDEATHSIG = 1
-RESTART_S = 1.0
-STOP_WAIT_S = 3.0
+RESTART_MIN_S = 1.0
+RESTART_MAX_S = 30.0
+STABLE_AFTER_S = 60.0
+"""A gateway that ran this long is started again at once."""
+GATEWAY_STOP_S = 2.0
+STOP_S = 2.5
+
+log = structlog.get_logger(component="hem")
 
 
 def run_home(path: Path, *, with_gateway: bool) -> None:
@@ -26,23 +46,35 @@ def run_home(path: Path, *, with_gateway: bool) -> None:
     Run a home until SIGTERM or SIGINT.
 
     Raises:
-        ConfigError: the provisioning file, the genesis or the policy is wrong.
+        ConfigError: the provisioning file, the genesis or the policy is wrong, the home runs
+            already, or the CSM-DB refuses it.
     """
     config = load_provisioning(path)
     configure("hem")
-    home = HomeEnergyManager(config, clock_from_environment(), SystemRng())
+    with _only_one(config.home.data_dir):
+        home = HomeEnergyManager(config, clock_from_environment(), SystemRng())
 
-    async def main() -> None:
-        keeper = asyncio.create_task(_keep_gateway(path)) if with_gateway else None
+        async def main() -> None:
+            parts = [home.run(), keep_alive()]
+            if with_gateway:
+                parts.append(_keep_gateway(path))
+            await _side_by_side(parts)
+
         try:
-            await home.run()
-        finally:
-            if keeper is not None:
-                keeper.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await keeper
+            run_until_stopped(main)
+        except CsmDbRefusedError as error:
+            raise ConfigError(f"{path}: the CSM-DB refuses this home: {error}") from None
 
-    run_until_stopped(main)
+
+async def _side_by_side(parts: list[Coroutine[Any, Any, None]]) -> None:
+    """Run until one fails or we are cancelled; then stop all of them at the same time."""
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=STOP_S)
 
 
 async def _keep_gateway(path: Path) -> None:
@@ -52,22 +84,49 @@ async def _keep_gateway(path: Path) -> None:
     It holds the meter key and the device connections, so that a fault in what trades cannot reach
     them.
     """
-    log = configure("hem")
+    loop = asyncio.get_running_loop()
+    pause_s = RESTART_MIN_S
     while True:
+        began_s = loop.time()
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "hem.cli", "gateway", str(path), preexec_fn=_die_with_parent
         )
         try:
             code = await child.wait()
-        except asyncio.CancelledError:
-            child.terminate()
-            try:
-                await asyncio.wait_for(child.wait(), STOP_WAIT_S)
-            except TimeoutError:
-                child.kill()
-            raise
-        log.warning("gateway ended, started again", exit_code=code)
-        await asyncio.sleep(RESTART_S)
+        finally:
+            if child.returncode is None:
+                await _end(child)
+        if loop.time() - began_s > STABLE_AFTER_S:
+            pause_s = RESTART_MIN_S
+        log.warning("gateway ended, started again", exit_code=code, in_s=pause_s)
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, RESTART_MAX_S)
+
+
+async def _end(child: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        child.terminate()
+        try:
+            async with asyncio.timeout(GATEWAY_STOP_S):
+                await child.wait()
+        except TimeoutError:
+            child.kill()
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """One HEM per folder: two would trade under one address with one nonce."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "hem.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(f"{folder}: this home is running already; stop that one") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _die_with_parent() -> None:
