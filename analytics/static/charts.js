@@ -52,6 +52,12 @@ function nowLine(state, colour) {
     line: { color: colour("rule"), width: 1, dash: "dot" } }];
 }
 
+/** The largest of 1, 2, 5 × 10ⁿ that is at most `size`. */
+function niceStep(size) {
+  const power = 10 ** Math.floor(Math.log10(size));
+  return [5, 2, 1].find((part) => part * power <= size) * power;
+}
+
 const charts = {
   power(state, colour) {
     const slotMs = state.market.slotS * 1000;
@@ -73,7 +79,7 @@ const charts = {
     ];
     return [traces, layout(colour, {
       xaxis: dayAxis(state), yaxis: { rangemode: "tozero", nticks: 6, zeroline: true },
-      margin: { l: 40, r: 12, t: 24, b: 24 }, showlegend: true,
+      margin: { l: 40, r: 40, t: 22, b: 24 }, showlegend: true,
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", traceorder: "reversed",
         font: { size: 12, color: colour("ink") }, itemclick: false, itemdoubleclick: false },
       shapes: nowLine(state, colour),
@@ -104,13 +110,14 @@ const charts = {
       xaxis: dayAxis(state), bargap: 0,
       yaxis: { range: [0, retail * 1.16], nticks: 5, title: { text: "" } },
       yaxis2: { overlaying: "y", side: "right", range: [0, most * 2.6], showgrid: false,
-        nticks: 5, ticksuffix: "", tickfont: { color: colour("quiet"), size: 11 } },
+        tickvals: [0, 1, 2].map((i) => i * niceStep(most / 2)) },
       margin: { l: 40, r: 40, t: 8, b: 24 },
       shapes: [rule(retail), rule(feedIn), ...nowLine(state, colour)],
       annotations: [label(retail, `retail ${retail.toFixed(1)}`, "bottom"),
         label(feedIn, `feed-in ${feedIn.toFixed(1)}`, "bottom"),
-        { xref: "paper", yref: "paper", x: 1, y: 1, xanchor: "right", yanchor: "top",
-          text: "kWh →", showarrow: false, font: { size: 11, color: colour("quiet") } }],
+        { xref: "paper", x: 1, yref: "y2", y: 2 * niceStep(most / 2), xanchor: "left",
+          yanchor: "bottom", yshift: 8, xshift: 3, text: "kWh", showarrow: false,
+          font: { size: 11, color: colour("quiet") } }],
     })];
   },
 
@@ -145,9 +152,9 @@ const charts = {
     const cpf = validators.map((row) => (row.cpfQ16 || 0) / 655.36);
     const traces = [
       { y: labels, x: shown, type: "bar", orientation: "h", name: "Share of turns",
-        marker: { color: validators.map((_, i) => colour("v" + i % 6)) }, width: .5,
+        marker: { color: validators.map((_, i) => colour("v" + i % 6)) }, width: .62,
         text: shown.map((value) => value.toFixed(0) + " %"), textposition: "inside",
-        insidetextanchor: "start", textfont: { size: 11 },
+        insidetextanchor: "start", insidetextfont: { size: 11 }, constraintext: "none",
         hovertemplate: "%{x:.1f} % of turns<extra></extra>" },
       { y: labels, x: cpf, mode: "markers", name: "CPF", xaxis: "x",
         marker: { symbol: "diamond", size: 9, color: colour("ink"),

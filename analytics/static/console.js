@@ -117,7 +117,7 @@ function showTiles(tiles) {
   const reasons = tiles.refused.reasons.map(([name, count]) => `${format.reason(name)} ${count}`);
   say("refused-note", reasons.length ? reasons.join(", ") : "no message refused");
   byId("refused-note").title = reasons.join("\n");
-  say("homes-note", tiles.homes ? `${tiles.homesOnline} of ${tiles.homes} online` : "");
+  say("homes-note", tiles.homes ? `kW, ${tiles.homesOnline} of ${tiles.homes} online` : "");
 }
 
 /** Fill a table body; a cell is text, [text, class] or an element. */

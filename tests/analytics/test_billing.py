@@ -1,0 +1,117 @@
+"""Why bills differ: exact, and right in cases worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analytics.billing import bill, explain, read_home
+from market.settlement import Tariff, settle
+from wire.units import cost_uc
+
+TARIFF = Tariff(retail_uc_per_kwh=300_000, feed_in_uc_per_kwh=80_000, imbalance_uc_per_kwh=300_000)
+
+
+def row(net: int, bought: int = 0, sold: int = 0) -> dict[str, int]:
+    return {"netWh": net, "boughtWh": bought, "soldWh": sold}
+
+
+def award(side: str, energy: int, price: int, kind: str = "market") -> dict[str, object]:
+    return {"side": side, "kind": kind, "energyWh": energy, "priceUc": price}
+
+
+def home(**more: int) -> dict[str, object]:
+    numbers = (
+        "baseline_cost_uc", "baseline_import_wh", "baseline_export_wh", "soc_start_wh",
+        "soc_end_wh", "baseline_soc_end_wh",
+    )  # fmt: skip
+    return {"name": "h", "address": "a", "kind": "pv", **dict.fromkeys(numbers, 0), **more}
+
+
+def test_a_buyer_saves_the_difference_to_retail():
+    parts, alone, sums = explain([(row(1000, bought=600), [award("buy", 600, 200_000)])], TARIFF)
+    assert parts.neighbours == 600 * 100
+    assert alone == 300_000
+    assert (sums["boughtWh"], sums["importWh"]) == (600, 1000)
+
+
+def test_a_seller_gains_the_difference_to_feed_in():
+    parts, _, _ = explain([(row(-1000, sold=600), [award("sell", 600, 200_000)])], TARIFF)
+    assert (parts.neighbours, parts.shortfall) == (600 * 120, 0)
+
+
+def test_what_was_sold_and_not_delivered_is_a_shortfall():
+    parts, _, sums = explain([(row(-400, sold=600), [award("sell", 600, 200_000)])], TARIFF)
+    assert sums["shortfallWh"] == 200
+    assert parts.shortfall == -200 * 100, "bought at 300, sold at 200"
+    assert parts.neighbours == 400 * 120
+
+
+def test_what_was_bought_and_not_taken_is_a_surplus():
+    parts, _, sums = explain([(row(400, bought=600), [award("buy", 600, 200_000)])], TARIFF)
+    assert sums["surplusWh"] == 200
+    assert parts.surplus == -200 * 120, "bought at 200, passed on at 80"
+    assert parts.neighbours == 400 * 100
+
+
+def test_flexibility_is_told_apart_from_trade():
+    awards = [award("sell", 300, 200_000), award("sell", 200, 250_000, "auction")]
+    parts, _, _ = explain([(row(-500, sold=500), awards)], TARIFF)
+    assert (parts.flexibility, parts.neighbours) == (200 * 170, 300 * 120)
+
+
+SLOT = st.tuples(
+    st.integers(-3000, 3000),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["buy", "sell"]),
+            st.sampled_from(["market", "auction"]),
+            st.integers(1, 2000),
+            st.integers(0, 400_000),
+        ),
+        max_size=3,
+    ),
+)
+
+
+@given(st.lists(SLOT, max_size=8), st.integers(-9000, 9000), st.integers(-9000, 9000))
+def test_the_parts_add_up_to_what_was_saved(slots, stored, alone_stored):
+    settled, paid = [], 0
+    for net, orders in slots:
+        awards = [award(side, energy, price, kind) for side, kind, energy, price in orders]
+        bought = sum(a["energyWh"] for a in awards if a["side"] == "buy")
+        sold = sum(a["energyWh"] for a in awards if a["side"] == "sell")
+        for a in awards:
+            paid += cost_uc(a["energyWh"], a["priceUc"]) * (1 if a["side"] == "buy" else -1)
+        paid += settle(net, bought, sold, TARIFF).amount_uc
+        settled.append((row(net, bought, sold), awards))
+    balances = {"a": {"depositedUc": 10**9, "balanceUc": 10**9 - paid}}
+    value = home(
+        baseline_cost_uc=123_456, soc_start_wh=9000, soc_end_wh=9000 + stored,
+        baseline_soc_end_wh=9000 + alone_stored,
+    )  # fmt: skip
+    line = bill(read_home(value), settled, balances, TARIFF)
+    assert sum(line["parts"].values()) == line["savedUc"]
+    assert line["parts"]["other"] == 0, "every settled slot is explained to the last µ¤"
+    assert line["paidUc"] == paid
+    assert line["baselineUc"] - line["marketUc"] == line["savedUc"]
+
+
+def test_money_that_is_locked_or_in_escrow_still_belongs_to_the_home():
+    held = {"a": {"depositedUc": 100, "balanceUc": 50, "lockedUc": 20, "escrowUc": 10}}
+    assert bill(read_home(home()), [], held, TARIFF)["paidUc"] == 20
+
+
+def test_a_full_battery_makes_nobody_richer():
+    emptied = home(soc_start_wh=5000, soc_end_wh=1000, baseline_soc_end_wh=5000)
+    line = bill(read_home(emptied), [], {}, TARIFF)
+    assert line["savedUc"] == line["parts"]["stored"] == -4000 * 80
+    assert line["worseOff"]
+    assert line["why"] == "less energy left in the battery −0.320"
+
+
+@pytest.mark.parametrize(("cost", "worse"), [(0, False), (-50, False), (-5000, True)])
+def test_roundings_do_not_make_anybody_worse_off(cost, worse):
+    line = bill(read_home(home(baseline_cost_uc=cost)), [], {}, TARIFF)
+    assert line["worseOff"] is worse
