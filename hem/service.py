@@ -4,8 +4,9 @@ The Home Energy Manager: gateway, controller, EMS and ledger client of one home,
     enrol ─► grant ─► register the address ─► then, slot by slot:
 
     slot end        read and sign the registers; reading to the DSO, receipt (and CPF) to the ledger
+    then, and every 180 s
+                    steer the battery toward the contracted position; tell our state
     + 120 s         forecast the next slot, decide, bid
-    every 180 s     steer the battery toward the contracted position; tell our state
 
 Everything that must not be lost is in SQLite before it is sent: readings in their outbox,
 operations in theirs, the wallet from finalised events only.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -54,9 +56,22 @@ GATEWAY_WAIT_S = 60.0
 LEASE_PERIODS = 3
 """A battery lease outlives two missed renewals."""
 HOUSEKEEPING_S = 1.0
+READ_AGAIN_S = 0.2
+AWAY = frozenset({"UNAVAILABLE", "TIMEOUT", "DEVICE_LOST"})
+"""Gateway errors that may pass."""
 RECENT_PRICES = 8
 
 log = structlog.get_logger(component="hem")
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """Registers at the beginning of a slot [Wh]."""
+
+    slot: int
+    import_wh: int
+    export_wh: int
+    generation_wh: int
 
 
 class HomeEnergyManager:
@@ -93,7 +108,9 @@ class HomeEnergyManager:
         )
         self.forecaster = Forecaster(86_400 // self.grid.length_s)
         self._samples: list[int] = []
-        self._slot_start: dict[str, int] = {}
+        self._opening: _Opening | None = None
+        self._pledged_wh: dict[int, int] = {}
+        """Per slot, what we offered (+) or bid for (−) in the aggregator's auctions [Wh]."""
         self._steering = False
         self.wallet: Wallet
         self.outbox: OperationOutbox
@@ -103,7 +120,7 @@ class HomeEnergyManager:
         """Work until cancelled."""
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._say_goodbye)
-            await self.gateway.wait_ready(GATEWAY_WAIT_S)
+            await self._wait_for_gateway()
             await self._enrol()
             trade_bus = await self._open_trading_lane()
             stack.push_async_callback(trade_bus.stop)
@@ -117,6 +134,16 @@ class HomeEnergyManager:
                     group.create_task(work)
 
     # --- Beginning -------------------------------------------------------------------------------
+
+    async def _wait_for_gateway(self) -> None:
+        while True:
+            try:
+                await self.gateway.wait_ready(GATEWAY_WAIT_S)
+            except GatewayError as error:
+                log.warning("the gateway does not answer", reason=str(error))
+                await asyncio.sleep(1.0)  # a refusal comes at once
+            else:
+                return
 
     async def _enrol(self) -> None:
         """Certificate, grants: whatever is not there yet."""
@@ -211,11 +238,11 @@ class HomeEnergyManager:
 
     def _phases(self) -> list[Phase]:
         length_s = self.grid.length_s
-        steering = range(0, length_s, STEER_EVERY_S)
+        steering = range(STEER_EVERY_S, length_s, STEER_EVERY_S)
         return [
-            Phase("close", 0, self._close_slot),
+            Phase("begin", 0, self._begin_slot),
             Phase("bid", min(BID_AFTER_S, length_s // 4), self._bid),
-            *(Phase(f"steer-{at}", at + length_s // 90, self._steer) for at in steering),
+            *(Phase(f"steer-{at}", at, self._steer) for at in steering),
         ]
 
     # --- Slot by slot ----------------------------------------------------------------------------
@@ -232,13 +259,16 @@ class HomeEnergyManager:
         for slot in range(now - self.config.gateway.late_slots + 1, now + 1):
             await self._close_slot(slot)
 
+    async def _begin_slot(self, slot: int) -> None:
+        """Close the slot before; only then do we know what has flowed in this one."""
+        await self._close_slot(slot)
+        await self._steer(slot)
+
     async def _close_slot(self, slot: int) -> None:
         """Sign what flowed in the slot that has just ended; reading, receipt and CPF go out."""
         ended = slot - 1
-        try:
-            signed = await self.gateway.sign_reading(ended)
-        except GatewayError as error:
-            log.warning("no reading", slot=ended, reason=str(error))
+        signed = await self._signed_reading(ended)
+        if signed is None:
             return
         self.readings.add(ended, from_text(signed["sealed"]))
         reading = load_record(Reading, signed["reading"])
@@ -251,6 +281,23 @@ class HomeEnergyManager:
             operations.append((f"receipt/{ended}", {"op": "receipt", "receipt": receipt}))
         operations += await self._attestation(ended)
         self.outbox.add(operations)
+
+    async def _signed_reading(self, ended: int) -> dict[str, Any] | None:
+        """
+        The reading at the end of a slot; None where the gateway does not sign it.
+
+        A meter that is away is asked again for a quarter of a slot: a reading a little late costs
+        less than a gap, which would leave two slots without receipt.
+        """
+        until_ms = self.grid.end_ms(ended) + self.grid.length_s * 250
+        while True:
+            try:
+                return await self.gateway.sign_reading(ended)
+            except GatewayError as error:
+                if error.code not in AWAY or self.clock.now_ms() >= until_ms:
+                    log.warning("no reading", slot=ended, reason=str(error))
+                    return None
+            await asyncio.sleep(READ_AGAIN_S)
 
     async def _attestation(self, ended: int) -> list[tuple[str, dict[str, Any]]]:
         """The CPF of the window that ends here, where we host a validator and want rewards."""
@@ -266,15 +313,13 @@ class HomeEnergyManager:
 
     def _observe(self, slot: int, reading: Reading) -> None:
         """Teach the forecaster: load from our samples, generation from the register."""
-        previous, self._slot_start = self._slot_start, {
-            "import_wh": reading.import_wh,
-            "export_wh": reading.export_wh,
-            "generation_wh": reading.generation_wh,
-        }  # fmt: skip
+        opening, self._opening = self._opening, _Opening(
+            slot + 1, reading.import_wh, reading.export_wh, reading.generation_wh
+        )  # fmt: skip
         samples, self._samples = self._samples, []
-        if previous and samples:
+        if opening is not None and opening.slot == slot and samples:
             load_w = max(0, sum(samples) // len(samples))
-            pv_wh = reading.generation_wh - previous["generation_wh"]
+            pv_wh = reading.generation_wh - opening.generation_wh
             self.forecaster.observe(slot, load_w * self.grid.length_s // 3600, max(0, pv_wh))
 
     async def _bid(self, slot: int) -> None:
@@ -305,6 +350,9 @@ class HomeEnergyManager:
             log.warning("no state", reason=str(error))
             return None
         battery, soc_wh = battery_of(state, self.policy)
+        pledged_wh = self._pledged_wh.get(slot, 0)
+        if battery is not None and soc_wh is not None:
+            battery, soc_wh = after_pledge(battery, soc_wh, pledged_wh, self.grid.length_s)
         prices = self.genesis.prices
         recent = [self.wallet.price(s) for s in range(slot - RECENT_PRICES, slot)]
         return Situation(
@@ -319,8 +367,8 @@ class HomeEnergyManager:
             prices=tuple(p for p in recent if p is not None),
             can_buy=self.grant.can_buy,
             can_sell=self.grant.can_sell,
-            max_buy_wh=self.grant.max_buy_wh,
-            max_sell_wh=self.grant.max_sell_wh,
+            max_buy_wh=max(self.grant.max_buy_wh + min(pledged_wh, 0), 0),
+            max_sell_wh=max(self.grant.max_sell_wh - max(pledged_wh, 0), 0),
         )
 
     async def _take_auction(self, _height: int, event: dict[str, Any]) -> None:
@@ -333,13 +381,14 @@ class HomeEnergyManager:
         situation = await self._situation(slot)
         if situation is None:
             return
-        committed = self.wallet.position(slot)
         order = answer_auction(
             situation, self.policy, event["template"], event["energyWh"], event["priceUcPerKwh"],
-            committed.sold_wh if committed else 0,
+            self._offered_wh(slot),
         )  # fmt: skip
         if order is None:
             return
+        sign = 1 if order.side == "sell" else -1
+        self._pledged_wh[slot] = self._pledged_wh.get(slot, 0) + sign * order.energy_wh
         operation = {
             "op": "auction-bid",
             "auction": event["auction"],
@@ -348,6 +397,14 @@ class HomeEnergyManager:
         }
         log.info("auction answered", auction=event["auction"], energy_wh=order.energy_wh)
         self.outbox.add([(f"auction/{event['auction']}", operation)])
+
+    def _offered_wh(self, slot: int) -> int:
+        """What we sold, or may still sell, in the double auction of a slot [Wh]."""
+        position = self.wallet.position(slot)
+        if position is not None:
+            return position.sold_wh
+        decision = self.decisions.get(slot) or {"orders": []}
+        return sum(order["energyWh"] for order in decision["orders"] if order["side"] == "sell")
 
     async def _steer(self, slot: int) -> None:
         """Sample the home, steer the battery toward the contracted position, tell our state."""
@@ -363,7 +420,8 @@ class HomeEnergyManager:
 
     async def _set_battery(self, slot: int, state: dict[str, Any]) -> None:
         battery, soc_wh = battery_of(state, self.policy)
-        if battery is None or soc_wh is None or not self._slot_start:
+        opening = self._opening
+        if battery is None or soc_wh is None or opening is None or opening.slot != slot:
             return
         position = self.wallet.position(slot)
         if position is None:
@@ -372,8 +430,7 @@ class HomeEnergyManager:
                 await self.gateway.release_battery()
             return
         net_so_far_wh = (
-            state["import_wh"] - self._slot_start["import_wh"]
-            - state["export_wh"] + self._slot_start["export_wh"]
+            state["import_wh"] - opening.import_wh - state["export_wh"] + opening.export_wh
         )  # fmt: skip
         seconds_left = max(1, (self.grid.end_ms(slot) - self.clock.now_ms()) // 1000)
         power_w = setpoint_w(
@@ -442,6 +499,7 @@ class HomeEnergyManager:
                     self.store.put("forecaster", encode(self.forecaster.to_json()))
                 self.wallet.forget_before(slot)
                 self.decisions.forget_before(slot)
+                self._pledged_wh = {s: wh for s, wh in self._pledged_wh.items() if s >= slot}
 
     def _restore_forecaster(self) -> None:
         raw = self.store.get("forecaster")
@@ -462,3 +520,21 @@ def battery_of(state: dict[str, Any], policy: Policy) -> tuple[Battery | None, i
         soc_max_permille=policy.soc_max_permille,
     )
     return battery, state["soc_permille"] * battery.capacity_wh // 1000
+
+
+def after_pledge(
+    battery: Battery, soc_wh: int, pledged_wh: int, seconds: int
+) -> tuple[Battery, int]:
+    """
+    What is left of a battery when `pledged_wh` is promised elsewhere for the same slot.
+
+    Args:
+        pledged_wh: AC energy to give (+) or take (−)
+        seconds: length of the slot
+    """
+    power_w = -(-abs(pledged_wh) * 3600 // seconds)
+    if pledged_wh >= 0:
+        rest = replace(battery, max_discharge_w=max(battery.max_discharge_w - power_w, 0))
+        return rest, max(battery.after(soc_wh, 0, pledged_wh), 0)
+    rest = replace(battery, max_charge_w=max(battery.max_charge_w - power_w, 0))
+    return rest, battery.after(soc_wh, -pledged_wh, 0)
