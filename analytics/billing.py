@@ -39,8 +39,9 @@ PART_WORDS = {
     "stored": "less energy left in the battery",
     "other": "slots not settled and roundings",
 }
-SIGNIFICANT_UC = 100
-"""Differences below a hundredth of a cent are rounding."""
+SIGNIFICANT_UC = 5_000
+"""Differences below half a cent are the meter's: registers are read a few milliseconds after a slot
+ends, and whole watt-hours move to the next slot."""
 
 
 @dataclass(slots=True)

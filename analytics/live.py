@@ -14,8 +14,6 @@ from analytics.core import energy_balance, percentile
 from analytics.facts import DAY_MS, MarketFacts
 from analytics.rollups import Rollup
 
-MAX_BLOCKS = 600
-"""Blocks sent to a page that asks for everything."""
 MAX_TRADES = 60
 STALE_SLOTS = 3
 """A ledger that gave no block for so many slots is reported."""
@@ -64,7 +62,7 @@ class LiveView:
             "slots": rollup.slots.since(known),
             "trades": rollup.trades.since(known)[-MAX_TRADES:],
             "auctions": rollup.auctions.since(known),
-            "blocks": rollup.blocks.since(known)[-MAX_BLOCKS:],
+            "blocks": rollup.blocks.since(known),
             "validators": rollup.validators.since(known),
             "homes": rollup.homes.since(known),
         }
@@ -157,7 +155,7 @@ def health(rollup: Rollup, situation: Situation) -> dict[str, Any]:
     reasons = []
     if not situation.connected:
         reasons.append("no connection to the broker")
-    latest = next(reversed(list(rollup.blocks.values())), None)
+    latest = rollup.blocks.last()
     slot_ms = rollup.facts.grid.length_s * 1000
     if latest is not None and situation.now_ms - latest["timeMs"] > STALE_SLOTS * slot_ms:
         reasons.append("no new block for three slots")

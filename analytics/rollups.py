@@ -23,6 +23,8 @@ MAX_STATE_GAP_SLOTS = 2
 """Longest stretch between two states that is interpolated."""
 KEEP_DAYS = 2
 LATEST_TRADES = 400
+LATEST_BLOCKS = 1500
+"""A live picture holds so many: a fast ledger must not fill the memory."""
 
 
 class Table(Generic[K]):
@@ -47,6 +49,11 @@ class Table(Generic[K]):
     def values(self) -> Iterator[Row]:
         """All rows, the one that changed last at the end."""
         return (row for _, row in self._rows.values())
+
+    def last(self) -> Row | None:
+        """The row that changed last, or None."""
+        newest = next(reversed(self._rows.values()), None)
+        return newest[1] if newest else None
 
     def since(self, revision: int) -> list[Row]:
         """Rows that changed after `revision`, oldest change first."""
@@ -108,7 +115,7 @@ class Rollup:
     height: int = 0
     txs: int = 0
     slots: Table[int] = field(default_factory=Table)
-    trades: Table[tuple[int, str, str, str]] = field(default_factory=Table)
+    trades: Table[tuple[int, int, str, str]] = field(default_factory=Table)
     auctions: Table[str] = field(default_factory=Table)
     blocks: Table[int] = field(default_factory=Table)
     validators: Table[str] = field(default_factory=Table)
@@ -151,8 +158,8 @@ class Rollup:
         if event["tradedWh"] > 0:
             row["priceUc"] = event["priceUcPerKwh"]
         self._put_slot(slot, row)
-        for award in event["awards"]:
-            self._trade(slot, award["side"], "market", "", award)
+        for number, award in enumerate(event["awards"]):
+            self._trade((slot, number, "market", ""), award["side"], award)
 
     def _auction_opened(self, event: Row) -> None:
         row = {
@@ -179,13 +186,15 @@ class Rollup:
             row["meanUc"] = spent // bought
         self.auctions.put(event["auction"], row, self.revision)
         side = "buy" if row["template"] == "forward" else "sell"
-        for award in awards:
-            self._trade(event["slot"], side, "auction", event["auction"], award)
+        for number, award in enumerate(awards):
+            self._trade((event["slot"], number, "auction", event["auction"]), side, award)
         slot = self._slot(event["slot"])
         slot["flexWh"] = slot.get("flexWh", 0) + bought
         self._put_slot(event["slot"], slot)
 
-    def _trade(self, slot: int, side: str, kind: str, reference: str, award: Row) -> None:
+    def _trade(self, key: tuple[int, int, str, str], side: str, award: Row) -> None:
+        """An award, known by its slot and its number in its clearing: an address may have two."""
+        slot, _, kind, reference = key
         self._sequence += 1
         row = {
             "seq": self._sequence,
@@ -198,7 +207,7 @@ class Rollup:
             "energyWh": award["energyWh"],
             "priceUc": award["priceUcPerKwh"],
         }
-        self.trades.put((slot, award["address"], side, kind + reference), row, self.revision)
+        self.trades.put(key, row, self.revision)
         if self.keep_days:
             self.trades.drop_oldest(LATEST_TRADES)
 
@@ -253,6 +262,8 @@ class Rollup:
         self.revision += 1
         self.height = max(self.height, block["height"])
         self.blocks.put(block["height"], block, self.revision)
+        if self.keep_days:
+            self.blocks.drop_oldest(LATEST_BLOCKS)
         row = self._validator(block["proposer"])
         row.update(turns=row["turns"] + 1, txs=row["txs"] + block["nTx"])
         self.validators.put(block["proposer"], row, self.revision)

@@ -40,10 +40,10 @@ SCHEMA: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
     ),
     "trades": (
         {
-            "slot": int, "address": str, "side": str, "kind": str, "reference": str,
-            "energy_wh": int, "price_uc_per_kwh": int, "height": int,
+            "slot": int, "number": int, "address": str, "side": str, "kind": str,
+            "reference": str, "energy_wh": int, "price_uc_per_kwh": int, "height": int,
         },
-        ("slot", "address", "side", "kind", "reference"),
+        ("slot", "number", "kind", "reference"),
     ),
     "settlements": (
         {
@@ -222,18 +222,18 @@ def _clearing(height: int, event: dict[str, Any]) -> Rows:
         event.get("welfareUc", 0),
     )  # fmt: skip
     return [("clearings", facts)] + [
-        ("trades", (slot, a["address"], a["side"], "market", "", a["energyWh"],
+        ("trades", (slot, number, a["address"], a["side"], "market", "", a["energyWh"],
                     a["priceUcPerKwh"], height))
-        for a in event["awards"]
+        for number, a in enumerate(event["awards"])
     ]  # fmt: skip
 
 
 def _auction(height: int, event: dict[str, Any]) -> Rows:
     side = "buy" if event.get("template") == "forward" else "sell"
     return [
-        ("trades", (event["slot"], a["address"], side, "auction", event["auction"], a["energyWh"],
-                    a["priceUcPerKwh"], height))
-        for a in event["awards"]
+        ("trades", (event["slot"], number, a["address"], side, "auction", event["auction"],
+                    a["energyWh"], a["priceUcPerKwh"], height))
+        for number, a in enumerate(event["awards"])
     ]  # fmt: skip
 
 

@@ -112,7 +112,7 @@ function showTiles(tiles) {
   const { p50, p95, n } = tiles.finality;
   say("finality", p50 === null ? "–" : format.count(p50), p50 === null ? "" : "ms");
   say("finality-note", p95 === null ? "no block yet" : `95th percentile ${format.count(p95)} ms`);
-  byId("finality-note").title = `proposal to finality in real time, ${n} blocks`;
+  byId("finality-note").title = `proposal to finality in real time, the latest ${n} blocks`;
   say("refused", format.count(tiles.refused.total));
   const reasons = tiles.refused.reasons.map(([name, count]) => `${format.reason(name)} ${count}`);
   say("refused-note", reasons.length ? reasons.join(", ") : "no message refused");

@@ -148,3 +148,13 @@ def test_every_validator_has_a_row_before_its_first_turn(rollup):
     assert {row["id"] for row in rollup.validators.values()} == {
         identity(f"validator {i}") for i in range(4)
     }
+
+
+def test_a_fast_ledger_does_not_fill_the_memory(rollup):
+    leader = identity("validator 0")
+    for height in range(2000):
+        block = {"height": height, "proposer": leader, "nTx": 1, "timeMs": DAY_START_MS}
+        rollup.fold_block({**block, "finalityMs": 9})
+    assert len(rollup.blocks) == 1500
+    assert rollup.blocks.last()["height"] == 1999
+    assert rollup.validators.get(leader)["turns"] == 2000, "turns are counted for ever"
