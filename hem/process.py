@@ -73,7 +73,8 @@ async def _side_by_side(parts: list[Coroutine[Any, Any, None]]) -> None:
         await asyncio.gather(*tasks)
     finally:
         for task in tasks:
-            task.cancel()
+            if not task.cancelling():  # a second cancel would cut its clean-up short
+                task.cancel()
         await asyncio.wait(tasks, timeout=STOP_S)
 
 

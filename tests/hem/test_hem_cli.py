@@ -1,0 +1,194 @@
+"""The `hem` command: helps, shows what is on disk, and says in one line what is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from support.chain_builder import make_genesis
+
+from hem import cli
+from hem.controller.bidding import Decision, OrderIntent
+from hem.ems.decisions import DecisionLog
+from hem.ems.wallet import Wallet
+from ledger.genesis import genesis_bytes
+from runtime.store import SqliteStore
+from wire.keys import SigningKey, to_text
+
+KEY = SigningKey(bytes(32))
+ME = SigningKey(b"a" * 32).id
+SLOT = 1_978_080  # 2026-06-01T00:00Z in slots of 900 s
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A provisioned home that has not run."""
+    key = to_text(KEY.public)
+    (tmp_path / "genesis.json").write_bytes(genesis_bytes(make_genesis(dso_box_key=key)))
+    (tmp_path / "provisioning.toml").write_text(f"""
+[home]
+name = "home-01"
+claim_code = "x"
+data_dir = "data"
+[broker]
+port = 1883
+[market]
+name = "demo"
+genesis = "genesis.json"
+csmdb = "{KEY.id}"
+csmdb_key = "{key}"
+csmdb_box = "{key}"
+[gateway]
+socket = "/tmp/gw.sock"
+[[devices]]
+name = "meter"
+kind = "sunspec-meter"
+""")
+    return tmp_path
+
+
+@pytest.fixture
+async def lived_in(home):
+    """The same home after a while."""
+    folder = home / "data"
+    folder.mkdir()
+    store, queue = SqliteStore(folder / "ems.sqlite"), SqliteStore(folder / "outbox.sqlite")
+    wallet = Wallet(store, ME)
+    row = {
+        "address": ME, "netWh": 400, "boughtWh": 380, "soldWh": 0, "residualWh": 20,
+        "amountUc": 6_000,
+    }  # fmt: skip
+    for event in (
+        {"event": "address-registered", "address": ME},
+        {"event": "balance", "address": ME, "balanceUc": 12_500_000, "lockedUc": 250_000},
+        {"event": "settled", "slot": SLOT, "rows": [row], "missing": []},
+    ):
+        await wallet.take_event(1, event)
+    order = OrderIntent("buy", 380, 250_000)
+    DecisionLog(store).add(SLOT, 0, Decision((order,), 0, "expected deficit 420 Wh"))
+    with queue.atomic():
+        queue.put("wait/000000000000001", b"{}")
+    store.close()
+    queue.close()
+    return home
+
+
+@pytest.fixture
+def hem(capsys, monkeypatch):
+    """Runs `hem …` in this process; returns exit code, output and errors."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hem", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_every_command_has_help(hem):
+    code, out, _ = hem("--help")
+    assert code == 0
+    for command in ("run", "gateway", "status", "wallet", "why", "policy"):
+        assert command in out
+        code, text, _ = hem(command, "--help")
+        assert code == 0
+        assert "Usage" in text
+
+
+def test_status_tells_wallet_and_what_waits(hem, lived_in):
+    code, out, _ = hem("status", lived_in / "provisioning.toml", "--json")
+    assert code == 0
+    facts = json.loads(out)
+    assert facts["address"] == ME
+    assert (facts["balanceUc"], facts["lockedUc"]) == (12_500_000, 250_000)
+    assert (facts["waitingReadings"], facts["waitingOperations"]) == (0, 1)
+    assert facts["registered"] is True
+
+
+def test_wallet_tells_money_and_the_last_slots(hem, lived_in):
+    code, out, _ = hem("wallet", lived_in / "provisioning.toml")
+    assert code == 0
+    assert "balance 12.500000 ¤, locked 0.250000 ¤" in out
+    assert f"slot {SLOT}: net 400 Wh, bought 380, sold 0, residual 20" in out
+    _, out, _ = hem("wallet", lived_in / "provisioning.toml", "--json")
+    assert json.loads(out)["settlements"][0]["netWh"] == 400
+
+
+def test_why_answers_in_words(hem, lived_in):
+    code, out, _ = hem("why", lived_in / "provisioning.toml", "00:00")
+    assert code == 0
+    assert out == (f"00:00 (slot {SLOT}): buy 380 Wh at 0.250 ¤/kWh. expected deficit 420 Wh\n")
+    _, out, _ = hem("why", lived_in / "provisioning.toml", "--json")
+    assert json.loads(out)[0]["orders"][0]["energyWh"] == 380
+    assert hem("why", lived_in / "provisioning.toml", "03:00")[1] == (
+        "no decision is kept for that\n"
+    )
+
+
+def test_policy_check_shows_what_will_be_in_force(hem, tmp_path):
+    file = tmp_path / "policy.toml"
+    file.write_text('participation = "TE"\nbuy_price_max = 250000\n')
+    code, out, _ = hem("policy", "check", file, "--json")
+    assert code == 0
+    assert (json.loads(out)["participation"], json.loads(out)["buy_price_max"]) == ("TE", 250_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("buy_price_max = 1\nreserve_permil = 5\n", "line 2, reserve_permil"),
+        ('\n\nparticipation = "all"\n', "line 3, participation"),
+        ("reserve_permille = 1200\n", "line 1, reserve_permille"),
+        ("reserve_permille = \n", "line 1"),
+    ],
+)
+def test_a_wrong_policy_is_one_line_with_line_and_key(hem, tmp_path, text, told):
+    file = tmp_path / "policy.toml"
+    file.write_text(text)
+    code, out, err = hem("policy", "check", file)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"hem: {file}: ")
+    assert told in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run",), ("gateway",), ("status",), ("wallet",), ("why",), ("policy", "check")]
+)
+def test_a_missing_file_is_one_line_and_exit_code_2(hem, tmp_path, arguments):
+    code, out, err = hem(*arguments, tmp_path / "nothing.toml")
+    assert (code, out) == (2, "")
+    assert err.startswith("hem: ")
+    assert "nothing.toml" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["status", "wallet", "why"])
+def test_a_home_that_has_not_run_says_how_to_start_it(hem, home, command):
+    code, _, err = hem(command, home / "provisioning.toml")
+    assert code == 2
+    assert "hem run" in err
+
+
+def test_run_does_not_start_with_a_wrong_policy(hem, home):
+    (home / "policy.toml").write_text("nonsense = 1\n")
+    code, _, err = hem("run", home / "provisioning.toml")
+    assert code == 2
+    assert "line 1, nonsense" in err
+
+
+def test_running_a_home_loads_neither_devices_nor_pages():
+    """Ten homes start on two cores: the EMS does not load what only the gateway or a page needs."""
+    code = "import sys, hem.process; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    heavy = {"pymodbus", "sunspec2", "plotly", "jinja2", "starlette", "amqtt", "numpy", "pandas"}
+    assert not heavy & set(loaded)
