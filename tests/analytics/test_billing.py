@@ -111,7 +111,7 @@ def test_a_full_battery_makes_nobody_richer():
     assert line["why"] == "less energy left in the battery −0.320"
 
 
-@pytest.mark.parametrize(("cost", "worse"), [(0, False), (-50, False), (-5000, True)])
+@pytest.mark.parametrize(("cost", "worse"), [(0, False), (-5_000, False), (-5_001, True)])
 def test_roundings_do_not_make_anybody_worse_off(cost, worse):
     line = bill(read_home(home(baseline_cost_uc=cost)), [], {}, TARIFF)
     assert line["worseOff"] is worse

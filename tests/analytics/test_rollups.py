@@ -158,3 +158,14 @@ def test_a_fast_ledger_does_not_fill_the_memory(rollup):
     assert len(rollup.blocks) == 1500
     assert rollup.blocks.last()["height"] == 1999
     assert rollup.validators.get(leader)["turns"] == 2000, "turns are counted for ever"
+
+
+def test_two_awards_of_one_address_in_a_slot_are_both_kept(rollup):
+    award = {"address": "a", "side": "buy", "energyWh": 100, "priceUcPerKwh": 200_000}
+    event = {
+        "event": "cleared", "slot": SLOT, "priceUcPerKwh": 200_000, "tradedWh": 150, "bids": 2,
+        "offers": 1, "welfareUc": 1, "awards": [award, {**award, "energyWh": 50}],
+    }  # fmt: skip
+    rollup.fold_event(1, event)
+    rollup.fold_event(1, event)  # told twice: still two awards
+    assert [trade["energyWh"] for trade in rollup.trades.values()] == [100, 50]

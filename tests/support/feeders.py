@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from support.brokers import Authority, make_key
 
 from ledger.client import LedgerClient
@@ -25,7 +26,7 @@ from runtime.bus import MqttBus
 from runtime.clock import SystemClock
 from runtime.rng import SystemRng
 from wire import topics
-from wire.certificates import dump
+from wire.certificates import dump, seal
 from wire.envelope import new_req_id
 from wire.keys import SigningKey, to_text
 from wire.transactions import make_transaction
@@ -132,11 +133,16 @@ class RunningLedger:
         self.actors.append(actor)
         return actor
 
-    async def home(self, name: str) -> Actor:
-        """A registered, funded home."""
+    async def home(self, name: str, grid_slots: int = 900) -> Actor:
+        """A home whose address is registered; `grid_slots` is the market's slot length [s]."""
         key = make_key(name)
+        slot = self.authority.clock.now_ms() // (grid_slots * 1000)
+        unsigned = replace(
+            self.authority.grant(key), start_slot=slot - 4, end_slot=slot + 1000, signature=""
+        )
+        credential = seal(unsigned, self.authority.key, self.authority.market)
         actor = await self.actor(key, {"address"})
-        grant = dump(self.authority.grant(key))
+        grant = dump(credential)
         event = await actor.submit({"op": "register-address", "grant": grant})
         assert event["codes"] == ["OK"], event
         return actor
