@@ -115,7 +115,11 @@ def test_a_reading_on_another_homes_topic_is_refused(auditor, meter):
     assert auditor.store.counts()["readings"] == 0
 
 
-@pytest.mark.parametrize("payload", [b"", b"x" * 100, seal_to(BOX.public, b'{"a":1}')])
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"x" * 100, seal_to(BOX.public, b'{"a":1}')],
+    ids=["empty", "not sealed", "sealed, not a reading"],
+)
 def test_garbage_is_refused(auditor, meter, payload):
     with pytest.raises(MalformedError):
         auditor.take_reading(HOME, payload, NOW_MS)
