@@ -46,6 +46,7 @@ from wire import topics
 from wire.canonical import decode, encode
 from wire.certificates import dump
 from wire.envelope import Envelope, new_req_id, seal_envelope
+from wire.errors import WireError
 from wire.keys import KEY_BYTES, Domain, SigningKey, from_text, to_text
 from wire.metering import Reading, load_record
 from wire.tmi import bid_offer
@@ -106,7 +107,7 @@ class HomeEnergyManager:
         self.readings = ReadingOutbox(
             self.store, self.home_bus, self._topic(topics.READING, self.ems_key.id)
         )
-        self.forecaster = Forecaster(86_400 // self.grid.length_s)
+        self.forecaster = self._restored_forecaster()
         self._samples: list[int] = []
         self._opening: _Opening | None = None
         self._pledged_wh: dict[int, int] = {}
@@ -487,7 +488,6 @@ class HomeEnergyManager:
 
     async def _housekeep(self) -> None:
         """Keep the forecaster and how far the ledger was read; drop what is long past."""
-        self._restore_forecaster()
         slot_kept = 0
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
@@ -501,10 +501,16 @@ class HomeEnergyManager:
                 self.decisions.forget_before(slot)
                 self._pledged_wh = {s: wh for s, wh in self._pledged_wh.items() if s >= slot}
 
-    def _restore_forecaster(self) -> None:
+    def _restored_forecaster(self) -> Forecaster:
+        """The forecaster as it was kept; a fresh one where nothing (or nonsense) was."""
+        slots_per_day = 86_400 // self.grid.length_s
         raw = self.store.get("forecaster")
         if raw is not None:
-            self.forecaster = Forecaster.from_json(86_400 // self.grid.length_s, decode(raw))
+            try:
+                return Forecaster.from_json(slots_per_day, decode(raw))
+            except (ValueError, WireError) as error:
+                log.warning("what was learned is lost, learning anew", reason=str(error))
+        return Forecaster(slots_per_day)
 
 
 def battery_of(state: dict[str, Any], policy: Policy) -> tuple[Battery | None, int | None]:
