@@ -149,7 +149,7 @@ const charts = {
     const turns = validators.reduce((sum, row) => sum + row.turns, 0) || 1;
     const labels = validators.map((row) => row.label);
     const shown = validators.map((row) => row.turns / turns * 100);
-    const cpf = validators.map((row) => (row.cpfQ16 || 0) / 655.36);
+    const cpf = validators.map((row) => (row.cpfCount ? row.cpfSum / row.cpfCount / 655.36 : null));
     const traces = [
       { y: labels, x: shown, type: "bar", orientation: "h", name: "Share of turns",
         marker: { color: validators.map((_, i) => colour("v" + i % 6)) }, width: .62,
@@ -159,8 +159,8 @@ const charts = {
       { y: labels, x: cpf, mode: "markers", name: "CPF", xaxis: "x",
         marker: { symbol: "diamond", size: 9, color: colour("ink"),
           line: { width: 1.5, color: colour("panel") } },
-        text: cpf.map((value, i) => `CPF ${(value / 100).toFixed(2)}`
-          + (validators[i].eligible === false ? " (base weight only)" : "")),
+        text: cpf.map((value, i) => `mean CPF ${(value / 100).toFixed(2)}, eligible in `
+          + `${validators[i].eligibleCount} of ${validators[i].cpfCount} windows`),
         hovertemplate: "%{text}<extra></extra>" },
     ];
     return [traces, layout(colour, {
@@ -170,7 +170,7 @@ const charts = {
       margin: { l: 12, r: 8, t: 22, b: 24 },
       annotations: [{ xref: "paper", yref: "paper", x: 1, y: 1.02, xanchor: "right",
         yanchor: "bottom", showarrow: false, font: { size: 11, color: colour("quiet") },
-        text: "bar: share of turns   ◆ CPF × 100" }],
+        text: "bar: share of turns   ◆ mean CPF × 100" }],
     })];
   },
 };

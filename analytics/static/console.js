@@ -102,7 +102,7 @@ function showTiles(tiles) {
   if (tiles.price) {
     say("price", format.cents(tiles.price.priceUc), "ct/kWh");
     say("price-note", `slot ${format.clock(tiles.price.startMs)}, `
-      + `${format.kwh(tiles.price.tradedWh)} kWh`);
+      + format.energy(tiles.price.tradedWh));
   } else {
     say("price", "–");
     say("price-note", "no trade yet");

@@ -3,6 +3,7 @@
 const format = {
   kwh: (wh) => (wh / 1000).toLocaleString("en", {
     minimumFractionDigits: 1, maximumFractionDigits: 1 }),
+  energy: (wh) => (wh < 1000 ? `${wh} Wh` : `${format.kwh(wh)} kWh`),
   kw: (w) => (w / 1000).toLocaleString("en", {
     minimumFractionDigits: 2, maximumFractionDigits: 2 }).replace("-", "−"),
   cents: (uc) => (uc / 10000).toFixed(1),

@@ -11,7 +11,8 @@ const reportState = {
   nowMs: report.endMs + DAY_MS,
   rows: (name) => (name === "slots" ? report.slots : []),
   validators: () => report.blocks.leaders.map((row) => ({ ...row,
-    cpfQ16: row.meanCpfQ16, eligible: row.attestations === 0 || row.eligible > 0,
+    cpfSum: row.meanCpfQ16 * row.attestations, cpfCount: row.attestations,
+    eligibleCount: row.eligible,
     label: row.controller && !row.controller.startsWith("hg1")
       ? row.controller : format.short(row.id) })),
 };

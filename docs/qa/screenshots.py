@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
@@ -116,7 +117,13 @@ def main() -> int:
     parser.add_argument("--whole", action="store_true", help="the whole page, however tall")
     options = parser.parse_args()
     width, height = (int(part) for part in options.size.split("x"))
-    heard = take(options.url, options.out, width, height, dark=options.dark, whole=options.whole)
+    try:
+        heard = take(
+            options.url, options.out, width, height, dark=options.dark, whole=options.whole
+        )
+    except (WebDriverException, TimeoutError, OSError) as error:
+        sys.stderr.write(f"screenshots: {str(error).partition(chr(10))[0]}\n")
+        return 2
     for message in heard:
         sys.stderr.write(f"browser: {message}\n")
     return 1 if heard else 0
