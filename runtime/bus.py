@@ -156,6 +156,7 @@ class MqttBus:
         """
         _check_size(topic, payload)
         if self._link is None:
+            await asyncio.sleep(0)  # a caller that tries again at once must not starve the loop
             raise BusDownError("not connected")
         future = self._link.publish(topic, payload, qos, retain, wait=True)
         if future is not None:
@@ -209,6 +210,8 @@ class MqttBus:
         """Open a link and hold it until it is lost, which is an OSError."""
         await link.open(self._host, self._port, self._tls, OPEN_TIMEOUT_S)
         self._link = link
+        # at once, before whoever waits for an acknowledgement hears of the loss and tries again
+        link.lost.add_done_callback(lambda _: self._forget(link))
         try:
             if self._subscriptions:
                 async with asyncio.timeout(OPEN_TIMEOUT_S):
@@ -219,12 +222,18 @@ class MqttBus:
                 self._trouble = ""
             for callback in self._births:
                 self._spawn(_call(callback))
-            # shielded: being cancelled must not end the future by which the link knows it stands
-            raise BusDownError(await asyncio.shield(link.lost))
+            # waited for, not awaited: our being cancelled must not end the link's own future
+            await asyncio.wait([link.lost])
+            raise BusDownError(link.lost.result())
         finally:
+            self._forget(link)
+            link.close()
+
+    def _forget(self, link: Link) -> None:
+        """The link is gone."""
+        if self._link is link:
             self._link = None
             self._ready.clear()
-            link.close()
 
     def _report(self, what: str, error: Exception) -> None:
         """Log a kind of trouble once, however often it repeats."""

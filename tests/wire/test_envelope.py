@@ -288,7 +288,7 @@ def test_sixty_four_operations_fit():
 
 
 def test_every_wire_error_has_a_refusal_of_its_own():
-    kinds = WireError.__subclasses__()
+    kinds = [kind for kind in WireError.__subclasses__() if kind.__module__ == "wire.errors"]
     refusals = [kind.refusal for kind in kinds]
     assert len(set(refusals)) == len(kinds) == 12
     error = BadSignatureError("not hers", sender="hg1x")
