@@ -48,6 +48,8 @@ log = structlog.get_logger(component="outbox")
 class _Flight:
     transaction: Transaction
     keys: list[str]
+    sent_s: float = float("-inf")
+    """When it was last sent, in the event loop's time."""
 
 
 class OperationOutbox:
@@ -136,7 +138,7 @@ class OperationOutbox:
             try:
                 if self._flight is None:
                     await self._depart()
-                if self._flight is not None:
+                if self._flight is not None and self._resend_in_s() <= 0:
                     await self._send(self._flight)
             except (BusDownError, TimeoutError, ConnectionError) as error:
                 log.debug("cannot send now", reason=str(error))
@@ -146,10 +148,16 @@ class OperationOutbox:
                 continue
             # not wait_for: before Python 3.12 it may swallow the cancellation that stops us
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RESEND_S):
+                async with asyncio.timeout(self._resend_in_s() if self._flight else RESEND_S):
                     await self._changed.wait()
 
+    def _resend_in_s(self) -> float:
+        """Real time until the flight is sent again: what is added meanwhile must not hasten it."""
+        assert self._flight is not None
+        return max(0.0, self._flight.sent_s + RESEND_S - asyncio.get_running_loop().time())
+
     async def _send(self, flight: _Flight) -> None:
+        flight.sent_s = asyncio.get_running_loop().time()
         if self._grid.slot_at(self._clock.now_ms()) > flight.transaction.expires_slot + 1:
             if await self._next_nonce() > flight.transaction.nonce:
                 return  # executed after all: its event is on the way

@@ -255,10 +255,8 @@ energy_wh = {DEVIATION_WH}
             ),
             prices=PRICES,
             validators=tuple(
-                GenesisValidator(
-                    id=v.key.id, key=to_text(v.key.public), controller=f"home-{number + 1}"
-                )
-                for number, v in enumerate(self.validators)
+                GenesisValidator(id=v.key.id, key=to_text(v.key.public), controller=host.name)
+                for v, host in zip(self.validators, self.hosts, strict=True)
             ),
             poe=Poe(window_slots=4, min_energy_wh=100, min_production_wh=50),
             delta0_ms=DELTA0_MS,
