@@ -47,11 +47,16 @@ class FakeGateway:
         self.clock = clock
         self.import_wh_per_slot, self.generation_wh_per_slot = 500, 200
         self.load_w, self.pv_w, self.soc_permille = 2_000, 0, 900
+        self.discharge_w = 4_000
         self.registers = {"import_wh": 10_000, "export_wh": 0}
-        self.away = 0
+        self.away, self.refuses = 0, ""
+        self.asked = 0
         self.signed, self.orders, self.released = [], [], 0
 
     async def sign_reading(self, slot):
+        self.asked += 1
+        if self.refuses:
+            raise GatewayError(self.refuses, "never")
         if self.away:
             self.away -= 1
             raise GatewayError("DEVICE_LOST", "the meter does not answer")
@@ -75,7 +80,9 @@ class FakeGateway:
             "time_ms": self.clock.now_ms(), "grid_w": self.load_w - self.pv_w, "pv_w": self.pv_w,
             "battery_w": 0, "load_w": self.load_w, "soc_permille": self.soc_permille,
             **self.registers, "generation_wh": 0, "devices": {},
-            "battery": {"capacity_wh": 10_000, "max_charge_w": 4_000, "max_discharge_w": 4_000},
+            "battery": {
+                "capacity_wh": 10_000, "max_charge_w": 4_000, "max_discharge_w": self.discharge_w,
+            },
         }  # fmt: skip
 
     async def set_battery(self, power_w, lease_s):
@@ -188,6 +195,12 @@ async def test_a_meter_that_stays_away_is_given_up_after_a_quarter_of_a_slot(hom
     assert home.readings.waiting == 0
 
 
+async def test_a_refusal_of_the_meter_is_final(home):
+    home.gateway.refuses = "BACKWARDS"
+    await asyncio.wait_for(begin(home, SLOT), 1)
+    assert (home.gateway.asked, home.readings.waiting) == (1, 0)
+
+
 async def test_a_gap_in_the_readings_is_not_taken_for_one_slots_generation(home, monkeypatch):
     learned = []
     monkeypatch.setattr(home.forecaster, "observe", lambda *row: learned.append(row))
@@ -279,16 +292,18 @@ def sunny(home):
 async def test_auction_and_market_do_not_sell_the_same_stored_energy(home, first):
     await register(home)
     sunny(home)
+    home.gateway.soc_permille, home.gateway.discharge_w = 1_000, 1_600
     home.clock.to(SLOT, 120)
     steps = [lambda: home._take_auction(5, opened(SLOT + 1)), lambda: home._bid(SLOT)]
+    sold_wh = []
     for step in steps if first == "auction" else reversed(steps):
         await step()
-    auctions, offers = sell_orders(home)
-    assert auctions or offers
-    # what the battery can give in a slot, beside what the home itself will have over
-    forecast = home.forecaster.forecast(SLOT + 1)
-    surplus_wh = max(-forecast.net_wh, 0)
-    assert sum(auctions) + sum(offers) <= 4_000 * 900 // 3600 + surplus_wh
+        auctions, offers = sell_orders(home)
+        sold_wh.append(sum(auctions) + sum(offers))
+    alone_wh, both_wh = sold_wh
+    assert alone_wh > 0
+    assert both_wh < 2 * alone_wh, "the second knows of the first"
+    assert both_wh <= 1_600 * 900 // 3600 - home.forecaster.forecast(SLOT + 1).net_wh
 
 
 async def test_an_auction_that_is_over_gets_no_answer(home):

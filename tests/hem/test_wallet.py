@@ -91,6 +91,12 @@ async def test_positions_add_awards_of_the_market_and_of_auctions():
     assert wallet.position(SLOT + 3) is None
 
 
+async def test_two_auctions_for_one_slot_add_up():
+    wallet = Wallet(MemoryStore(), ME)
+    await fold(wallet, [(1, auction_cleared(SLOT, "a-1", 250)), (2, auction_cleared(SLOT, "b", 7))])
+    assert wallet.position(SLOT) == Position(sold_wh=257)
+
+
 async def test_balance_and_registration_are_the_last_word_of_the_ledger():
     wallet = Wallet(MemoryStore(), ME)
     assert (wallet.registered, wallet.balance) == (False, {"balanceUc": 0, "lockedUc": 0})
