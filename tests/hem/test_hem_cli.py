@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import structlog
 from support.chain_builder import make_genesis
 
 from hem import cli
@@ -89,7 +90,8 @@ def hem(capsys, monkeypatch):
         out, err = capsys.readouterr()
         return code, out, err
 
-    return run
+    yield run
+    structlog.reset_defaults()  # `run` sent the log to this test's standard error
 
 
 def test_every_command_has_help(hem):

@@ -14,6 +14,9 @@ from wire.canonical import decode
 from wire.metering import Reading, load_record
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 async def site(tmp_path):
     opened = await Site.open(tmp_path)
