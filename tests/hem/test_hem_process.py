@@ -13,7 +13,6 @@ from support.homes import DSO_BOX, SLOT_S, Site, log_lines
 from wire.canonical import decode
 from wire.metering import Reading, load_record
 
-
 pytestmark = pytest.mark.slow
 
 
