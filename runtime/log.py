@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -29,8 +30,24 @@ def configure(component: str, level: str | None = None) -> FilteringBoundLogger:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(_StandardError()),  # type: ignore[arg-type]
     )
     logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr)
     logger: FilteringBoundLogger = structlog.get_logger(component=component)
     return logger
+
+
+class _StandardError:
+    """
+    Standard error as it is when a line is written; a line that cannot be written is dropped.
+
+    Whoever reads our log may go away at any time, and that must stop nothing but the log.
+    """
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()

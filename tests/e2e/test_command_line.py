@@ -83,7 +83,7 @@ def test_interrupting_stops_every_process(tmp_path: Path, number: signal.Signals
         time.sleep(0.1)
     os.kill(demo.pid, number)
     assert demo.wait(20) == 130
-    assert processes_of(out) == []
+    assert_all_end(out, 5)
 
 
 def test_killing_the_demo_stops_every_process(tmp_path: Path) -> None:
@@ -101,7 +101,12 @@ def test_killing_the_demo_stops_every_process(tmp_path: Path) -> None:
         time.sleep(0.1)
     demo.kill()
     demo.wait(5)
-    deadline_s = time.monotonic() + 15
+    assert_all_end(out, 15)
+
+
+def assert_all_end(out: Path, within_s: float) -> None:
+    """The kernel tells what was being started in that moment; it may still be on its way out."""
+    deadline_s = time.monotonic() + within_s
     while processes_of(out):
         assert time.monotonic() < deadline_s, processes_of(out)
         time.sleep(0.1)

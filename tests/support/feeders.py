@@ -167,6 +167,8 @@ async def running_ledger(
     for number in range(len(VALIDATORS)):
         chain.start_node(number)
     try:
+        for node in chain.nodes.values():
+            await node.bus.wait_connected(10)  # what is said before would reach nobody
         yield chain
     finally:
         for actor in chain.actors:
