@@ -1,5 +1,5 @@
 """
-Who may import whom (docs/concepts/architecture.md), checked on the source.
+Who may import whom (docs/concepts/README.md), checked on the source.
 
 A failure names the arrow: `hem/ems/wallet.py:12: hem -> csmdb.messages`.
 """

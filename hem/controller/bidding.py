@@ -34,7 +34,13 @@ Side = Literal["buy", "sell"]
 RECENT_PRICES = 4
 AHEAD_TRUST_PERMILLE = 700
 """Share of a spare or missing amount over the day ahead that we act on."""
-OFFER_POWER_PERMILLE = 500
+NEEDS_PERMILLE = (800, 1000, 1500)
+"""Needs to reckon with, of what is expected of a day that was seen before."""
+NEEDS_UNSEEN_PERMILLE = (700, 1000, 2000)
+"""The same while parts of the day were never seen."""
+_ANY_TIME_S = 10**9
+"""So long that rates do not limit."""
+OFFER_POWER_PERMILLE = 400
 """Share of the discharging power that may be promised to others."""
 
 
@@ -140,8 +146,9 @@ def answer_auction(
     usable = _usable(battery, policy)
     outlook = _outlook(situation, usable, soc_wh)
     if template == "reverse" and situation.can_sell:
-        price = _capped_ask(_stored_ask(situation, policy, usable, soc_wh, outlook), policy)
-        free_wh = _stored_offer_wh(situation, policy, usable, soc_wh, outlook) - committed_sell_wh
+        stored_wh = _stored_offer_wh(situation, policy, usable, soc_wh, outlook)
+        price = _capped_ask(_stored_ask(situation, policy, usable, soc_wh, stored_wh), policy)
+        free_wh = stored_wh - committed_sell_wh
         quantity_wh = min(energy_wh, free_wh, situation.max_sell_wh - committed_sell_wh)
         if price > price_uc_per_kwh or quantity_wh < policy.min_order_wh:
             return None
@@ -160,7 +167,10 @@ def answer_auction(
 
 
 def _without_battery(situation: Situation, policy: Policy) -> tuple[list[OrderIntent], str]:
-    net_wh = situation.forecast.net_wh
+    forecast = situation.forecast
+    net_wh = forecast.net_wh
+    if forecast.pv_wh and forecast.spread_wh >= abs(net_wh):
+        return [], f"{net_wh} Wh ± {forecast.spread_wh} Wh: surplus or deficit, nobody knows"
     gap = situation.retail - situation.feed_in
     price = _expected_price(situation)
     if net_wh >= 0:
@@ -183,36 +193,48 @@ def _with_battery(
     outlook = _outlook(situation, battery, soc_wh)
     stored_wh = _stored_offer_wh(situation, policy, battery, soc_wh, outlook)
     stored = OrderIntent(
-        "sell", stored_wh, _stored_ask(situation, policy, battery, soc_wh, outlook)
+        "sell", stored_wh, _stored_ask(situation, policy, battery, soc_wh, stored_wh)
     )
     if net_wh < 0:
-        surplus_wh = _surplus_offer_wh(situation, policy, battery, soc_wh, outlook)
+        surplus = _surplus_offers(situation, policy, battery, soc_wh, outlook)
+        surplus_wh = sum(order.energy_wh for order in surplus)
         if surplus_wh or stored_wh:
             return (
-                [OrderIntent("sell", surplus_wh, _ask(situation, policy)), stored],
+                [*surplus, stored],
                 f"surplus {-net_wh} Wh of which the battery will not need {surplus_wh} Wh, "
                 f"and {stored_wh} Wh stored beyond our own need",
             )
     elif stored_wh:
         return [stored], f"{stored_wh} Wh stored beyond our own need"
     charge_wh = _charge_wh(situation, policy, battery, soc_wh, outlook)
-    buy_wh = 0
-    if outlook.known:
-        missing_wh = outlook.short_wh * AHEAD_TRUST_PERMILLE // 1000
-        buy_wh = max(min(net_wh - situation.forecast.spread_wh, missing_wh), 0)
-    if not outlook.known and net_wh > 0:
-        # Fig 5: the emptier the battery, the more of the deficit is bought rather than discharged.
-        soc = battery.soc_permille(soc_wh)
-        buy_wh = bid_quantity_wh(soc, net_wh, policy.bid_curve)
+    buy_wh = _deficit_bid_wh(situation, policy, battery, soc_wh, outlook)
     return (
         [
-            OrderIntent("buy", buy_wh, _bid(situation, policy)),
+            OrderIntent("buy", buy_wh, _risky_bid(situation, policy)),
             OrderIntent("buy", charge_wh, _charge_bid(situation, policy, battery, soc_wh)),
         ],
         f"the battery will be short of {outlook.short_wh} Wh"
         if outlook.known
         else "the day ahead is not known yet: by the state of charge",
     )
+
+
+def _deficit_bid_wh(
+    situation: Situation, policy: Policy, battery: Battery, soc_wh: int, outlook: _Outlook
+) -> int:
+    """
+    What of this slot's deficit to buy.
+
+    What the battery cannot give is bought in any case, so it is bid for. To buy more keeps stored
+    energy for later: a gain only if the battery then runs empty, which nobody knows who has not
+    seen a whole day.
+    """
+    forecast = situation.forecast
+    empty_wh = forecast.net_wh - battery.discharge_limit_wh(soc_wh, situation.slot_seconds)
+    wanted_wh = 0
+    if outlook.known and forecast.day_seen:
+        wanted_wh = outlook.short_wh * AHEAD_TRUST_PERMILLE // 1000
+    return max(min(forecast.net_wh - forecast.spread_wh, max(empty_wh, wanted_wh)), 0)
 
 
 def _outlook(situation: Situation, battery: Battery, soc_wh: int) -> _Outlook:
@@ -247,11 +269,69 @@ def _outlook(situation: Situation, battery: Battery, soc_wh: int) -> _Outlook:
     return _Outlook(True, spill_wh, spare_wh if spill_wh else 0, short_wh)
 
 
-def _surplus_offer_wh(
+def _worth_later(situation: Situation, battery: Battery, soc_wh: int, energy_wh: int) -> int:
+    """
+    What `energy_wh` that the battery could give in this slot is worth if it is kept [µ¤/kWh].
+
+    The battery is run in self-consumption over the day ahead with and without that energy; the
+    difference is what is bought more (retail) and exported less (feed-in). The mean over several
+    needs, because the need is a guess: so it lies between the two as the battery may run empty.
+    What is still missing at the end has to be bought some day. Retail while nothing is known.
+    """
+    forecast = situation.forecast
+    if not forecast.ahead_wh:
+        return situation.retail
+    soc_wh = _after_self_consumption(battery, soc_wh, forecast.net_wh, situation.slot_seconds)[0]
+    energy_wh = max(min(energy_wh, battery.discharge_limit_wh(soc_wh, _ANY_TIME_S)), 1)
+    less_wh = max(battery.after(soc_wh, 0, energy_wh), 0)
+    needs = NEEDS_PERMILLE if forecast.day_seen else NEEDS_UNSEEN_PERMILLE
+    lost_uc = 0
+    for need in needs:
+        kept, kept_soc_wh = _day_cost(situation, battery, soc_wh, need)
+        given, given_soc_wh = _day_cost(situation, battery, less_wh, need)
+        missing_wh = (kept_soc_wh - given_soc_wh) * battery.discharge_permille // 1000
+        lost_uc += given - kept + missing_wh * situation.retail
+    worth = lost_uc // (energy_wh * len(needs))
+    return min(max(worth, situation.feed_in), situation.retail)
+
+
+def _day_cost(
+    situation: Situation, battery: Battery, soc_wh: int, need_permille: int
+) -> tuple[int, int]:
+    """Cost of the day ahead in self-consumption [µ¤/1000] and the energy left at its end [Wh]."""
+    cost = 0
+    for expected_wh in situation.forecast.ahead_wh:
+        net_wh = expected_wh * need_permille // 1000 if expected_wh > 0 else expected_wh
+        soc_wh, grid_wh = _after_self_consumption(
+            battery, soc_wh, net_wh, situation.slot_seconds
+        )
+        cost += grid_wh * (situation.retail if grid_wh > 0 else situation.feed_in)
+    return cost, soc_wh
+
+
+def _after_self_consumption(
+    battery: Battery, soc_wh: int, net_wh: int, seconds: int
+) -> tuple[int, int]:
+    """Stored energy after a slot of self-consumption, and what the grid carried [Wh]."""
+    if net_wh < 0:
+        charge_wh = min(-net_wh, battery.charge_limit_wh(soc_wh, seconds))
+        return battery.after(soc_wh, charge_wh, 0), net_wh + charge_wh
+    given_wh = min(net_wh, battery.discharge_limit_wh(soc_wh, seconds))
+    return battery.after(soc_wh, 0, given_wh), net_wh - given_wh
+
+
+def _surplus_offers(
     situation: Situation, policy: Policy, battery: Battery, soc_wh: int, outlook: _Outlook
-) -> int:
-    """What of this slot's surplus is not needed to fill the battery before it is used."""
-    surplus_wh = -situation.forecast.net_wh
+) -> list[OrderIntent]:
+    """
+    This slot's surplus: what the battery has no room for, and what it will not need.
+
+    The first is exported in any case. If it turns out smaller, stored energy makes it good, so it
+    is offered the more carefully and dearly, the more stored energy is worth. The second leaves
+    the battery with less, so it is never given below that.
+    """
+    forecast = situation.forecast
+    surplus_wh = -forecast.net_wh
     room_wh = battery.charge_limit_wh(soc_wh, situation.slot_seconds)
     over_wh = max(surplus_wh - room_wh, 0)
     if outlook.known:
@@ -259,10 +339,22 @@ def _surplus_offer_wh(
     else:
         soc = battery.soc_permille(soc_wh)
         free_wh = over_wh + offer_quantity_wh(soc, surplus_wh - over_wh, policy.offer_curve)
-    # What the battery can give stands behind the offer; what it cannot is forecast alone.
+    free_wh = min(free_wh, surplus_wh)
+    low, gap = _ask(situation, policy), situation.retail - situation.feed_in
+    worth = _worth_later(situation, battery, soc_wh, max(free_wh - over_wh, forecast.spread_wh, 1))
     backing_wh = battery.discharge_limit_wh(soc_wh, situation.slot_seconds)
-    risk_wh = max(situation.forecast.spread_wh - backing_wh, 0)
-    return max(min(free_wh, surplus_wh) - risk_wh, 0) * policy.certainty_permille // 1000
+    safe_wh = backing_wh * (situation.retail - worth) // gap
+    risk_wh = max(forecast.spread_wh - safe_wh, forecast.spread_wh * (worth - situation.feed_in) // gap)
+    sure_wh = max(over_wh - risk_wh, 0)
+    more_wh = max(free_wh - max(over_wh, risk_wh), 0)
+    uncertain_wh = min(forecast.spread_wh, surplus_wh)
+    high = min(max(worth, low), _bid(situation, policy))
+    ask = low + (high - low) * uncertain_wh // max(surplus_wh + uncertain_wh, 1)
+    kept = worth * battery.charge_permille * battery.discharge_permille // 10**6
+    return [
+        OrderIntent("sell", sure_wh * policy.certainty_permille // 1000, ask),
+        OrderIntent("sell", more_wh * policy.certainty_permille // 1000, max(ask, kept)),
+    ]
 
 
 def _stored_offer_wh(
@@ -288,7 +380,7 @@ def _charge_wh(
     situation: Situation, policy: Policy, battery: Battery, soc_wh: int, outlook: _Outlook
 ) -> int:
     """Energy to buy for the battery: the curve of Fig 5, within what it will be short of."""
-    if not outlook.known:
+    if not (outlook.known and situation.forecast.day_seen):
         return 0
     deficit_wh = max(situation.forecast.net_wh, 0)
     missing_wh = (outlook.short_wh - deficit_wh) * AHEAD_TRUST_PERMILLE // 1000
@@ -300,7 +392,7 @@ def _charge_wh(
 
 
 def _stored_ask(
-    situation: Situation, policy: Policy, battery: Battery, soc_wh: int, outlook: _Outlook
+    situation: Situation, policy: Policy, battery: Battery, soc_wh: int, stored_wh: int
 ) -> int:
     """
     Price of stored energy: wear plus what it is worth later, falling with the SoC.
@@ -308,8 +400,7 @@ def _stored_ask(
     Later it replaces energy that is exported (known outlook) or bought (unknown); what is drawn
     now takes more than itself to put back.
     """
-    round_trip = battery.charge_permille * battery.discharge_permille // 1000
-    later = -(-situation.feed_in * 1000 // round_trip) if outlook.known else situation.retail
+    later = _worth_later(situation, battery, soc_wh, stored_wh)
     least = later + policy.degradation_uc_per_kwh
     low = max(least, _ask(situation, policy))
     high = max(low, _bid(situation, policy))

@@ -16,7 +16,10 @@ from typing import Any
 RECENT_SLOTS = 4
 HISTORY_KEEP_PERMILLE = 700
 """Weight of what was known when a new day comes in."""
-ERROR_KEEP_PERMILLE = 800
+ERROR_KEEP_PERMILLE = 900
+"""Weight of the error so far when a smaller one comes in: a calm hour is soon over."""
+ERROR_RISE_PERMILLE = 800
+"""The same when a larger one comes in."""
 AHEAD_MIN_PERMILLE = 400
 """Share of the day that must be known before we look further ahead than the slot."""
 PERSISTENCE_PERMILLE = 600
@@ -37,6 +40,8 @@ class Forecast:
     """Typical absolute error of load − PV."""
     ahead_wh: tuple[int, ...] = ()
     """Expected load − PV of the following slots, a day at most; empty while too little is known."""
+    day_seen: bool = True
+    """Was every slot of the day seen at least once? If not, parts of `ahead_wh` are a guess."""
 
     @property
     def net_wh(self) -> int:
@@ -83,7 +88,9 @@ class Forecaster:
         """What to expect of a slot; zero when nothing was ever observed."""
         load_wh, pv_wh = self._expect(slot, list(self._recent))
         spread_wh = -(-self._error // _SCALE) if self._errors_seen else (load_wh + pv_wh) // 2
-        return Forecast(load_wh, pv_wh, spread_wh, self._ahead(slot))
+        return Forecast(
+            load_wh, pv_wh, spread_wh, self._ahead(slot), len(self._history) == self._slots_per_day
+        )
 
     def to_json(self) -> dict[str, Any]:
         """State to keep across restarts: integers and lists only."""
@@ -123,7 +130,7 @@ class Forecaster:
         if self._errors_seen == 0:
             self._error = error
         else:
-            keep = ERROR_KEEP_PERMILLE
+            keep = ERROR_RISE_PERMILLE if error > self._error else ERROR_KEEP_PERMILLE
             self._error = (self._error * keep + error * (1000 - keep)) // 1000
         self._errors_seen = min(self._errors_seen + 1, 1000)
 
