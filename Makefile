@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 
-.PHONY: demo test check format clean help
+.PHONY: demo test check bench format clean help
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ check: $(STAMP) ## Formatting, lint, strict typing, import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
+
+bench: $(STAMP) ## Benchmarks: how fast a market clears
+	$(BIN)/python -m bench.clearing $(ARGS)
 
 format: $(STAMP) ## Format the code
 	$(BIN)/ruff format .
