@@ -7,10 +7,14 @@ for both sides; a trade that is not kept costs. So each home trades what it is s
 * **Without a battery**: a low quantile of its surplus or deficit. A Wh too much costs the seller
   imbalance − price and the buyer price − feed-in; a Wh too little costs the gain. The quantile is
   that of the newsvendor, and never above the expectation.
-* **With a battery**: it absorbs errors, so the quantity is firm. What a stored Wh is worth follows
-  from running the battery in self-consumption over the day ahead: if it gets full before it gets
-  empty, a Wh stored now is only exported later (feed-in); if it gets empty first, a Wh is bought
-  later (retail). While the day ahead is unknown, the curves over the SoC decide (TMI Figs 4, 5).
+* **With a battery**: it absorbs errors, so the quantity is firm. Trades that only replace what the
+  tariff would settle anyway (a surplus with no room left, a deficit with an empty battery) are
+  always good. Those that move stored energy through time are good only if it is worth less (more)
+  later than it brings (costs) now. What it is worth follows from running the battery in
+  self-consumption over the day ahead, for several needs: feed-in where it gets full before it
+  gets empty, retail where it gets empty first, the mean where that depends on the need. Stored
+  energy is never sold below. Energy is bought for later only by a home that has seen a whole day:
+  before that, nobody knows whether tomorrow's sun does not fill the battery for nothing.
 
 Prices: a margin inside (feed-in, retail); from the battery never below wear plus what the energy is
 worth later. All of it in integers.
@@ -34,14 +38,15 @@ Side = Literal["buy", "sell"]
 RECENT_PRICES = 4
 AHEAD_TRUST_PERMILLE = 700
 """Share of a spare or missing amount over the day ahead that we act on."""
+OFFER_POWER_PERMILLE = 450
+"""Share of the discharging power that may be promised to others."""
+
 NEEDS_PERMILLE = (800, 1000, 1500)
 """Needs to reckon with, of what is expected of a day that was seen before."""
 NEEDS_UNSEEN_PERMILLE = (700, 1000, 2000)
 """The same while parts of the day were never seen."""
 _ANY_TIME_S = 10**9
 """So long that rates do not limit."""
-OFFER_POWER_PERMILLE = 400
-"""Share of the discharging power that may be promised to others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,12 +249,12 @@ def _outlook(situation: Situation, battery: Battery, soc_wh: int) -> _Outlook:
         return _Outlook(False, 0, 0, 0)
     seconds = situation.slot_seconds
     spill_wh = short_wh = 0
-    spare_wh = battery.discharge_limit_wh(soc_wh, 10**9)
+    spare_wh = battery.discharge_limit_wh(soc_wh, _ANY_TIME_S)
     for net_wh in chain((situation.forecast.net_wh,), ahead):
         if net_wh < 0:
             charge_wh = min(-net_wh, battery.charge_limit_wh(soc_wh, seconds))
             lost_wh = -net_wh - charge_wh
-            full = battery.charge_limit_wh(soc_wh, 10**9) <= -net_wh
+            full = battery.charge_limit_wh(soc_wh, _ANY_TIME_S) <= -net_wh
             soc_wh = battery.after(soc_wh, charge_wh, 0)
             if short_wh and full:
                 break
@@ -257,14 +262,14 @@ def _outlook(situation: Situation, battery: Battery, soc_wh: int) -> _Outlook:
             spill_wh += lost_wh if full else 0
         else:
             given_wh = min(net_wh, battery.discharge_limit_wh(soc_wh, seconds))
-            left_wh = battery.discharge_limit_wh(soc_wh, 10**9)
+            left_wh = battery.discharge_limit_wh(soc_wh, _ANY_TIME_S)
             empty = left_wh <= net_wh
             soc_wh = battery.after(soc_wh, 0, given_wh)
             if spill_wh and empty:
                 break
             short_wh += net_wh - given_wh if empty else 0
             if not spill_wh:
-                spare_wh = min(spare_wh, battery.discharge_limit_wh(soc_wh, 10**9))
+                spare_wh = min(spare_wh, battery.discharge_limit_wh(soc_wh, _ANY_TIME_S))
     # Never full within the day: what is left may be needed after it.
     return _Outlook(True, spill_wh, spare_wh if spill_wh else 0, short_wh)
 
@@ -302,9 +307,7 @@ def _day_cost(
     cost = 0
     for expected_wh in situation.forecast.ahead_wh:
         net_wh = expected_wh * need_permille // 1000 if expected_wh > 0 else expected_wh
-        soc_wh, grid_wh = _after_self_consumption(
-            battery, soc_wh, net_wh, situation.slot_seconds
-        )
+        soc_wh, grid_wh = _after_self_consumption(battery, soc_wh, net_wh, situation.slot_seconds)
         cost += grid_wh * (situation.retail if grid_wh > 0 else situation.feed_in)
     return cost, soc_wh
 
@@ -330,31 +333,41 @@ def _surplus_offers(
     is offered the more carefully and dearly, the more stored energy is worth. The second leaves
     the battery with less, so it is never given below that.
     """
-    forecast = situation.forecast
-    surplus_wh = -forecast.net_wh
-    room_wh = battery.charge_limit_wh(soc_wh, situation.slot_seconds)
-    over_wh = max(surplus_wh - room_wh, 0)
+    spread_wh, surplus_wh = situation.forecast.spread_wh, -situation.forecast.net_wh
+    over_wh, free_wh = _free_surplus_wh(situation, policy, battery, soc_wh, outlook)
+    worth = _worth_later(situation, battery, soc_wh, max(free_wh - over_wh, spread_wh))
+    gap = situation.retail - situation.feed_in
+    # What the battery can give stands behind the offer, as far as it can be spared; what it cannot
+    # is forecast alone.
+    backing_wh = battery.discharge_limit_wh(soc_wh, situation.slot_seconds)
+    safe_wh = backing_wh * (situation.retail - worth) // gap
+    risk_wh = max(spread_wh - safe_wh, spread_wh * (worth - situation.feed_in) // gap)
+    sure_wh = max(over_wh - risk_wh, 0)
+    more_wh = max(free_wh - max(over_wh, risk_wh), 0)
+    low = _ask(situation, policy)
+    high = min(max(worth, low), _bid(situation, policy))
+    uncertain_wh = min(spread_wh, surplus_wh)
+    ask = low + (high - low) * uncertain_wh // (surplus_wh + uncertain_wh)
+    # Of what goes in, only a part comes out again.
+    kept = worth * battery.charge_permille * battery.discharge_permille // 1_000_000
+    return [
+        OrderIntent("sell", sure_wh * policy.certainty_permille // 1000, ask),
+        OrderIntent("sell", more_wh * policy.certainty_permille // 1000, max(ask, kept)),
+    ]
+
+
+def _free_surplus_wh(
+    situation: Situation, policy: Policy, battery: Battery, soc_wh: int, outlook: _Outlook
+) -> tuple[int, int]:
+    """Of this slot's surplus, what the battery cannot take and, with it, what it need not."""
+    surplus_wh = -situation.forecast.net_wh
+    over_wh = max(surplus_wh - battery.charge_limit_wh(soc_wh, situation.slot_seconds), 0)
     if outlook.known:
         free_wh = max(over_wh, outlook.spill_wh * AHEAD_TRUST_PERMILLE // 1000)
     else:
         soc = battery.soc_permille(soc_wh)
         free_wh = over_wh + offer_quantity_wh(soc, surplus_wh - over_wh, policy.offer_curve)
-    free_wh = min(free_wh, surplus_wh)
-    low, gap = _ask(situation, policy), situation.retail - situation.feed_in
-    worth = _worth_later(situation, battery, soc_wh, max(free_wh - over_wh, forecast.spread_wh, 1))
-    backing_wh = battery.discharge_limit_wh(soc_wh, situation.slot_seconds)
-    safe_wh = backing_wh * (situation.retail - worth) // gap
-    risk_wh = max(forecast.spread_wh - safe_wh, forecast.spread_wh * (worth - situation.feed_in) // gap)
-    sure_wh = max(over_wh - risk_wh, 0)
-    more_wh = max(free_wh - max(over_wh, risk_wh), 0)
-    uncertain_wh = min(forecast.spread_wh, surplus_wh)
-    high = min(max(worth, low), _bid(situation, policy))
-    ask = low + (high - low) * uncertain_wh // max(surplus_wh + uncertain_wh, 1)
-    kept = worth * battery.charge_permille * battery.discharge_permille // 10**6
-    return [
-        OrderIntent("sell", sure_wh * policy.certainty_permille // 1000, ask),
-        OrderIntent("sell", more_wh * policy.certainty_permille // 1000, max(ask, kept)),
-    ]
+    return over_wh, min(free_wh, surplus_wh)
 
 
 def _stored_offer_wh(
@@ -397,8 +410,7 @@ def _stored_ask(
     """
     Price of stored energy: wear plus what it is worth later, falling with the SoC.
 
-    Later it replaces energy that is exported (known outlook) or bought (unknown); what is drawn
-    now takes more than itself to put back.
+    What it is worth later lies between feed-in and retail, see `_worth_later`.
     """
     later = _worth_later(situation, battery, soc_wh, stored_wh)
     least = later + policy.degradation_uc_per_kwh

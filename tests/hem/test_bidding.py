@@ -1,5 +1,7 @@
 """Orders of a home: what it may promise, at which price."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -80,6 +82,32 @@ def test_stored_energy_is_never_sold_below_wear_and_its_later_value():
     for soc in (6_000, 7_000, 8_000):
         for order in decide(situation(load=100, soc=soc, ahead=NIGHT + SUN), policy).orders:
             assert order.price_uc_per_kwh >= 10**5 + FEED_IN
+
+
+def test_a_home_that_has_not_seen_a_whole_day_buys_nothing_for_later():
+    for soc in (500, 3_000):
+        facts = situation(soc=soc)
+        guess = Forecast(300, 0, 0, (300,) * 60, day_seen=False)
+        assert decide(replace(facts, forecast=guess), Policy()).orders == ()
+
+
+def test_what_an_empty_battery_cannot_give_is_bought_whatever_is_known():
+    for forecast in (Forecast(300, 0, 0, day_seen=False), Forecast(300, 0, 0, (300,) * 60)):
+        orders = decide(replace(situation(soc=0), forecast=forecast), Policy()).orders
+        assert ("buy", 300) in [(order.side, order.energy_wh) for order in orders]
+
+
+def test_stored_energy_costs_more_the_likelier_it_will_be_missed():
+    def ask(night):
+        facts = situation(load=100, soc=7_900, ahead=(night,) * 40 + SUN)
+        return decide(facts, Policy()).orders[0].price_uc_per_kwh
+
+    assert ask(60) < ask(120)
+
+
+def test_without_a_battery_nothing_is_promised_when_sun_or_load_may_win():
+    assert decide(situation(load=300, pv=200, spread=150), Policy()).orders == ()
+    assert decide(situation(load=200, pv=300, spread=150), Policy()).orders == ()
 
 
 def test_a_battery_that_will_run_empty_buys():

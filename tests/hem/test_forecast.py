@@ -10,7 +10,7 @@ from hem.controller.forecast import Forecast, Forecaster
 
 
 def test_who_knows_nothing_expects_nothing():
-    assert Forecaster(96).forecast(5) == Forecast(0, 0, 0)
+    assert Forecaster(96).forecast(5) == Forecast(0, 0, 0, day_seen=False)
 
 
 def test_the_first_slots_are_forecast_by_persistence():
@@ -53,9 +53,11 @@ def test_the_day_ahead_is_told_only_when_enough_of_it_was_seen():
     forecaster = Forecaster(96)
     forecaster.observe(0, 100, 0)
     assert forecaster.forecast(2).ahead_wh == ()
+    assert not forecaster.forecast(2).day_seen
     for slot in range(1, 96):
         forecaster.observe(slot, 100, 0)
     assert forecaster.forecast(97).ahead_wh == (100,) * 95
+    assert forecaster.forecast(97).day_seen
 
 
 def test_an_old_slot_told_again_changes_nothing():

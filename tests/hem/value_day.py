@@ -9,7 +9,6 @@ from `analytics.billing`, so "worse off" means here what it means in the report.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -254,6 +253,3 @@ def bill_of(trader: Trader) -> Row:
     )
     balances = {"a": {"balanceUc": -trader.paid_uc, "depositedUc": 0}}
     return bill(day, trader.settled, balances, TARIFF)
-
-
-Maker = Callable[[int], list[Home]]
