@@ -19,13 +19,14 @@ from typing import Any
 
 from ledger.store import LedgerStore
 from runtime.clock import ScaledClock, write_clock
-from sim.feeder import SLOT_S, Feeder, build_feeder
+from sim.feeder import SLOT_S, WARM_UP_SLOTS, Feeder, build_feeder
 from sim.processes import Processes, wait_for
 from wire.errors import ConfigError
 
 WARM_UP_SPEED = 1.0
 READY_TIMEOUT_S = 120.0
 QUIET_TIMEOUT_S = 5.0
+PERIOD_S = 0.5
 SETTLE_SLOTS = 2
 """Slots after the last one until it is settled (grace period, then the seal)."""
 
@@ -79,7 +80,7 @@ class Demo:
         )
         self.clock_path = options.out / "clock.json"
         self._segments: list[tuple[float, int, float]] = [
-            (time.time(), self.feeder.start_ms - SLOT_S * 1000, WARM_UP_SPEED)
+            (time.time(), self.feeder.start_ms - WARM_UP_SLOTS * SLOT_S * 1000, WARM_UP_SPEED)
         ]
         write_clock(self.clock_path, self._segments)
         self.clock = ScaledClock(self.clock_path)
@@ -92,11 +93,13 @@ class Demo:
         )
         self.broker_port = 0
         self.page_port = 0
+        self.home_states: dict[str, dict[str, Any]] = {}
+        """Per home, its state right after the last slot."""
 
     @property
     def end_ms(self) -> int:
         """Market time at which the last slot has been settled."""
-        return self.feeder.start_ms + (self.options.slots + SETTLE_SLOTS) * SLOT_S * 1000 + 120_000
+        return self.feeder.end_ms + SETTLE_SLOTS * SLOT_S * 1000 + 120_000
 
     @property
     def page_url(self) -> str:
@@ -154,18 +157,21 @@ class Demo:
         while (now_ms := self.clock.now_ms()) < self.end_ms:
             self.processes.check()
             yield Progress("day", (now_ms - start_ms) / (self.end_ms - start_ms), self.live())
-            time.sleep(0.5)
+            if now_ms < self.feeder.end_ms or len(self.home_states) == len(self.feeder.homes):
+                time.sleep(PERIOD_S)
+            else:
+                self._read_states()
+                time.sleep(PERIOD_S / 10)
 
     def live(self) -> dict[str, Any]:
         """The console's summary, or nothing while it does not answer."""
         return self._get("api/summary")
 
-    def home_states(self) -> dict[str, dict[str, Any]]:
-        """What each home's gateway says now (from its retained state on the console)."""
-        found: dict[str, dict[str, Any]] = {
-            row["name"]: row for row in self._get("api/live").get("homes", []) if row.get("name")
-        }
-        return found
+    def _read_states(self) -> None:
+        """Keep what each home's gateway says first after the last slot (from the console)."""
+        for row in self._get("api/live").get("homes", []):
+            if row.get("name") and row["timeMs"] >= self.feeder.end_ms:
+                self.home_states.setdefault(row["name"], row)
 
     def settle_down(self) -> None:
         """Stop the homes, let every node execute what is final, then stop the rest."""

@@ -35,6 +35,8 @@ from wire.keys import BoxKey, SigningKey, to_text
 MARKET = "demo"
 FEEDER = "feeder-1"
 SLOT_S = 900
+WARM_UP_SLOTS = 1
+"""Homes run so long before the first slot that is traded: they enrol, and bid for it."""
 VALIDATORS = 4
 DAY_START_MS = int(datetime(2026, 6, 1, tzinfo=UTC).timestamp() * 1000)
 MARKER = ".hearthgrid-run"
@@ -104,6 +106,11 @@ class Feeder:
     def first_slot(self) -> int:
         """The first slot that is traded."""
         return self.start_ms // (SLOT_S * 1000)
+
+    @property
+    def end_ms(self) -> int:
+        """End of the last slot that is traded."""
+        return self.start_ms + self.slots * SLOT_S * 1000
 
     def home_folder(self, home: Home) -> Path:
         """Where a home keeps everything."""
@@ -245,7 +252,7 @@ energy_wh = {DEVIATION_WH}
         genesis = Genesis(
             market=MARKET,
             slot_length_s=SLOT_S,
-            start_ms=self.start_ms - SLOT_S * 1000,
+            start_ms=self.start_ms - WARM_UP_SLOTS * SLOT_S * 1000,
             issuing_key=to_text(self.csmdb.issuing_key.public),
             dso_box_key=to_text(self.box.public),
             supervisor=Supervisor(

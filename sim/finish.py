@@ -13,7 +13,7 @@ from ledger.store import LedgerStore
 from market.settlement import Tariff
 from sim.audit import Audit, audit
 from sim.baseline import Baseline, day_without_market
-from sim.feeder import DEPOSIT_UC, PRICES, SLOT_S, Feeder
+from sim.feeder import DEPOSIT_UC, PRICES, SLOT_S, WARM_UP_SLOTS, Feeder
 from sim.homes import Home
 
 TARIFF = Tariff(PRICES.retail_uc_per_kwh, PRICES.feed_in_uc_per_kwh, PRICES.imbalance_uc_per_kwh)
@@ -24,7 +24,7 @@ def finish(feeder: Feeder, states: dict[str, Any]) -> dict[str, Any]:
     Audit a stopped run and write its report.
 
     Args:
-        states: per home what its gateway said at the end (`socPermille`)
+        states: per home what its gateway said right after the last slot (`socPermille`, `timeMs`)
 
     Returns:
         The summary: the report's `lines`, `bills`, `energy`, `blocks`, `auctions`; the audit; where
@@ -55,11 +55,10 @@ def _summary(report: dict[str, Any], result: Audit, page: Path) -> dict[str, Any
 
 def _home_row(feeder: Feeder, home: Home, state: dict[str, Any]) -> dict[str, Any]:
     """What only the run's owner knows of a home: who it is, and its day without a market."""
-    baseline = without_market(home, feeder.start_ms, feeder.slots)
+    baseline = without_market(home, feeder, state.get("timeMs", 0))
     capacity_wh = home.battery.capacity_wh if home.battery else 0
-    start = home.battery.soc0_permille if home.battery else 0
     identity = feeder.identity(home)
-    end_ms = feeder.start_ms + feeder.slots * SLOT_S * 1000
+    end_ms = feeder.end_ms
     return {
         "name": home.name,
         "kind": home.kind,
@@ -68,7 +67,7 @@ def _home_row(feeder: Feeder, home: Home, state: dict[str, Any]) -> dict[str, An
         "baseline_cost_uc": baseline.cost_uc,
         "baseline_import_wh": baseline.import_wh,
         "baseline_export_wh": baseline.export_wh,
-        "soc_start_wh": start * capacity_wh // 1000,
+        "soc_start_wh": baseline.soc_start_permille * capacity_wh // 1000,
         "soc_end_wh": max(0, state.get("socPermille", 0)) * capacity_wh // 1000,
         "baseline_soc_end_wh": baseline.soc_end_permille * capacity_wh // 1000,
         "load_wh": home.load_wms(feeder.start_ms, end_ms) // 3_600_000,
@@ -76,9 +75,16 @@ def _home_row(feeder: Feeder, home: Home, state: dict[str, Any]) -> dict[str, An
     }
 
 
-def without_market(home: Home, start_ms: int, slots: int) -> Baseline:
-    """The day of a home with its supplier alone."""
-    return day_without_market(home, TARIFF, SLOT_S, start_ms, slots)
+def without_market(home: Home, feeder: Feeder, read_ms: int) -> Baseline:
+    """
+    The day of a home with its supplier alone.
+
+    It warms up as long as the real home did, and its state of charge is read when the real one's
+    was, so that the two differ by the market and by nothing else.
+    """
+    return day_without_market(
+        home, TARIFF, SLOT_S, feeder.start_ms, feeder.slots, WARM_UP_SLOTS * SLOT_S * 1000, read_ms
+    )
 
 
 def _balances(feeder: Feeder) -> dict[str, dict[str, int]]:

@@ -37,9 +37,8 @@ def run_and_show(options: DemoOptions, *, as_json: bool) -> int:
     try:
         _watch(demo, console)
         console.print("Stopping the processes, auditing the chain …")
-        states = demo.home_states()
         demo.settle_down()
-        summary = finish(demo.feeder, states)
+        summary = finish(demo.feeder, demo.home_states)
     except KeyboardInterrupt:
         console.print("\nInterrupted; stopping every process.")
         return 130

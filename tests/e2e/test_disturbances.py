@@ -37,9 +37,8 @@ def run_until(demo: Demo, share: float) -> None:
 def audited(demo: Demo) -> dict:
     """Run the rest of the day, stop, audit."""
     run_until(demo, 2.0)
-    states = demo.home_states()
     demo.settle_down()
-    return finish(demo.feeder, states)
+    return finish(demo.feeder, demo.home_states)
 
 
 def height(demo: Demo, index: int) -> int:
@@ -79,7 +78,7 @@ def test_a_killed_broker_comes_back_and_nothing_is_lost(tmp_path: Path) -> None:
         settled = summary["energy"]["settledSlots"]
         assert settled == SLOTS
         assert summary["audit"]["readings"] >= 5 * SLOTS
-        assert demo.home_states() == {}  # everything has stopped
+        assert demo.live() == {}  # everything has stopped
 
 
 def test_a_killed_home_comes_back_with_its_outbox_and_wallet(tmp_path: Path) -> None:
