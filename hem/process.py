@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import os
-import signal
 import sys
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -25,12 +23,11 @@ from hem.service import HomeEnergyManager
 from runtime.clock import clock_from_environment
 from runtime.csmdb_client import CsmDbRefusedError
 from runtime.log import configure
-from runtime.process import run_until_stopped
+from runtime.process import die_with_parent, run_until_stopped
 from runtime.rng import SystemRng
 from runtime.sdnotify import keep_alive
 from wire.errors import ConfigError
 
-PR_SET_PDEATHSIG = 1
 RESTART_MIN_S = 1.0
 RESTART_MAX_S = 30.0
 STABLE_AFTER_S = 60.0
@@ -90,7 +87,7 @@ async def _keep_gateway(path: Path) -> None:
     while True:
         began_s = loop.time()
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "hem.cli", "gateway", str(path), preexec_fn=_die_with_parent
+            sys.executable, "-m", "hem.cli", "gateway", str(path), preexec_fn=die_with_parent()
         )
         try:
             code = await child.wait()
@@ -128,7 +125,3 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

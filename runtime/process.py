@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import uvloop
+
+PR_SET_PDEATHSIG = 1
 
 
 def run_until_stopped(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -28,3 +32,19 @@ async def _supervise(main: Callable[[], Awaitable[None]]) -> None:
         loop.add_signal_handler(number, task.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+def die_with_parent() -> Callable[[], None]:
+    """
+    A `preexec_fn` by which the kernel ends the child when we die, even by `kill -9` (Linux).
+
+    A parent that dies before the child has asked is noticed by the child's new parent.
+    """
+    parent = os.getpid()
+
+    def in_child() -> None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return in_child

@@ -7,7 +7,6 @@ Ctrl-C, an error nor `kill -9` of the demo leaves a process behind.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -17,7 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
+from runtime.process import die_with_parent
+
 STOP_WAIT_S = 8.0
 POLL_S = 0.05
 
@@ -52,6 +52,8 @@ class Processes:
     logs: Path
     environment: dict[str, str] = field(default_factory=dict)
     children: dict[str, Child] = field(default_factory=dict)
+    interrupted: bool = False
+    """Set by whoever wants the run to end; noticed at the next `check`."""
 
     def start(self, name: str, module: str, *args: str | Path | int) -> Child:
         """Start `python -m module args…`, its output going to `logs/<name>.log`."""
@@ -65,7 +67,7 @@ class Processes:
                 stderr=output,
                 env={**os.environ, **self.environment},
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads here
+                preexec_fn=die_with_parent(),  # noqa: PLW1509 - no threads here
             )
         child = Child(name, module, words, process)
         self.children[name] = child
@@ -84,11 +86,14 @@ class Processes:
 
     def check(self) -> None:
         """
-        Raise when a process has ended.
+        Raise when a process has ended, or the run shall end.
 
         Raises:
             ProcessDiedError: naming it, its exit code and the last line of its log.
+            KeyboardInterrupt: somebody interrupted the run.
         """
+        if self.interrupted:
+            raise KeyboardInterrupt
         for child in self.children.values():
             code = child.process.poll()
             if code is not None:
@@ -145,7 +150,3 @@ def wait_for(
             raise NotReadyError(f"{what} not ready within {timeout_s:.0f} s")
         yield
         time.sleep(POLL_S)
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -33,7 +33,13 @@ def run_and_show(options: DemoOptions, *, as_json: bool) -> int:
     console = Console(stderr=as_json)
     started_s = time.monotonic()
     demo = Demo(options)
-    signal.signal(signal.SIGTERM, _interrupt)
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        # not raised from here: an exception out of a signal handler may surface where it is lost
+        demo.processes.interrupted = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     try:
         _watch(demo, console)
         console.print("Stopping the processes, auditing the chain …")
@@ -112,7 +118,3 @@ def _print_summary(console: Console, demo: Demo, summary: dict[str, Any]) -> Non
 
 def _money(amount_uc: int) -> str:
     return f"{amount_uc / 1e6:.2f}"
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -21,9 +21,9 @@ from hem.gateway.signer import (
     check_window,
     net_wh,
 )
+from runtime.keyfiles import read_key, write_secret
 from runtime.ports import Store
 from wire.canonical import decode, encode
-from wire.errors import ConfigError, MalformedError
 from wire.keys import KEY_BYTES, SigningKey, from_text, seal_to, to_text
 from wire.metering import Reading, Receipt, digest, load_record, record_json, sign_record
 
@@ -162,33 +162,9 @@ def load_meter_key(path: Path) -> SigningKey:
     Raises:
         ConfigError: the file is damaged, or others may read it.
     """
-    if path.exists():
-        return _read_key(path)
-    fresh = path.with_suffix(".new")  # whole or not at all: a power cut leaves no half key
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(to_text(os.urandom(KEY_BYTES)))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return _read_key(path)
-
-
-def _read_key(path: Path) -> SigningKey:
-    try:
-        if path.stat().st_mode & 0o077:
-            raise ConfigError(f"{path}: others may read the meter key; chmod 600 it")
-        return SigningKey(from_text(path.read_text(encoding="ascii").strip(), KEY_BYTES))
-    except (OSError, UnicodeDecodeError, MalformedError) as error:
-        raise ConfigError(
-            f"{path}: not a meter key ({error}); restore it from the backup"
-        ) from None
+    if not path.exists():
+        write_secret(path, os.urandom(KEY_BYTES))
+    return read_key(path)
 
 
 def _reading_key(slot: int) -> str:

@@ -197,5 +197,5 @@ def test_the_key_file_is_made_once_and_only_its_owner_reads_it(tmp_path):
         load_meter_key(path)
     path.chmod(0o600)
     path.write_text("")
-    with pytest.raises(ConfigError, match="not a meter key"):
+    with pytest.raises(ConfigError, match="not a key file"):
         load_meter_key(path)
