@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 
-.PHONY: demo test check bench format clean help
+.PHONY: demo sim test check bench format clean help
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -19,6 +19,9 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP) ## Ten homes trade for a day; report in out/demo (ARGS="--homes 10 --seed 1 …")
 	$(BIN)/hearthgrid demo --out out/demo $(ARGS)
+
+sim: $(STAMP) ## Try to break consensus: SEED=42 replays one schedule, SEEDS=10000 runs many
+	$(BIN)/hearthgrid sim $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100)) $(ARGS)
 
 test: $(STAMP) ## Run the tests (ARGS="-k name" to choose)
 	$(BIN)/python -m pytest -n 2 $(ARGS)

@@ -50,12 +50,12 @@ class WriteAheadLog:
 
     def entries(self) -> list[bytes]:
         """All payloads on disk, oldest first."""
-        return [payload for payload, _ in _entries(self._path.read_bytes())]
+        return [payload for payload, _ in read_entries(self._path.read_bytes())]
 
     def append(self, payload: bytes) -> None:
         """Add an entry; it is durable after the next `sync`."""
         assert 0 < len(payload) <= MAX_ENTRY_BYTES
-        self._buffer.append(_frame(payload))
+        self._buffer.append(frame(payload))
 
     def sync(self) -> None:
         """
@@ -75,7 +75,7 @@ class WriteAheadLog:
     def rewrite(self, payloads: Iterable[bytes]) -> None:
         """Replace the log by these entries in one step; what was appended and not synced goes."""
         temporary = self._path.with_suffix(".new")
-        data = b"".join(_frame(payload) for payload in payloads)
+        data = b"".join(frame(payload) for payload in payloads)
         file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         _write_all(file, data)
         os.fsync(file)
@@ -92,12 +92,13 @@ class WriteAheadLog:
         os.close(self._file)
 
 
-def _frame(payload: bytes) -> bytes:
+def frame(payload: bytes) -> bytes:
+    """One entry as it stands in the file."""
     return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
 
 
-def _entries(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """Each good payload and where it ends, up to the first bad one."""
+def read_entries(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """Each good payload of a log's bytes and where it ends, up to the first bad one."""
     start = 0
     while start + _HEAD.size <= len(data):
         length, checksum = _HEAD.unpack_from(data, start)
@@ -112,7 +113,7 @@ def _entries(data: bytes) -> Iterator[tuple[bytes, int]]:
 
 def _good_size(data: bytes) -> int:
     size = 0
-    for _, size in _entries(data):  # noqa: B007
+    for _, size in read_entries(data):  # noqa: B007
         pass
     return size
 

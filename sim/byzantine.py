@@ -31,7 +31,11 @@ from ledger.types import (
     header_hash,
     vote_message,
 )
-from sim.consensus import CHAIN_ID, Node, SimCrypto
+from sim.consensus import CHAIN_ID, MAX_BLOCK_TXS, Node, SimCrypto
+from wire.cpf import Q16
+
+REPEATED_BLOCKS = 3
+"""From how many of the last blocks a repeater takes its transactions."""
 
 
 class Silent(Node):
@@ -119,6 +123,21 @@ class Forker(Node):
         self.world.broadcast(self, ProposalReceived(proposal))
 
 
+class Repeater(Node):
+    """As a leader, puts transactions into its blocks that have been executed before."""
+
+    def choose(self, taken: set[bytes]) -> list[bytes]:
+        """The newest executed ones first."""
+        executed = [txid for block in self.chain[-REPEATED_BLOCKS:] for txid in block[2]]
+        return [*executed, *super().choose(taken)][:MAX_BLOCK_TXS]
+
+
+class FalseCpf(Equivocator):
+    """Claims the best CPF there is, so that it leads first in every epoch, and equivocates then."""
+
+    claims_cpf_q16 = Q16
+
+
 # --- Mutants --------------------------------------------------------------------------------------
 
 
@@ -132,12 +151,17 @@ class WeakQuorum(ValidatorSet):
 
 
 class FinalizesAfterNullify(Core):
-    """Forgets that it gave up a view."""
+    """Does not remember that it gave up a view when it could finalize it."""
 
-    def _sign(self, view: int, kind: VoteKind, block_hash: bytes) -> None:
-        super()._sign(view, kind, block_hash)
-        if kind == VoteKind.NULLIFY:
-            self._mine[view].pop(kind)
+    def _finalize_votes(self) -> None:
+        hidden = {
+            view: said.pop(VoteKind.NULLIFY)
+            for view, said in self._mine.items()
+            if VoteKind.NULLIFY in said
+        }
+        super()._finalize_votes()
+        for view, vote in hidden.items():
+            self._mine[view][VoteKind.NULLIFY] = vote
 
 
 class NeverRepairs(Core):
@@ -156,3 +180,11 @@ class BelievesUnjustified(Core):
     def _judge_form(self, proposal: Proposal) -> None:
         self.tree.add(proposal)
         self._stir()
+
+
+class Reexecutes(Node):
+    """A shell that forgets what it has executed when it judges a block."""
+
+    def is_fresh(self, txids: tuple[bytes, ...]) -> bool:
+        """Everything is."""
+        return True

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from sim.consensus_cli import simulate
 from wire.errors import ConfigError
 
 app = typer.Typer(
@@ -16,11 +17,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-
-@app.callback()
-def root() -> None:
-    """Keep `demo` a subcommand."""
 
 
 @app.command()
@@ -57,6 +53,9 @@ def demo(
         page_port=page_port, start_hour=start_hour,
     )  # fmt: skip
     raise typer.Exit(run_and_show(options, as_json=as_json))
+
+
+app.command("sim")(simulate)
 
 
 def main() -> None:

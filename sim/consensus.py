@@ -3,8 +3,9 @@ A deterministic world for the consensus core: one seed, one schedule of everythi
 
 n validators run the very `ledger.simplex.Core` of the real node, over a network that delays, drops,
 duplicates, reorders and splits, on machines that crash in the middle of a turn and come back from
-their logs. The application is trivial: transactions are random hashes, the state is the hash chain
-of executed blocks, and the first block of a new slot seals the epoch.
+their logs, of which the disk lost, cut or garbled whatever was not synced. The application is
+trivial: transactions are random hashes, the state is the hash chain of executed blocks, and the
+first block of a new slot seals the epoch.
 
 After `heal_s` the faults stop, and everything submitted must become final at every correct node.
 What must always hold is checked after every event (`Watcher`).
@@ -33,6 +34,7 @@ from ledger.protocol import (
     CertificateRecord,
     Content,
     Effect,
+    EnterView,
     Epoch,
     Event,
     Evidence,
@@ -67,12 +69,17 @@ from ledger.types import (
     proposal_vote,
     vote_message,
 )
+from ledger.wal import frame, read_entries
 
 CHAIN_ID = "hg-sim"
 START_MS = 1_000_000
 SLOT_MS = 3_000
 MAX_BLOCK_TXS = 20
 BUILD_DELAY_S = 0.03
+HOLE = 0.3
+"""How often a torn write has a hole: later sectors were written before earlier ones."""
+OLD_LOG = 0.5
+"""How often a machine that dies at the end of an epoch has not replaced its log yet."""
 FIRST_ROOT = hashlib.sha256(b"state").digest()
 
 
@@ -107,6 +114,8 @@ class Plan:
     """Nodes that are not the honest kind, by index."""
     twins: frozenset[int] = frozenset()
     """Validators that run twice with one key (they count as Byzantine)."""
+    node: type[Node] | None = None
+    """The honest kind, when it is not `Node`: a mutant of the shell."""
     core: type[Core] = Core
     validator_set: type[ValidatorSet] = ValidatorSet
     keep_log: bool = True
@@ -126,6 +135,8 @@ class Result:
     evidence: set[int]
     """Validators that were caught."""
     messages: int
+    views: int
+    """Views that some correct node entered."""
     log_hash: str
     """Hash over all events: equal for equal seeds."""
 
@@ -165,12 +176,15 @@ class World:
         keys = tuple(hashlib.sha256(name.encode()).digest() for name in ids)
         self.validators = plan.validator_set(ids, keys)
         self.groups: dict[int, int] = {}
+        self.claims = {index: kind.claims_cpf_q16 for index, kind in plan.byzantine.items()}
+        """The CPF that a validator says it has; None: whatever the epoch's lot gives it."""
         self.retained: Certificate | None = None
         """What the broker shows to everyone who connects."""
         self.watcher = Watcher(self)
+        self.honest = plan.node or Node
         indexes = [*range(plan.n), *sorted(plan.twins)]
         self.nodes = [
-            plan.byzantine.get(index, Node)(self, place, index)
+            plan.byzantine.get(index, self.honest)(self, place, index)
             for place, index in enumerate(indexes)
         ]
         self._submitted: list[bytes] = []
@@ -186,7 +200,9 @@ class World:
     def correct(self) -> list[Node]:
         """The nodes that follow the protocol."""
         return [
-            node for node in self.nodes if type(node) is Node and node.index not in self.plan.twins
+            node
+            for node in self.nodes
+            if type(node) is self.honest and node.index not in self.plan.twins
         ]
 
     def run(self) -> Result:
@@ -212,6 +228,7 @@ class World:
             len(final),
             self.watcher.evidence,
             self.messages,
+            len(self.watcher.views),
             self._log.hexdigest(),
         )
 
@@ -288,14 +305,18 @@ class World:
 class Node:
     """An honest shell: what the real node does, without the disk and the network."""
 
+    claims_cpf_q16: int | None = None
+    """None: an honest meter's, which is drawn by lot for every epoch."""
+
     def __init__(self, world: World, place: int, index: int) -> None:
         self.world = world
         self.place = place
         self.index = index
-        self.disk: list[bytes] = []
+        self.disk = b""
+        """The vote log's file: what has been synced."""
         self.chain: list[tuple[Proposal | None, Header, tuple[bytes, ...], Finality]] = []
         self.roots = [FIRST_ROOT]
-        self._unsynced: list[bytes] = []
+        self._unsynced = b""
         self._bodies: set[bytes] = set()
         self._executed: set[bytes] = set()
         self._judging: dict[bytes, ValidateProposal] = {}
@@ -322,7 +343,7 @@ class Node:
         seals = [number for number, block in enumerate(self.chain) if block[1].seal]
         self._new_core(self.chain[seals[-1]] if seals else None)
         if self.world.plan.keep_log:
-            self.core.restore(decode_record(raw) for raw in self.disk)
+            self.core.restore(decode_record(raw) for raw in self._open_log())
         if self.chain and not self.chain[-1][1].seal:
             _, header, _, finality = self.chain[-1]
             self.perform(self.core.jump(header, finality.certificate))
@@ -343,16 +364,29 @@ class Node:
         world = self.world
         world.note(self.place, "crash")
         self.up = self._dying = False
-        # A torn write: some of what was not synced may have reached the disk, in order.
-        kept = world.rng.randint(0, len(self._unsynced))
-        self.disk += self._unsynced[:kept]
-        self._unsynced.clear()
+        self.disk += self._torn(self._unsynced)
+        self._unsynced = b""
         for _ in range(world.rng.randint(0, world.plan.faults.lost_blocks_max)):
             if self.chain and not self.chain[-1][1].seal:
                 _, _, txids, _ = self.chain.pop()
                 self.roots.pop()
                 self._executed.difference_update(txids)
         world.after(world.rng.uniform(0.1, 2.0), self.boot)
+
+    def _torn(self, unsynced: bytes) -> bytes:
+        """What a crash leaves of an unsynced write: its beginning, maybe with a hole of zeros."""
+        rng = self.world.rng
+        left = bytearray(unsynced[: rng.randint(0, len(unsynced))])
+        if left and rng.random() < HOLE:
+            start, end = sorted(rng.randint(0, len(left)) for _ in range(2))
+            left[start:end] = bytes(end - start)
+        return bytes(left)
+
+    def _open_log(self) -> list[bytes]:
+        """Cut off a bad tail; the payloads before it."""
+        entries = list(read_entries(self.disk))
+        self.disk = self.disk[: entries[-1][1] if entries else 0]
+        return [payload for payload, _ in entries]
 
     def _new_core(
         self, seal: tuple[Proposal | None, Header, tuple[bytes, ...], Finality] | None
@@ -365,7 +399,12 @@ class Node:
             number, base_hash = header.epoch + 1, header_hash(header)
             height, time_ms, certificate = header.height, header.time_ms, seal[3].certificate
         ids = world.validators.ids
-        cpfs = [int.from_bytes(hashlib.sha256(base_hash + i.encode()).digest()[:2]) for i in ids]
+        cpfs = [
+            int.from_bytes(hashlib.sha256(base_hash + i.encode()).digest()[:2])
+            if (claimed := world.claims.get(index)) is None
+            else claimed
+            for index, i in enumerate(ids)
+        ]
         candidates = [Candidate(i, i, cpf) for i, cpf in zip(ids, cpfs, strict=True)]
         self.epoch = Epoch(
             chain_id=CHAIN_ID,
@@ -397,19 +436,29 @@ class Node:
             if core is self.core:
                 self.do(effect)
         if self._dying:
+            self._write_without_sync(effects[last:])
             self._crash()
+
+    def _write_without_sync(self, effects: list[Effect]) -> None:
+        """The machine may die inside a write: what it was about to sync is as good as unsynced."""
+        for effect in effects:
+            if not isinstance(effect, Persist):
+                return
+            self._unsynced += frame(encode_record(effect.record))
+            if effect.durable:
+                return
 
     def do(self, effect: Effect) -> None:  # noqa: PLR0912
         """Carry out one effect."""
         world, watcher = self.world, self.world.watcher
         match effect:
             case Persist(record, durable):
-                self._unsynced.append(encode_record(record))
+                self._unsynced += frame(encode_record(record))
                 if isinstance(record, CertificateRecord):
                     watcher.saw_certificate(self, record.certificate)
                 if durable:
                     self.disk += self._unsynced
-                    self._unsynced.clear()
+                    self._unsynced = b""
             case BroadcastVote(vote):
                 watcher.heard(self, vote)
                 world.broadcast(self, VoteReceived(vote))
@@ -444,6 +493,8 @@ class Node:
                         )
             case Evidence(first, second):
                 watcher.accused(first, second)
+            case EnterView(view=view):
+                watcher.entered(self, view)
             case _:
                 pass
 
@@ -476,7 +527,7 @@ class Node:
     def build(self, request: RequestProposal) -> None:
         """Make a block, if there is something to put into it."""
         taken = {txid for one in request.ancestors for txid in one.txids}
-        waiting = sorted(self._bodies - self._executed - taken)[:MAX_BLOCK_TXS]
+        waiting = self.choose(taken)
         if not waiting and not request.must:
             return
         parent_ms = request.parent.time_ms if request.parent else self.epoch.base_time_ms
@@ -492,6 +543,10 @@ class Node:
             next_validators_hash=self.epoch.validators.hash if seal else b"",
         )
         self.take(ProposalBuilt(request.view, request.parent_hash, content))
+
+    def choose(self, taken: set[bytes]) -> list[bytes]:
+        """The transactions of a new block, without those of its ancestors."""
+        return sorted(self._bodies - self._executed - taken)[:MAX_BLOCK_TXS]
 
     def _crosses(self, time_ms: int) -> bool:
         return time_ms // SLOT_MS > self.epoch.base_time_ms // SLOT_MS
@@ -510,10 +565,14 @@ class Node:
         valid = (
             self.roots[header.exec_height] == header.state_root
             and header.time_ms <= self.world.market_ms + 100
-            and self._executed.isdisjoint(request.proposal.txids)
+            and self.is_fresh(request.proposal.txids)
             and (request.empty or header.seal == self._crosses(header.time_ms))
         )
         self.take(BodiesReady(block_hash, valid))
+
+    def is_fresh(self, txids: tuple[bytes, ...]) -> bool:
+        """True when none of these was executed before."""
+        return self._executed.isdisjoint(txids)
 
     def _fetch(self, missing: set[bytes], block_hash: bytes) -> None:
         self._bodies |= missing
@@ -538,8 +597,9 @@ class Node:
         if self.chain and self.chain[-1][1].seal and self.chain[-1][1].epoch == self.epoch.epoch:
             self._new_core(self.chain[-1])
             self._judging.clear()
-            self.disk = [encode_record(record) for record in self.core.records()]
-            self._unsynced.clear()
+            if not (self._dying and self.world.rng.random() < OLD_LOG):
+                self.disk = b"".join(frame(encode_record(one)) for one in self.core.records())
+            self._unsynced = b""
             self.take(Start())
         for block_hash in list(self._judging):
             self._later(0.0, lambda h=block_hash: self._judge(h))  # type: ignore[misc]
@@ -604,6 +664,8 @@ class Watcher:
         self._blocks: dict[int, bytes] = {}
         self._said: dict[tuple[int, int, int], list[Vote]] = {}
         self._certificates: dict[tuple[int, int], dict[VoteKind, bytes]] = {}
+        self.views: set[tuple[int, int]] = set()
+        """(epoch, view) that correct nodes entered."""
 
     @property
     def nullified(self) -> int:
@@ -614,6 +676,11 @@ class Watcher:
         """Record a violation."""
         self.violations.append(f"{self._world.now_s:.3f} s: {what}")
 
+    def entered(self, node: Node, view: int) -> None:
+        """Count the views."""
+        if node in self._world.correct:
+            self.views.add((node.epoch.epoch, view))
+
     def heard(self, node: Node, vote: Vote) -> None:
         """No honest double vote, across restarts; nothing said that is not on the disk."""
         if node not in self._world.correct:
@@ -622,11 +689,17 @@ class Watcher:
         if vote in said:
             return
         for other in said:
-            late = vote.kind == VoteKind.NOTARIZE and other.kind == VoteKind.NULLIFY
+            # What was signed before a crash may be published after what was signed since; the log
+            # has the order of signing.
+            late = (
+                vote.kind == VoteKind.NOTARIZE
+                and other.kind == VoteKind.NULLIFY
+                and node.disk.find(other.signature) < node.disk.find(vote.signature)
+            )
             if conflict(other, vote) or late:
                 self.fail(f"{node.index} said {other.kind.name} and then {vote.kind.name}")
         said.append(vote)
-        if self._world.plan.keep_log and not any(vote.signature in raw for raw in node.disk):
+        if self._world.plan.keep_log and vote.signature not in node.disk:
             self.fail(f"{node.index} said what is not on its disk")
 
     def saw_certificate(self, node: Node, certificate: Certificate) -> None:

@@ -2,19 +2,25 @@
 
 import pytest
 
+from ledger.poe import Candidate, leader_order
 from ledger.simplex import Core
 from ledger.types import ValidatorSet
 from sim.byzantine import (
     BelievesUnjustified,
     Equivocator,
+    FalseCpf,
     FinalizesAfterNullify,
     Forker,
     Lazy,
     NeverRepairs,
+    Reexecutes,
+    Repeater,
     Silent,
     WeakQuorum,
 )
-from sim.consensus import CALM, Faults, run
+from sim.consensus import CALM, Faults, Node, run
+from sim.schedules import play
+from wire.cpf import Q16
 
 ROUGH = Faults(drop=0.25, duplicate=0.15, delay_s=(0.001, 0.25), partitions=3, crashes=10)
 
@@ -66,6 +72,8 @@ def test_an_idle_chain_does_not_grow():
         (7, {1: Equivocator, 4: Equivocator}),
         (7, {1: Equivocator, 4: Silent}),
         (7, {0: Forker, 3: Equivocator}),
+        (4, {2: Repeater}),
+        (7, {2: FalseCpf, 5: Repeater}),
     ],
 )
 def test_up_to_f_byzantine_validators_change_nothing(n, byzantine):
@@ -92,24 +100,59 @@ def test_a_silent_leader_soon_gets_no_time():
     assert patient.transactions_final == 300
 
 
-@pytest.mark.parametrize(
-    ("name", "plan"),
-    [
-        ("quorum 2f", {"validator_set": WeakQuorum, "byzantine": {1: Equivocator}}),
-        ("finalize after nullify", {"core": FinalizesAfterNullify}),
-        ("no log on restart", {"keep_log": False, "faults": Faults(crashes=12)}),
-        ("no repair", {"core": NeverRepairs}),
-        ("no justify", {"core": BelievesUnjustified, "byzantine": {1: Forker}}),
-    ],
-)
-def test_a_broken_rule_is_noticed(name, plan):
-    honest = {"validator_set": ValidatorSet, "core": Core, "keep_log": True}
-    found = [run(seed=seed, n=4, **plan).violations for seed in range(5)]
+HONEST = {"validator_set": ValidatorSet, "core": Core, "node": Node, "keep_log": True}
+MUTANTS = [
+    # rule that is broken, how, and within how many seeds (0, 1, 2 …) it is noticed
+    ("quorum 2f", {"validator_set": WeakQuorum, "byzantine": {1: Equivocator}}, 1),
+    ("finalize after nullify", {"core": FinalizesAfterNullify}, 10),
+    ("no log on restart", {"keep_log": False, "faults": Faults(crashes=12)}, 5),
+    ("no repair", {"core": NeverRepairs}, 2),
+    ("no justify", {"core": BelievesUnjustified, "byzantine": {1: Forker}}, 1),
+    ("executed twice", {"node": Reexecutes, "byzantine": {1: Repeater}}, 1),
+]
+
+
+@pytest.mark.parametrize(("name", "plan", "within"), MUTANTS, ids=[one[0] for one in MUTANTS])
+def test_a_broken_rule_is_noticed_within_so_many_seeds(name, plan, within):
+    found = (run(seed=seed, n=4, **plan).violations for seed in range(within))
     assert any(found), name
-    unbroken = [run(seed=seed, n=4, **{**plan, **honest}).violations for seed in range(2)]
+    unbroken = [run(seed=seed, n=4, **{**plan, **HONEST}).violations for seed in range(2)]
     assert not any(unbroken), "the plan fails without the broken rule too"
 
 
 def test_seed_9_with_an_equivocator_everybody_learns_the_end():
     """A validator that missed the last messages before silence stayed behind for good."""
     assert run(seed=9, n=4, byzantine={1: Equivocator}).violations == []
+
+
+def test_seed_150_the_order_of_signing_counts_not_that_of_publishing():
+    """A false alarm: a logged NOTARIZE was published only after the crash and a NULLIFY."""
+    assert play(150, 4).violations == ()
+
+
+def test_the_best_cpf_there_is_brings_a_limited_share_of_the_turns_and_no_fork():
+    """CPF orders leaders and weighs no vote: a lie is unfair, and cannot be unsafe."""
+    honest = [Candidate(f"v{index}", f"v{index}", Q16 // 2) for index in range(6)]
+    liar = Candidate("liar", "liar", Q16)
+    turns = leader_order([liar, *honest], Q16 // 4, "smooth", b"seed")
+    assert turns[0] == 0
+    assert turns.count(0) / len(turns) < 1 / 4
+    for seed in range(3):
+        assert run(seed=seed, n=4, byzantine={0: FalseCpf}).violations == []
+
+
+def test_torn_and_garbled_logs_are_cut_and_nothing_said_is_forgotten():
+    torn = 0
+
+    class Watched(Node):
+        def _open_log(self):
+            nonlocal torn
+            before = len(self.disk)
+            entries = super()._open_log()
+            torn += len(self.disk) < before
+            return entries
+
+    for seed in range(4):
+        faults = Faults(drop=0.02, partitions=0, crashes=25)
+        assert run(seed=seed, n=4, node=Watched, faults=faults).violations == []
+    assert torn > 5, "the simulator tears too few writes to mean anything"
