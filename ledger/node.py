@@ -83,6 +83,7 @@ BODY_WAIT_S = 0.15
 HOUSEKEEPING_S = 1.0
 EARLY_WAIT_S = 0.3
 MAX_EARLY = 256
+MAX_PROPOSED = 1024
 
 log = structlog.get_logger(component="ledger")
 
@@ -194,7 +195,8 @@ class Node:
 
     def take_proposal(self, proposal: Proposal) -> None:
         """Hand a published or fetched proposal to the core."""
-        self._proposed_s.setdefault(header_hash(proposal.header), self.clock.monotonic_s())
+        if len(self._proposed_s) < MAX_PROPOSED:  # a validator may invent as many as it likes
+            self._proposed_s.setdefault(header_hash(proposal.header), self.clock.monotonic_s())
         self._post_of(proposal.header.epoch, ProposalReceived(proposal))
 
     async def _take_vote(self, message: Message) -> None:
@@ -414,6 +416,7 @@ class Node:
     def _new_core(self, epoch: Epoch, *, restore: bool) -> None:
         self._cancel_timers()
         self._judging.clear()
+        self._proposed_s.clear()
         self._building = None
         self._events = deque(e for e in self._events if not isinstance(e, TimerFired | BodiesReady))
         self._epoch = epoch
