@@ -37,7 +37,11 @@ def form_fault(proposal: Proposal, epoch: Epoch) -> str | None:
 def justify_fault(
     header_view: int, parent_hash: bytes, justify: Justify, epoch: Epoch
 ) -> str | None:
-    """A justify that is not about this parent and every view since (signatures unchecked)."""
+    """
+    A justify that is not about this parent and the views since (signatures unchecked).
+
+    Nullifications that it leaves out, because there are too many, are the caller's to know.
+    """
     notarization = justify.notarization
     if notarization is None:
         parent_view = 0
@@ -47,10 +51,9 @@ def justify_fault(
         parent_view = notarization.view
         if notarization.kind == VoteKind.NULLIFY or notarization.block_hash != parent_hash:
             return "unjustified parent"
-    if len(justify.nullifications) != header_view - parent_view - 1:
-        return "unjustified views"
+    first = max(parent_view + 1, header_view - epoch.validators.inline_views)
     skipped = [(one.kind, one.view, one.block_hash) for one in justify.nullifications]
-    expected = [(VoteKind.NULLIFY, view, ZERO_HASH) for view in range(parent_view + 1, header_view)]
+    expected = [(VoteKind.NULLIFY, view, ZERO_HASH) for view in range(first, header_view)]
     return None if skipped == expected else "unjustified views"
 
 

@@ -23,6 +23,8 @@ What the shell promises:
 - `RequestMissing` is answered by whatever can be fetched: a `ProposalReceived` for that hash, or,
   when peers have finalised it, blocks above `above_height` with their `Finality`: the shell checks
   (`types.verify_finality`), executes them, and calls `Core.jump`.
+- `RequestNullifications` is answered with a `CertificateReceived` for each that a peer has
+  (`Core.nullifications`).
 """
 
 from __future__ import annotations
@@ -383,6 +385,15 @@ class RequestMissing:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestNullifications:
+    """Fetch the nullifications of these views: a proposal that leaves them out waits for them."""
+
+    first_view: int
+    last_view: int
+    """Inclusive."""
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """Two votes that no honest validator signs both."""
 
@@ -409,6 +420,7 @@ Effect = (
     | EnterView
     | Finalized
     | RequestMissing
+    | RequestNullifications
     | Evidence
     | Refused
 )

@@ -35,7 +35,8 @@ Protocol", TCC 2023)
 ------------------------------------------------------------------------------------------------
 1. Leaders come from a schedule (Proof of Energy) instead of a hash of the view number.
 2. A proposal carries a notarization and the nullifications since, instead of the whole notarized
-   chain; its hash is in the header, so a block can be judged by itself for ever.
+   chain; its hash is in the header. Of very many nullifications it carries the last ones: who lacks
+   the others asks for them before judging, so that a proposal never outgrows a message.
 3. The finalize vote names its block, and a finalization certificate is kept and shown; a
    finalization may stand for its block's notarization in a later justify (a quorum that finalizes
    contains an honest validator that saw the notarization).
@@ -86,6 +87,7 @@ from ledger.protocol import (
     Record,
     Refused,
     RequestMissing,
+    RequestNullifications,
     RequestProposal,
     SetTimer,
     Start,
@@ -120,6 +122,8 @@ SILENT_TURNS = 2
 """Turns without a word after which a leader gets no time."""
 MAX_PROPOSALS_PER_VIEW = 2
 """Kept unasked; more only when a quorum notarized them."""
+MAX_WAITING = 4
+"""Proposals kept aside until the nullifications that they leave out have come."""
 MAX_REPAIR = 8
 """Views whose votes, and certificates, are said again in one repair."""
 
@@ -157,6 +161,8 @@ class Core:
         self._failed_views = 0
         self._silent: dict[int, int] = defaultdict(int)
         self._wanted: dict[bytes, float] = {}
+        self._waiting: dict[bytes, Proposal] = {}
+        self._nullifications_asked_s = float("-inf")
         self._shown = (-1, 0)
         self._resting = (-1, 0)
         self._answered_s = float("-inf")
@@ -193,6 +199,17 @@ class Core:
         """An unfinalised block, to serve to others."""
         block = self.tree.get(block_hash)
         return block.proposal if block else None
+
+    def nullifications(self, first_view: int, last_view: int, limit: int) -> list[Certificate]:
+        """Those known of these views, the first `limit`, to serve to others."""
+        found: list[Certificate] = []
+        for view in range(first_view, min(last_view, self.view) + 1):
+            certificate = self._pool.certificate(view, VoteKind.NULLIFY)
+            if certificate is not None:
+                found.append(certificate)
+            if len(found) == limit:
+                break
+        return found
 
     def restore(self, records: Iterable[Record]) -> None:
         """
@@ -395,10 +412,42 @@ class Core:
             return
         if header.view <= self.tree.final_view:
             return  # the justify told us of something newer
+        if self._left_out(proposal) is not None:
+            self._waiting[header_hash(header)] = proposal
+            while len(self._waiting) > MAX_WAITING:
+                self._waiting.pop(min(self._waiting, key=lambda h: self._waiting[h].header.view))
+            return
+        self._take_in(proposal)
+
+    def _take_in(self, proposal: Proposal) -> None:
+        """Put a justified proposal into the tree."""
+        header = proposal.header
         block = self.tree.add(proposal)
         self._wanted.pop(block.hash, None)
         if header.view >= self.view:
             self._stir()
+
+    def _left_out(self, proposal: Proposal) -> tuple[int, int] | None:
+        """First and last of the views whose nullification is neither in the justify nor here."""
+        justify = proposal.justify
+        parent_view = justify.notarization.view if justify.notarization else 0
+        last = proposal.header.view - len(justify.nullifications) - 1
+        first = self._pool.not_nullified(parent_view + 1, last)
+        return None if first is None else (first, last)
+
+    def _take_in_waiting(self) -> None:
+        """Take in what waited for nullifications; ask for those that are still missing."""
+        for block_hash, proposal in list(self._waiting.items()):
+            if self.ended or proposal.header.view <= self.tree.final_view:
+                del self._waiting[block_hash]
+                continue
+            missing = self._left_out(proposal)
+            if missing is None:
+                del self._waiting[block_hash]
+                self._take_in(proposal)
+            elif self._now_s - self._nullifications_asked_s >= self.epoch.delta_s / 2:
+                self._nullifications_asked_s = self._now_s
+                self._out.append(RequestNullifications(*missing))
 
     def _accept_justify(self, justify: Justify) -> bool:
         certificates = [*justify.nullifications]
@@ -464,16 +513,16 @@ class Core:
 
     def _best_parent(self) -> tuple[bytes, Justify] | None:
         """The highest notarized parent from which every view since is nullified."""
-        nullifications: list[Certificate] = []
-        for view in range(self.view - 1, 0, -1):
-            parent = self._pool.parent(view)
-            if parent is not None:
-                return parent.block_hash, Justify(parent, tuple(reversed(nullifications)))
-            nullification = self._pool.certificate(view, VoteKind.NULLIFY)
-            if nullification is None:
-                return None
-            nullifications.append(nullification)
-        return self.epoch.base_hash, Justify(None, tuple(reversed(nullifications)))
+        parent_view = self._pool.last_parent()
+        assert parent_view < self.view, "a notarization ends its view"
+        if self._pool.not_nullified(parent_view + 1, self.view - 1) is not None:
+            return None
+        first = max(parent_view + 1, self.view - self.epoch.validators.inline_views)
+        shown = tuple(self.nullifications(first, self.view - 1, self.view))
+        parent = self._pool.parent(parent_view)
+        if parent is None:
+            return self.epoch.base_hash, Justify(None, shown)
+        return parent.block_hash, Justify(parent, shown)
 
     def _on_built(self, view: int, parent_hash: bytes, content: Content) -> None:
         justified = self._best_parent()
@@ -533,6 +582,7 @@ class Core:
             self._pool.formed.clear()
             self._finalize_known()
             self._advance()
+            self._take_in_waiting()
             self._notarize()
             self._finalize_votes()
             self._ask_shell()

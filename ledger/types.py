@@ -34,7 +34,10 @@ ZERO_HASH = bytes(HASH_BYTES)
 """The block hash of a NULLIFY vote: it names no block."""
 MAX_VALIDATORS = 128
 MAX_TXIDS = 4096
-MAX_NULLIFICATIONS = 4096
+MAX_NULLIFICATIONS = 128
+"""In one justify; `ValidatorSet.inline_views` says how many."""
+INLINE_BYTES = 32 * 1024
+"""What the nullifications in one proposal may weigh."""
 MAX_PATH = 256
 MAX_OBJECT_BYTES = 1024 * 1024
 
@@ -122,7 +125,9 @@ class Justify(_Object, frozen=True):
     nullifications: Annotated[
         tuple[Certificate, ...], msgspec.Meta(max_length=MAX_NULLIFICATIONS)
     ] = ()
-    """One for every view between the parent's and the block's, in order."""
+    """Of the views just below the block's, in order: of all since the parent's, or of the last
+    `ValidatorSet.inline_views`. Older ones must be known already, or be asked for: a proposal must
+    stay small however long nothing was agreed."""
 
 
 class Proposal(_Object, frozen=True):
@@ -176,6 +181,12 @@ class ValidatorSet:
     def quorum(self) -> int:
         """How many votes make a certificate."""
         return (self.n + self.f) // 2 + 1
+
+    @cached_property
+    def inline_views(self) -> int:
+        """How many nullifications a justify carries at most; the rest is fetched."""
+        certificate_bytes = 64 + self.quorum * (SIGNATURE_BYTES + 2) + MAX_VALIDATORS // 8
+        return min(MAX_NULLIFICATIONS, INLINE_BYTES // certificate_bytes)
 
     @cached_property
     def hash(self) -> bytes:

@@ -50,6 +50,8 @@ class VotePool:
         self._validators = validators
         self._crypto = crypto
         self._views: dict[int, _View] = {}
+        self._highest: dict[VoteKind, int] = {}
+        """The highest view with a certificate of each kind."""
         self._active: dict[int, set[int]] = defaultdict(set)
         self.evidence: list[tuple[Vote, Vote]] = []
         """Conflicting votes found since the caller last emptied the list."""
@@ -91,7 +93,7 @@ class VotePool:
         if not all(self._signed(vote) for vote in fresh):
             return False
         # First the certificate: forming it again from its own votes would be waste.
-        self._view(certificate.view).certificates.setdefault(certificate.kind, certificate)
+        self._hold(certificate)
         for vote in fresh:
             self._keep(vote)
         return True
@@ -119,28 +121,36 @@ class VotePool:
             view, VoteKind.FINALIZE
         )
 
+    def not_nullified(self, first: int, last: int) -> int | None:
+        """The first view from `first` to `last` without a nullification here."""
+        for view in range(first, last + 1):
+            if self.certificate(view, VoteKind.NULLIFY) is None:
+                return view
+        return None
+
     def last_ended(self) -> int:
         """The highest view that ended, 0 when none did."""
-        return max((view for view, held in self._views.items() if held.certificates), default=0)
+        return max(self._highest.values(), default=0)
 
     def last_parent(self) -> int:
         """The highest view with a notarized block, 0 when there is none."""
-        return max((view for view in self._views if self.parent(view)), default=0)
+        return max(self._highest.get(VoteKind.NOTARIZE, 0), self._highest.get(VoteKind.FINALIZE, 0))
 
     def best_finalization(self) -> Certificate | None:
         """The finalization of the highest view."""
-        found = [
-            held.certificates[VoteKind.FINALIZE]
-            for held in self._views.values()
-            if VoteKind.FINALIZE in held.certificates
-        ]
-        return max(found, key=lambda certificate: certificate.view, default=None)
+        return self.certificate(self._highest.get(VoteKind.FINALIZE, 0), VoteKind.FINALIZE)
 
     def prune(self, below_view: int) -> None:
         """Forget the views before `below_view`."""
         self._views = {view: held for view, held in self._views.items() if view >= below_view}
+        self._highest = {kind: view for kind, view in self._highest.items() if view >= below_view}
         for views in self._active.values():
             views.difference_update([view for view in views if view < below_view])
+
+    def _hold(self, certificate: Certificate) -> None:
+        self._view(certificate.view).certificates.setdefault(certificate.kind, certificate)
+        highest = self._highest.get(certificate.kind, 0)
+        self._highest[certificate.kind] = max(highest, certificate.view)
 
     def _view(self, view: int) -> _View:
         return self._views.setdefault(view, _View())
@@ -170,7 +180,7 @@ class VotePool:
         cell[vote.validator] = vote
         if len(cell) >= self._validators.quorum and vote.kind not in held.certificates:
             certificate = make_certificate(list(cell.values()))
-            held.certificates[vote.kind] = certificate
+            self._hold(certificate)
             self.formed.append(certificate)
         self._bound(vote)
         return Seen.NEW

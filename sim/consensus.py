@@ -43,6 +43,7 @@ from ledger.protocol import (
     ProposalBuilt,
     ProposalReceived,
     RequestMissing,
+    RequestNullifications,
     RequestProposal,
     SetTimer,
     Start,
@@ -76,6 +77,7 @@ START_MS = 1_000_000
 SLOT_MS = 3_000
 MAX_BLOCK_TXS = 20
 BUILD_DELAY_S = 0.03
+NULLIFICATIONS_PER_ANSWER = 8
 HOLE = 0.3
 """How often a torn write has a hole: later sectors were written before earlier ones."""
 OLD_LOG = 0.5
@@ -491,6 +493,16 @@ class Node:
                             node,
                             lambda node=node: node.serve(self, block_hash, above_height),  # type: ignore[misc]
                         )
+            case RequestNullifications(first_view, last_view):
+                for node in world.nodes:
+                    if node is not self:
+                        world.carry(
+                            self,
+                            node,
+                            lambda node=node: node.serve_nullifications(  # type: ignore[misc]
+                                self, first_view, last_view
+                            ),
+                        )
             case Evidence(first, second):
                 watcher.accused(first, second)
             case EnterView(view=view):
@@ -617,6 +629,12 @@ class Node:
         elif self.height > above_height:
             blocks = self.chain[above_height:]
             self.world.carry(self, asker, lambda: asker.catch_up(blocks))
+
+    def serve_nullifications(self, asker: Node, first_view: int, last_view: int) -> None:
+        """Answer a `RequestNullifications`."""
+        if self.up:
+            for one in self.core.nullifications(first_view, last_view, NULLIFICATIONS_PER_ANSWER):
+                self.world.send(self, asker, CertificateReceived(one))
 
     def catch_up(
         self, blocks: list[tuple[Proposal | None, Header, tuple[bytes, ...], Finality]]

@@ -3,6 +3,8 @@
 import msgspec
 import pytest
 
+from ledger.judging import MAX_BLOCK_TXS
+from ledger.node import MAX_PROPOSAL_BYTES
 from ledger.protocol import (
     BodiesReady,
     BroadcastCertificate,
@@ -23,6 +25,7 @@ from ledger.protocol import (
     ProposalRecord,
     Refused,
     RequestMissing,
+    RequestNullifications,
     RequestProposal,
     SetTimer,
     Start,
@@ -37,10 +40,12 @@ from ledger.protocol import (
 )
 from ledger.simplex import Core
 from ledger.types import (
+    INLINE_BYTES,
     ZERO_HASH,
     Justify,
     ValidatorSet,
     VoteKind,
+    encode,
     genesis_hash,
     header_hash,
     justify_hash,
@@ -337,6 +342,55 @@ def test_a_later_leader_justifies_its_block_with_the_nullifications_and_is_belie
     effects = accept(follower, proposal)
     assert follower.view == 3, "the justify alone brings a latecomer into the view"
     assert said(effects) == [(3, NOTARIZE)]
+
+
+def test_after_many_failed_views_a_proposal_still_fits_into_a_message():
+    views = 700
+    leader, follower = started(0), started(1)
+    for view in range(1, views + 1):
+        leader.step(CertificateReceived(certificate(view, NULLIFY)), 0.0)
+    assert leader.view == 701 and leader.leader == 0
+    txids = tuple(number.to_bytes(32, "big") for number in range(MAX_BLOCK_TXS))
+    _, proposal = propose(leader, txids=txids)
+    assert len(encode(proposal)) < MAX_PROPOSAL_BYTES
+    shown = proposal.justify.nullifications
+    assert [one.view for one in shown] == list(range(701 - len(shown), 701)) and len(shown) > 50
+
+    # who lacks the others asks for them, and votes when they have come
+    effects = follower.step(ProposalReceived(proposal), 0.0)
+    (asked,) = of(RequestNullifications, effects)
+    assert (asked.first_view, asked.last_view) == (1, views - len(shown))
+    assert of(ValidateProposal, effects) == [] and follower.view == 701
+    for one in leader.nullifications(asked.first_view, asked.last_view, limit=10_000):
+        effects = follower.step(CertificateReceived(one), 0.0)
+    assert [one.block_hash for one in of(ValidateProposal, effects)] == [
+        header_hash(proposal.header)
+    ]
+    effects = follower.step(BodiesReady(header_hash(proposal.header), True), 0.0)
+    assert said(effects) == [(701, NOTARIZE)]
+
+
+@pytest.mark.parametrize("n", [1, 4, 7, 31, 100, 128])
+def test_a_justify_is_small_for_any_number_of_validators(n):
+    keys = [SigningKey(number.to_bytes(32, "big")) for number in range(1, n + 1)]
+    validators = ValidatorSet(tuple(k.id for k in keys), tuple(k.public for k in keys))
+    votes = [
+        make_vote(keys[i], CHAIN, i, 1, 2**40, NULLIFY) for i in range(n - validators.quorum, n)
+    ]
+    one = make_certificate(votes)
+    justify = Justify(one, (one,) * validators.inline_views)
+    assert 2 <= validators.inline_views and len(encode(justify)) <= INLINE_BYTES + len(encode(one))
+
+
+def test_proposals_that_wait_for_nullifications_are_few():
+    follower = started(1)
+    for view in (601, 605, 609, 613, 617, 621):
+        leader = started(0)
+        for ended in range(1, view):
+            leader.step(CertificateReceived(certificate(ended, NULLIFY)), 0.0)
+        _, proposal = propose(leader)
+        follower.step(ProposalReceived(proposal), 0.0)
+    assert sorted(one.header.view for one in follower._waiting.values()) == [609, 613, 617, 621]
 
 
 @pytest.mark.parametrize("skipped", [(), (1,), (2,), (2, 1), (1, 1)])
