@@ -22,11 +22,19 @@ PLACEHOLDER = "hg1" + "a" * 32
 """Stands for the client's own identity (`%u`) while the rules are asked."""
 
 
-def render_config(certificates: str, acl_file: str, state_folder: str, port: int = 8883) -> str:
-    """mosquitto.conf; `certificates` holds ca.crt, server.crt, server.key and crl.pem."""
+def render_config(
+    certificates: str, acl_file: str, state_folder: str, port: int = 8883, host: str = ""
+) -> str:
+    """
+    mosquitto.conf.
+
+    Args:
+        certificates: folder of ca.crt, server.crt, server.key and crl.pem (`broker.pki`)
+        host: address to listen on; empty: all
+    """
     return f"""\
 # Hearthgrid: Mosquitto 2.0, TLS with client certificates issued by the CSM-DB.
-listener {port}
+{f"listener {port} {host}".rstrip()}
 cafile {certificates}/ca.crt
 certfile {certificates}/server.crt
 keyfile {certificates}/server.key

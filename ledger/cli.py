@@ -32,6 +32,9 @@ def run(
     block_interval_ms: Annotated[
         int, typer.Option(min=0, help="Real time a leader gathers transactions [ms].")
     ] = 20,
+    tls: Annotated[
+        Path | None, typer.Option(help="Folder of ca.crt, client.crt, client.key: TLS.")
+    ] = None,
 ) -> None:
     """
     Follow the chain until stopped.
@@ -40,7 +43,7 @@ def run(
     """
     from ledger.process import run_node  # noqa: PLC0415  (help should not wait for imports)
 
-    run_node(folder, key_file, certificate, host, port, block_interval_ms / 1000)
+    run_node(folder, key_file, certificate, host, port, block_interval_ms / 1000, tls)
 
 
 @app.command()

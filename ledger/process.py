@@ -12,6 +12,7 @@ from runtime.keyfiles import read_key
 from runtime.log import configure
 from runtime.process import run_until_stopped
 from runtime.rng import SystemRng
+from runtime.tls import client_context
 from wire.certificates import Certificate, parse
 from wire.errors import ConfigError, WireError
 
@@ -23,9 +24,10 @@ def run_node(
     host: str,
     port: int,
     block_interval_s: float,
+    tls_folder: Path | None = None,
 ) -> None:
     """
-    Run a node until SIGTERM or SIGINT.
+    Run a node until SIGTERM or SIGINT; `tls_folder`: see `runtime.tls`.
 
     Raises:
         ConfigError: a file is missing or wrong.
@@ -34,12 +36,13 @@ def run_node(
     genesis = load_genesis(folder / "genesis.json")
     key = read_key(key_file)
     certificate = read_certificate(certificate_file)
+    tls = client_context(tls_folder) if tls_folder is not None else None
     validator = any(v.id == key.id for v in genesis.validators)
     log.info("starting", id=key.id, chain=genesis.chain_id, validator=validator)
 
     async def main() -> None:
         clock = clock_from_environment()
-        bus = lane(key, genesis.market, certificate, host, port, clock, SystemRng())
+        bus = lane(key, genesis.market, certificate, host, port, clock, SystemRng(), tls=tls)
         node = Node(genesis, folder, key, bus, clock, block_interval_s)
         await node.run()
 

@@ -35,8 +35,7 @@ class Child:
     """One process of the run."""
 
     name: str
-    module: str
-    args: list[str]
+    command: list[str]
     process: subprocess.Popen[bytes]
 
     @property
@@ -57,11 +56,14 @@ class Processes:
 
     def start(self, name: str, module: str, *args: str | Path | int) -> Child:
         """Start `python -m module args…`, its output going to `logs/<name>.log`."""
+        return self.start_command(name, [sys.executable, "-m", module, *(str(a) for a in args)])
+
+    def start_command(self, name: str, command: list[str]) -> Child:
+        """Start any program."""
         self.logs.mkdir(parents=True, exist_ok=True)
-        words = [str(a) for a in args]
         with (self.logs / f"{name}.log").open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", module, *words],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -69,14 +71,13 @@ class Processes:
                 start_new_session=True,
                 preexec_fn=die_with_parent(),  # noqa: PLW1509 - no threads here
             )
-        child = Child(name, module, words, process)
+        child = Child(name, command, process)
         self.children[name] = child
         return child
 
     def restart(self, name: str) -> Child:
         """Start a process again with the words it had."""
-        old = self.children[name]
-        return self.start(name, old.module, *old.args)
+        return self.start_command(name, self.children[name].command)
 
     def kill(self, name: str) -> None:
         """`kill -9`, as a power cut would."""
