@@ -112,7 +112,8 @@ def _print_summary(console: Console, demo: Demo, summary: dict[str, Any]) -> Non
     console.print(table)
     for line in summary["audit"]["lines"]:
         console.print(line)
-    verdict = "[green]Audit passed[/]" if summary["audit"]["passed"] else "[red]AUDIT FAILED[/]"
+    failed = ", ".join(summary["audit"]["failed"])
+    verdict = f"[red]AUDIT FAILED[/] ({failed})" if failed else "[green]Audit passed[/]"
     console.print(f"{verdict} in {summary['wallSeconds']:.0f} s. Report: {summary['report']}")
 
 
