@@ -4,7 +4,8 @@ The state: canonical JSON values under string keys, a journal to undo changes, a
 Values are *values*: whoever changes an account puts a new one, never edits what `get` returned.
 `begin` / `commit` / `rollback` nest (block, transaction, operation); each level remembers what its
 first write to a key replaced. The Merkle tree is brought up to date when the root is asked for, for
-the keys written since then only.
+the keys written since then only. The last blocks' trees, and what they replaced, are kept
+(`State.past`), because a header carries the root of a state that is already past.
 
 The tree's nodes live in memory and are made again from the rows when a ledger is opened (about 10
 µs a key). They are immutable and named by their hash: a table hash → node can persist them without
@@ -14,7 +15,9 @@ a change to this interface.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from sortedcontainers import SortedDict
@@ -24,6 +27,33 @@ from wire.canonical import encode
 
 _ABSENT = object()
 _LAST = "\U0010ffff"
+PAST_BLOCKS = 64
+"""How many blocks back a state can be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class PastState:
+    """
+    A state as it was some blocks ago; good until the next write.
+
+    Args:
+        state: as it is now
+        tree: its Merkle tree then
+        replaced: rows that were different then
+    """
+
+    state: State
+    tree: smt.Node
+    replaced: dict[str, Any]
+
+    def get(self, key: str) -> Any | None:
+        """The value of `key` then, or None."""
+        value = self.replaced[key] if key in self.replaced else self.state.get(key)
+        return None if value is _ABSENT else value
+
+    def prove(self, key: str) -> smt.Proof:
+        """Proof of the value of `key` then, or of its absence."""
+        return smt.prove(self.tree, smt.path_of(key))
 
 
 class State:
@@ -39,6 +69,9 @@ class State:
         self._journal: list[dict[str, Any]] = []
         self._stale: set[str] = set(self._rows)
         self._tree: smt.Node = None
+        self._tree_before: smt.Node = None
+        self._past: deque[tuple[smt.Node, dict[str, Any]]] = deque(maxlen=PAST_BLOCKS)
+        """The tree before each of the last blocks, and what the block replaced."""
         self._encoded: dict[str, bytes] = {}
         """Canonical bytes made for the last root, so that a block encodes its rows once."""
 
@@ -74,12 +107,17 @@ class State:
 
     def begin(self) -> None:
         """Start remembering what is replaced."""
+        if not self._journal:
+            self.root()
+            self._tree_before = self._tree
         self._journal.append({})
 
     def commit(self) -> None:
         """Keep what was written since the matching `begin`."""
         level = self._journal.pop()
-        if self._journal:
+        if not self._journal:
+            self._past.append((self._tree_before, level))
+        else:
             above = self._journal[-1]
             for key, before in level.items():
                 above.setdefault(key, before)
@@ -130,6 +168,17 @@ class State:
         """Proof of the value of `key`, or of its absence, against `root()`."""
         self.root()
         return smt.prove(self._tree, smt.path_of(key))
+
+    def past(self, root: bytes) -> PastState | None:
+        """The state whose root is `root`, if it is this one or one of `PAST_BLOCKS` before it."""
+        replaced: dict[str, Any] = {}
+        if self.root() == root:
+            return PastState(self, self._tree, replaced)
+        for tree, before in reversed(self._past):
+            replaced.update(before)
+            if smt.node_hash(tree) == root:
+                return PastState(self, tree, replaced)
+        return None
 
     def _value_hash(self, key: str) -> bytes | None:
         if key not in self._rows:
