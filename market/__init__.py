@@ -7,7 +7,7 @@ They know nothing of blocks; `ledger.contracts` adapts them to the ledger's stat
 from market.aggregator_auction import AuctionResult, Pricing, forward, reverse
 from market.double_auction import Clearing, clear
 from market.orders import Award, Order, Rejection, Unmatched
-from market.settlement import Settlement, Tariff, Totals, settle, totals, true_up
+from market.settlement import Settlement, Tariff, Totals, assumed_net_wh, settle, totals, true_up
 
 __all__ = [
     "AuctionResult",
@@ -20,6 +20,7 @@ __all__ = [
     "Tariff",
     "Totals",
     "Unmatched",
+    "assumed_net_wh",
     "clear",
     "forward",
     "reverse",

@@ -9,6 +9,10 @@ price. A home with residual < 0 sells the difference at the feed-in price: a buy
 pays for its position and sells the rest back. Each side is settled on its own meter, so nobody pays
 for what the other side of a trade did.
 
+A home whose meter says nothing is settled with `assumed_net_wh`, the most its connection lets in: a
+home's payment never falls when its net energy rises, so silence is never cheaper than the truth.
+When the receipt comes, `true_up` is what is still due.
+
 Source: PETra (residual energy at the tariff), Baggio (deviations at the imbalance price); ADR 0004.
 Rounding: `wire.units.cost_uc`, toward zero on every amount, the remainder with the payer. The
 supervisor gets exactly what the homes pay, so rounding creates no money.
@@ -62,7 +66,7 @@ def settle(net_wh: int, bought_wh: int, sold_wh: int, tariff: Tariff) -> Settlem
     Settle one home's slot.
 
     Args:
-        net_wh: metered import − export; 0 where the receipt is missing
+        net_wh: metered import − export, or `assumed_net_wh` where the receipt is missing
         bought_wh: Σ awards as a buyer
         sold_wh: Σ awards as a seller, to homes and to the supervisor
         tariff: the supervisor's prices
@@ -85,14 +89,30 @@ def settle(net_wh: int, bought_wh: int, sold_wh: int, tariff: Tariff) -> Settlem
     return Settlement(residual_wh, shortfall_wh, amount_uc)
 
 
-def true_up(net_wh: int, bought_wh: int, sold_wh: int, tariff: Tariff) -> int:
+def assumed_net_wh(max_buy_wh: int, max_sell_wh: int, bought_wh: int) -> int:
+    """
+    The net energy [Wh] with which a home without a receipt is settled: as much as may have flowed.
+
+    Args:
+        max_buy_wh, max_sell_wh: limits of its grant, which are what its connection carries in a
+            slot; a home that may only sell consumes too, so the larger of the two counts
+        bought_wh: Σ awards as a buyer, which a later grant's limits may lie below
+    """
+    return max(max_buy_wh, max_sell_wh, bought_wh)
+
+
+def true_up(net_wh: int, bought_wh: int, sold_wh: int, tariff: Tariff, assumed_wh: int = 0) -> int:
     """
     What a home still pays [µ¤] (negative: gets) when its receipt comes after the settlement.
 
-    The slot had been settled with net 0, so the difference to that is due.
+    Args:
+        net_wh: what the receipt says
+        bought_wh, sold_wh, tariff: as in `settle`
+        assumed_wh: the net energy that the slot was settled with; 0 for a home without a position
+            of which no receipt was expected: settling nothing costs nothing
     """
     late = settle(net_wh, bought_wh, sold_wh, tariff)
-    assumed = settle(0, bought_wh, sold_wh, tariff)
+    assumed = settle(assumed_wh, bought_wh, sold_wh, tariff)
     return late.amount_uc - assumed.amount_uc
 
 

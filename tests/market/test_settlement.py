@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market import Tariff, settle, totals, true_up
+from market import Tariff, assumed_net_wh, settle, totals, true_up
 from wire.units import cost_uc
 
 TARIFF = Tariff(retail_uc_per_kwh=300_000, feed_in_uc_per_kwh=80_000, imbalance_uc_per_kwh=350_000)
@@ -48,8 +48,19 @@ def test_a_seller_is_not_fined_because_its_buyer_took_less():
     assert buyer.amount_uc == -40_000
 
 
-def test_a_missing_receipt_is_a_shortage_of_the_seller():
-    assert settle(0, 0, 500, TARIFF).amount_uc == cost_uc(500, 350_000)
+def test_a_missing_receipt_is_a_shortage_of_the_seller_and_consumption_of_all_it_can():
+    assumed_wh = assumed_net_wh(4000, 3000, 0)
+    result = settle(assumed_wh, 0, 500, TARIFF)
+    assert (result.residual_wh, result.shortfall_wh) == (4500, 500)
+    assert result.amount_uc == cost_uc(500, 350_000) + cost_uc(4000, 300_000)
+
+
+def test_a_home_that_may_only_sell_is_not_taken_to_consume_nothing():
+    assert assumed_net_wh(0, 3000, 0) == 3000
+
+
+def test_what_was_bought_under_an_earlier_grant_may_have_flowed():
+    assert assumed_net_wh(100, 100, 700) == 700
 
 
 def test_a_negative_position_is_our_own_mistake():
@@ -57,10 +68,20 @@ def test_a_negative_position_is_our_own_mistake():
         settle(0, -1, 0, TARIFF)
 
 
-@given(NET, POSITION, POSITION, TARIFFS)
-def test_a_late_receipt_ends_where_a_timely_one_would(net, bought, sold, tariff):
-    late = settle(0, bought, sold, tariff).amount_uc + true_up(net, bought, sold, tariff)
+@given(NET, POSITION, POSITION, TARIFFS, NET)
+def test_a_late_receipt_ends_where_a_timely_one_would(net, bought, sold, tariff, assumed):
+    first = settle(assumed, bought, sold, tariff).amount_uc
+    late = first + true_up(net, bought, sold, tariff, assumed)
     assert late == settle(net, bought, sold, tariff).amount_uc
+
+
+@given(POSITION, POSITION, POSITION, POSITION, TARIFFS, st.data())
+def test_withholding_a_receipt_never_pays(max_buy, max_sell, bought, sold, tariff, data):
+    """Whatever flowed through the connection, the truth costs no more than silence."""
+    assumed = assumed_net_wh(max_buy, max_sell, bought)
+    net = data.draw(st.integers(-max_sell, assumed))
+    truth, silence = settle(net, bought, sold, tariff), settle(assumed, bought, sold, tariff)
+    assert truth.amount_uc <= silence.amount_uc
 
 
 @given(st.lists(st.tuples(NET, POSITION, POSITION), max_size=8), TARIFFS)
