@@ -3,38 +3,64 @@ What the rest of the house uses to follow the ledger: finalised events and state
 
 A client trusts no single node. An event message counts once f + 1 validators have signed the same
 one: at least one of them is honest, and honest nodes speak only of finalised, executed blocks.
-Messages of a contract are chained by `prevHeight`, so a client notices a gap (a broker restart,
-days offline) and fetches what it missed; handlers see every event once, in height order.
+Messages of a contract are chained by `prevHeight` and long ones come in numbered parts, so a client
+notices what is missing (a broker restart, days offline) and asks for it, part by part.
+
+Every handler sees every event of a contract in order and once it has succeeded never again: one
+that raises is called again, with growing pauses, and the contract waits for it. A `WireError` says
+"not for me": it is counted, and the next event comes.
+
+When the validators change, by a finalised `validators` event, the client counts the new ones.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
+from ledger.event_chain import EventChain
 from ledger.genesis import Genesis
+from ledger.statements import (
+    CONTRACTS,
+    LOCAL_CONTRACTS,
+    read_message,
+    read_own_words,
+    read_part,
+    sign_message,
+)
 from runtime.metrics import count_refusal
 from runtime.ports import Bus, BusDownError, Clock, Message, Rng
 from runtime.rng import SystemRng
 from wire import topics
-from wire.canonical import decode, encode
+from wire.canonical import encode
 from wire.envelope import new_req_id
-from wire.errors import BadSignatureError, MalformedError, UnknownSenderError, WireError
-from wire.keys import SIGNATURE_BYTES, Domain, SigningKey, from_text, to_text, verify
+from wire.errors import MalformedError, WireError
+from wire.keys import KEY_BYTES, from_text, id_of, to_text
+from wire.transactions import Transaction
 
-CONTRACTS = ("market", "wallet", "poe")
-"""Contracts whose events are agreed; `block` and `refused` are one node's own words."""
-LOCAL_CONTRACTS = ("block", "refused")
-MAX_EVENT_BYTES = 127 * 1024
-MAX_PENDING = 512
+__all__ = [
+    "CONTRACTS", "LOCAL_CONTRACTS", "LedgerClient", "QueryError", "Validators", "read_message",
+    "sign_message",
+]  # fmt: skip
+
 GAP_WAIT_S = 1.0
+ASK_WAIT_S = 0.5
+"""How long an answer is waited for before the question is put again."""
+ASK_PAUSE_S = 0.1
+"""Least time between two questions: nodes answer only so many."""
+QUIET_S = 60.0
+"""A contract that nobody spoke of for so long is asked about: its last message may be lost."""
 QUERY_TIMEOUT_S = 5.0
+RETRY_MIN_S = 0.5
+RETRY_MAX_S = 30.0
+MAX_MESSAGES_PER_ANSWER = 64
 
 EventHandler = Callable[[int, dict[str, Any]], Awaitable[None]]
 
@@ -45,59 +71,71 @@ class QueryError(ConnectionError):
     """Too few validators gave the same answer in time (temporary)."""
 
 
-def sign_message(message: dict[str, Any], key: SigningKey, chain_id: str) -> bytes:
-    """A node's signed statement (events, answers): canonical JSON with validator and signature."""
-    signature = key.sign(Domain.EVENT, chain_id, encode(message))
-    return encode({**message, "validator": key.id, "signature": to_text(signature)})
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """Whose statements count. Keep it with `delivered()`, and hand it in after a restart."""
 
+    epoch: int
+    keys: dict[str, bytes]
+    """Public keys by id."""
 
-def read_message(
-    raw: bytes, keys: dict[str, bytes], chain_id: str
-) -> tuple[str, bytes, dict[str, Any]]:
-    """
-    Check a node's statement.
+    @classmethod
+    def of_genesis(cls, genesis: Genesis) -> Validators:
+        """Those of the first epoch."""
+        return cls(0, {v.id: from_text(v.key) for v in genesis.validators})
 
-    Returns:
-        The validator's id, the digest of what it said, and what it said.
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
+        rows = [{"id": name, "key": to_text(key)} for name, key in self.keys.items()]
+        return {"epoch": self.epoch, "validators": rows}
 
-    Raises:
-        WireError: malformed, not a validator's, or badly signed.
-    """
-    message = decode(raw, MAX_EVENT_BYTES)
-    if not isinstance(message, dict):
-        raise MalformedError("a statement is a JSON object")
-    validator, signature = message.pop("validator", None), message.pop("signature", None)
-    if not isinstance(validator, str) or not isinstance(signature, str):
-        raise MalformedError("a statement names its validator and carries a signature")
-    public = keys.get(validator)
-    if public is None:
-        raise UnknownSenderError("not a validator", sender=validator[:64])
-    said = encode(message)
-    if not verify(public, Domain.EVENT, chain_id, said, from_text(signature, SIGNATURE_BYTES)):
-        raise BadSignatureError("statement is not the validator's", sender=validator)
-    return validator, hashlib.sha256(said).digest(), message
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Validators:
+        """
+        Read `to_json`, or a `validators` event.
+
+        Raises:
+            MalformedError: not a set of validators.
+        """
+        epoch, rows = value.get("epoch"), value.get("validators")
+        if type(epoch) is not int or not isinstance(rows, list) or not rows:
+            raise MalformedError("validators have an epoch and are not none")
+        keys: dict[str, bytes] = {}
+        for row in rows:
+            text = row.get("key") if isinstance(row, dict) else None
+            if not isinstance(text, str) or row.get("id") != id_of(from_text(text, KEY_BYTES)):
+                raise MalformedError("a validator has a key, and the id of that key")
+            keys[row["id"]] = from_text(text, KEY_BYTES)
+        return cls(epoch, keys)
+
+    @property
+    def enough(self) -> int:
+        """f + 1: so many cannot all be faulty."""
+        return (len(self.keys) - 1) // 3 + 1
 
 
 @dataclass(slots=True)
-class _Contract:
-    """What is known of one contract's chain of event messages."""
+class _Follower:
+    """One contract as it is followed."""
 
-    delivered: int | None = None
-    """Height of the last message handed on; None until the first."""
-    handled: int | None = None
-    """Height of the last message that every handler is done with."""
-    votes: dict[bytes, set[str]] = field(default_factory=lambda: defaultdict(set))
-    said: dict[bytes, dict[str, Any]] = field(default_factory=dict)
-    waiting: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """Agreed messages by their `prevHeight`, not yet handed on."""
-    gap_since_s: float | None = None
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    name: str
+    chain: EventChain
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    """Something became agreed."""
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+    """Something came in or was dealt with, for whoever fetches what is missing."""
+    caught_up: bool = False
+    """f + 1 validators had nothing more since we connected."""
+    question: str = ""
+    idle: set[str] = field(default_factory=set)
+    """Validators that had nothing to answer to the question."""
+    heard_s: float = 0.0
 
 
 @dataclass(slots=True)
 class _Query:
-    answers: dict[bytes, set[str]] = field(default_factory=lambda: defaultdict(set))
-    values: dict[bytes, Any] = field(default_factory=dict)
+    answers: dict[str, tuple[bytes, Any]] = field(default_factory=dict)
+    """One per validator, its last."""
     done: asyncio.Event = field(default_factory=asyncio.Event)
     value: Any = None
 
@@ -114,6 +152,7 @@ class LedgerClient:
         resume: per contract, the height up to which events were handled before a restart; a
             contract that is not named starts with what comes next, or with everything when
             `from_start`
+        validators: who speaks for the ledger, as kept before a restart; by default the genesis'
     """
 
     def __init__(
@@ -126,26 +165,26 @@ class LedgerClient:
         resume: dict[str, int] | None = None,
         from_start: bool = False,
         rng: Rng | None = None,
+        validators: Validators | None = None,
     ) -> None:
         self._bus = bus
         self._genesis = genesis
         self._clock = clock
         self._client_id = client_id
         self._rng = rng or SystemRng()
-        self._keys = {v.id: from_text(v.key) for v in genesis.validators}
-        self._enough = (len(self._keys) - 1) // 3 + 1
-        self._contracts = {name: _Contract() for name in CONTRACTS}
-        for name, contract in self._contracts.items():
-            start = (resume or {}).get(name)
-            contract.delivered = 0 if start is None and from_start else start
-            contract.handled = contract.delivered
+        self._validators = validators or Validators.of_genesis(genesis)
+        self._keys, self._enough = self._validators.keys, self._validators.enough
+        start = 0 if from_start else None
+        self._followers = {
+            name: _Follower(name, EventChain((resume or {}).get(name, start))) for name in CONTRACTS
+        }
         self._handlers: list[EventHandler] = []
         self._local_handlers: list[EventHandler] = []
         self._queries: dict[str, _Query] = {}
-        self._repair: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     def on_event(self, handler: EventHandler) -> None:
-        """Call `handler(height, event)` for every finalised event, once, in height order."""
+        """Call `handler(height, event)` for every finalised event, in height order."""
         self._handlers.append(handler)
 
     def on_local_event(self, handler: EventHandler) -> None:
@@ -155,8 +194,11 @@ class LedgerClient:
     async def start(self) -> None:
         """Subscribe; works before the bus is connected."""
         market = self._genesis.market
-        for contract in CONTRACTS:
-            self._bus.subscribe(topics.build(market, topics.EVENTS, contract), self._take_event)
+        for follower in self._followers.values():
+            topic = topics.build(market, topics.EVENTS, follower.name)
+            self._bus.subscribe(topic, self._take_event)
+            follower.heard_s = self._clock.monotonic_s()
+            self._tasks.append(asyncio.create_task(self._deliver(follower)))
         if self._local_handlers:
             for contract in LOCAL_CONTRACTS:
                 self._bus.subscribe(topics.build(market, topics.EVENTS, contract), self._take_local)
@@ -164,16 +206,24 @@ class LedgerClient:
             self._bus.subscribe(
                 topics.build(market, topics.SYNC_RSP, self._client_id), self._take_answer
             )
-            self._repair = asyncio.create_task(self._repair_gaps())
+            for follower in self._followers.values():
+                self._tasks.append(asyncio.create_task(self._keep_whole(follower)))
 
     async def stop(self) -> None:
-        """Stop repairing gaps."""
-        if self._repair is not None:
-            self._repair.cancel()
+        """Hand on no more events, and ask no more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
 
     def delivered(self) -> dict[str, int]:
         """Per contract, the height up to which handlers are done (to resume from)."""
-        return {n: c.handled for n, c in self._contracts.items() if c.handled is not None}
+        handled = {name: f.chain.handled for name, f in self._followers.items()}
+        return {name: height for name, height in handled.items() if height is not None}
+
+    def validators(self) -> Validators:
+        """Whose statements count, as of the events handled so far."""
+        return self._validators
 
     async def query(self, kind: str, key: str, timeout_s: float = QUERY_TIMEOUT_S) -> Any:
         """
@@ -205,114 +255,194 @@ class LedgerClient:
         finally:
             del self._queries[req_id]
 
+    async def receipt(self, transaction: Transaction) -> dict[str, Any]:
+        """
+        What became of a transaction, as f + 1 validators have it.
+
+        Returns:
+            `{"height", "code", "codes"}` when it was executed; with code WRONG_NONCE and height 0
+            when it never will be, because another one has used its nonce; `{}` while it may be.
+
+        Raises:
+            QueryError: no agreement in time.
+        """
+        key = f"{transaction.txid.hex()}/{transaction.sender}/{transaction.nonce}"
+        found = await self.query("tx", key)
+        return found if isinstance(found, dict) else {}
+
+    # --- what comes in ----------------------------------------------------------------------------
+
     async def _take_event(self, message: Message) -> None:
-        validator, said_digest, said = read_message(
-            message.payload, self._keys, self._genesis.chain_id
-        )
-        await self._count(validator, said_digest, said)
+        validator, digest, said = read_message(message.payload, self._keys, self._genesis.chain_id)
+        self._count(validator, digest, said)
 
-    async def _count(self, validator: str, said_digest: bytes, said: dict[str, Any]) -> None:
-        if said.get("chainId") != self._genesis.chain_id:
-            raise MalformedError("event of another chain")
-        contract = self._contracts.get(said.get("contract", ""))
-        height, previous = said.get("height"), said.get("prevHeight")
-        if contract is None or type(height) is not int or type(previous) is not int:
-            raise MalformedError("not an event message")
-        if contract.delivered is not None and height <= contract.delivered:
-            return
-        contract.votes[said_digest].add(validator)
-        contract.said[said_digest] = said
-        if len(contract.votes[said_digest]) < self._enough:
-            self._bound(contract)
-            return
-        del contract.votes[said_digest], contract.said[said_digest]
-        contract.waiting[previous] = said
-        if contract.delivered is None:
-            contract.delivered = previous
-        await self._deliver(contract)
-
-    def _bound(self, contract: _Contract) -> None:
-        """Forget the oldest unconfirmed statements: one liar must not fill the memory."""
-        while len(contract.votes) > MAX_PENDING:
-            oldest = next(iter(contract.votes))
-            del contract.votes[oldest], contract.said[oldest]
-
-    async def _deliver(self, contract: _Contract) -> None:
-        async with contract.turn:
-            while contract.delivered is not None and contract.delivered in contract.waiting:
-                said = contract.waiting.pop(contract.delivered)
-                contract.delivered = said["height"]
-                for event in said["events"]:
-                    await _call_all(self._handlers, said["height"], event)
-                contract.handled = said["height"]
-            stale = [p for p in contract.waiting if p < (contract.delivered or 0)]
-            for previous in stale:
-                del contract.waiting[previous]
-            if not contract.waiting:
-                contract.gap_since_s = None
-            elif contract.gap_since_s is None:
-                contract.gap_since_s = self._clock.monotonic_s()
+    def _count(self, validator: str, digest: bytes, said: Any) -> None:
+        part = read_part(said, self._genesis.chain_id)
+        follower = self._followers[part.contract]
+        if follower.chain.count(validator, digest, part, self._enough):
+            follower.heard_s = self._clock.monotonic_s()
+            follower.ready.set()
+            follower.moved.set()
 
     async def _take_local(self, message: Message) -> None:
-        validator, _, said = read_message(message.payload, self._keys, self._genesis.chain_id)
-        for event in said["events"]:
-            await _call_all(self._local_handlers, said["height"], {**event, "validator": validator})
+        chain_id = self._genesis.chain_id
+        validator, _, said = read_message(message.payload, self._keys, chain_id)
+        height, events = read_own_words(said, chain_id)
+        for event in events:
+            for handler in self._local_handlers:
+                await _tell(handler, height, {**event, "validator": validator})
 
     async def _take_answer(self, message: Message) -> None:
         validator, _, said = read_message(message.payload, self._keys, self._genesis.chain_id)
-        value = said.get("value", {})
-        if said.get("kind") == "events":
-            # each message counts by itself: nodes at different heights know different tails
-            for each in value.get("messages", ()):
-                await self._count(validator, hashlib.sha256(encode(each)).digest(), each)
+        req_id, kind = said.get("reqId"), said.get("kind")
+        if not isinstance(req_id, str) or not isinstance(kind, str) or "value" not in said:
+            raise MalformedError("an answer has reqId, kind and value")
+        if kind == "events":
+            self._take_missed(validator, req_id, said["value"])
             return
-        pending = self._queries.get(said.get("reqId", ""))
+        pending = self._queries.get(req_id)
         if pending is None:
             return
-        value_digest = hashlib.sha256(encode(value)).digest()
-        pending.answers[value_digest].add(validator)
-        if len(pending.answers[value_digest]) >= self._enough:
-            pending.value = value
+        digest = hashlib.sha256(encode(said["value"])).digest()
+        pending.answers[validator] = (digest, said["value"])
+        tally = Counter(d for who, (d, _) in pending.answers.items() if who in self._keys)
+        if tally[digest] >= self._enough:
+            pending.value = said["value"]
             pending.done.set()
 
-    async def _repair_gaps(self) -> None:
-        """Ask for what was missed: after each connect, and as long as a gap stands."""
-        caught_up: set[str] = set()
+    def _take_missed(self, validator: str, req_id: str, value: Any) -> None:
+        messages = value.get("messages") if isinstance(value, dict) else None
+        if not isinstance(messages, list) or len(messages) > MAX_MESSAGES_PER_ANSWER:
+            raise MalformedError("an answer about events is a list of messages")
+        # each message counts by itself: nodes at different heights know different tails
+        for each in messages:
+            self._count(validator, hashlib.sha256(encode(each)).digest(), each)
+        for follower in self._followers.values():
+            if follower.question == req_id and not messages:
+                follower.idle.add(validator)
+                if len(follower.idle) >= self._enough:
+                    follower.caught_up = True
+                    follower.moved.set()
+
+    # --- handing on -------------------------------------------------------------------------------
+
+    async def _deliver(self, follower: _Follower) -> None:
+        """Hand on a contract's messages in order, each when every handler had the one before."""
+        chain = follower.chain
+        while True:
+            follower.ready.clear()
+            try:
+                message = chain.take()
+            except WireError as error:
+                count_refusal("ledger.client", error.refusal)
+                log.error("agreed parts make no message", contract=follower.name, error=str(error))
+                continue
+            if message is None:
+                await follower.ready.wait()
+                continue
+            height, events = message
+            for event in events:
+                for handler in self._handlers:
+                    await _insist(handler, height, event)
+                if follower.name == "poe" and event["event"] == "validators":
+                    self._take_validators(event)
+            chain.finish()
+            follower.moved.set()
+            await asyncio.sleep(0)  # a long history must not keep others from their turn
+
+    def _take_validators(self, event: dict[str, Any]) -> None:
+        """From now on others speak for the ledger."""
+        try:
+            found = Validators.from_json(event)
+        except WireError as error:
+            count_refusal("ledger.client", error.refusal)
+            log.error("validators not changed", reason=str(error))
+            return
+        if found.epoch <= self._validators.epoch:
+            return  # an old change, seen again after a restart with a newer set
+        self._validators, self._keys, self._enough = found, found.keys, found.enough
+        for follower in self._followers.values():
+            follower.chain.keep_validators(found.keys)
+            follower.idle &= found.keys.keys()
+        log.info("validators changed", epoch=found.epoch, validators=len(found.keys))
+
+    # --- fetching what is missing -----------------------------------------------------------------
+
+    async def _keep_whole(self, follower: _Follower) -> None:
+        """Ask for what was missed: after each connect, after a long silence, while a gap stands."""
+        chain = follower.chain
         while True:
             await asyncio.sleep(GAP_WAIT_S)
+            if self._clock.monotonic_s() - follower.heard_s > QUIET_S:
+                follower.caught_up = False
+                follower.heard_s = self._clock.monotonic_s()
+            while (
+                chain.taken is not None
+                and self._bus.connected
+                and (chain.gap or not follower.caught_up)
+            ):
+                before = (chain.taken, chain.missing())
+                follower.moved.clear()
+                if before[1] is not None:
+                    await self._ask_missed(follower, *before[1])
+                await _wait(follower.moved, ASK_WAIT_S)
+                if before == (chain.taken, chain.missing()):
+                    break
+                await asyncio.sleep(ASK_PAUSE_S)
             if not self._bus.connected:
-                caught_up.clear()
-                continue
-            for name, contract in self._contracts.items():
-                if contract.delivered is None:
-                    continue
-                while name not in caught_up or contract.gap_since_s is not None:
-                    before = contract.delivered
-                    await self._ask_missed(name, contract.delivered)
-                    if contract.delivered == before:
-                        caught_up.add(name)
-                        break
+                follower.caught_up = False
 
-    async def _ask_missed(self, name: str, delivered: int) -> None:
-        """Ask all validators for the messages after a height, and give them time to answer."""
+    async def _ask_missed(self, follower: _Follower, height: int, part: int) -> None:
+        """Ask all validators for what comes after a height, from a part of the next message on."""
+        follower.question = new_req_id(self._clock.wall_ms(), self._rng.bytes(10))
+        follower.idle.clear()
         request = {
-            "reqId": new_req_id(self._clock.wall_ms(), self._rng.bytes(10)),
+            "reqId": follower.question,
             "kind": "events",
-            "key": f"{name}/{delivered}",
+            "key": f"{follower.name}/{height}/{part}",
         }
         topic = topics.build(self._genesis.market, topics.SYNC_REQ, self._client_id)
-        try:
+        with contextlib.suppress(BusDownError):
             await self._bus.publish(topic, encode(request))
-        except BusDownError:
-            return
-        await asyncio.sleep(GAP_WAIT_S / 2)
 
 
-async def _call_all(handlers: list[EventHandler], height: int, event: dict[str, Any]) -> None:
-    for handler in handlers:
+async def _insist(handler: EventHandler, height: int, event: dict[str, Any]) -> None:
+    """Call a handler until it has taken the event, or says that it never will (`WireError`)."""
+    pause_s = RETRY_MIN_S
+    while True:
         try:
             await handler(height, event)
         except WireError as error:
             count_refusal("ledger.client", error.refusal)
-        except Exception:
-            log.exception("event handler failed", name=event.get("event"), height=height)
+        except Exception as error:
+            facts = {"name": event["event"], "height": height, "handler": _name(handler)}
+            if pause_s == RETRY_MIN_S:
+                log.exception("event handler failed, it is tried again", **facts)
+            else:
+                log.debug("event handler failed again", error=repr(error), **facts)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, RETRY_MAX_S)
+            continue
+        if pause_s != RETRY_MIN_S:
+            log.info("event handler recovered", name=event["event"], height=height)
+        return
+
+
+async def _tell(handler: EventHandler, height: int, event: dict[str, Any]) -> None:
+    """Call a handler once: what a node says for itself is replaced by what it says next."""
+    try:
+        await handler(height, event)
+    except WireError as error:
+        count_refusal("ledger.client", error.refusal)
+    except Exception:
+        log.exception("event handler failed", name=event["event"], height=height)
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+
+
+def _name(handler: EventHandler) -> str:
+    return getattr(handler, "__qualname__", repr(handler))

@@ -2,26 +2,34 @@
 What a node says to others: events of executed blocks, refusals, and answers to questions.
 
 Every statement is signed with the node's key. Events of a contract are the same, byte for byte, on
-every honest node, so that clients can count them (`ledger.client`).
+every honest node, so that clients can count them (`ledger.statements`, `ledger.client`).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from ledger.client import CONTRACTS, LOCAL_CONTRACTS, sign_message
 from ledger.contracts.keys import account as account_key
 from ledger.execution import BlockResult, contract_of
 from ledger.fetch import answer_blocks, answer_bodies, answer_proposal
+from ledger.statements import (
+    CONTRACTS,
+    LOCAL_CONTRACTS,
+    EventHead,
+    count_parts,
+    event_message,
+    sign_message,
+)
 from ledger.types import Header, header_hash
 from runtime.metrics import refusals
 from runtime.ports import Message
 from wire import topics
 from wire.canonical import decode, encode
-from wire.errors import MalformedError, Refusal
+from wire.errors import MalformedError, Refusal, WireError
 
 if TYPE_CHECKING:
     from ledger.node import Node
@@ -29,11 +37,19 @@ if TYPE_CHECKING:
 MAX_REQUEST_BYTES = 16 * 1024
 MAX_MESSAGES_PER_ANSWER = 16
 MAX_ANSWER_BYTES = 96 * 1024
+"""Of messages in an answer; one part (`statements.PART_BYTES`) always fits."""
+TXID_BYTES = 32
 RATE_PER_S = 50.0
 """Questions a second that one asker may put."""
 MAX_ASKERS = 4096
 
 log = structlog.get_logger(component="ledger")
+
+
+class RateLimitedError(WireError):
+    """More questions than one asker may put."""
+
+    refusal = Refusal.RATE_LIMITED
 
 
 class Publisher:
@@ -45,9 +61,10 @@ class Publisher:
         self._allowance: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def block_executed(self, header: Header, result: BlockResult, finality_ms: int) -> None:
-        """Publish the events of a block, one message per contract."""
+        """Publish the events of a block, for each contract one message in parts."""
         for contract in sorted({contract_of(event["event"]) for event in result.events}):
-            self._publish(contract, self._event_message(contract, header.height))
+            for message in self._event_messages(contract, header.height):
+                self._publish(contract, message)
         block = {
             "event": "block",
             "height": header.height,
@@ -79,7 +96,7 @@ class Publisher:
         """
         asker = topics.parse(message.topic).leaf
         if not self._allowed(asker):
-            raise MalformedError(Refusal.RATE_LIMITED.value, asker=asker)
+            raise RateLimitedError(asker=asker)
         request = decode(message.payload, MAX_REQUEST_BYTES)
         if not isinstance(request, dict) or not all(
             isinstance(request.get(k), str) for k in ("reqId", "kind", "key")
@@ -105,6 +122,8 @@ class Publisher:
                 value: Any = {"messages": self._missed(key)}
             case "account":
                 value = node.ledger.query(account_key(key)) or {}
+            case "tx":
+                value = self._fate(key)
             case "tip":
                 value = {"height": node.executed_height}
             case _:
@@ -112,34 +131,63 @@ class Publisher:
         statement = {"reqId": request["reqId"], "kind": kind, "value": value}
         return sign_message(statement, node.key, node.genesis.chain_id)
 
+    def _fate(self, key: str) -> dict[str, Any]:
+        """
+        What became of a transaction (`txid`, or `txid/sender/nonce`).
+
+        Whoever names sender and nonce learns also that it can never be executed: answered by f + 1
+        validators, that is true whichever of them are behind.
+        """
+        text, *rest = key.split("/")
+        if len(rest) not in (0, 2):
+            raise MalformedError("expected txid, or txid/sender/nonce")
+        found = self._node.store.receipt(_txid(text))
+        if found is not None:
+            height, receipt = found
+            return {"height": height, "code": receipt["code"], "codes": receipt["codes"]}
+        if rest and self._node.ledger.next_nonce(rest[0]) > _number(rest[1]):
+            return {"height": 0, "code": Refusal.WRONG_NONCE.value, "codes": []}
+        return {}
+
     def _missed(self, key: str) -> list[dict[str, Any]]:
-        """Event messages of a contract after a height, as they were published."""
-        contract, _, after = key.partition("/")
-        if contract not in CONTRACTS or not after.isdecimal() or len(after) > 15:
-            raise MalformedError("expected contract/height")
+        """
+        What was published of a contract (`contract/height/part`), as much as fits.
+
+        That is: everything after a height, but of the first message only from a part on. There is
+        always something in the answer if there is something to tell, so every asker gets on.
+        """
+        contract, *numbers = key.split("/")
+        if contract not in CONTRACTS or len(numbers) != 2:
+            raise MalformedError("expected contract/height/part")
+        after, first_part = map(_number, numbers)
         found: list[dict[str, Any]] = []
         size = 0
-        for height in self._node.store.event_heights(contract, int(after), MAX_MESSAGES_PER_ANSWER):
-            message = self._event_message(contract, height)
-            size += len(encode(message))
-            if found and size > MAX_ANSWER_BYTES:
-                break
-            found.append(message)
+        for height in self._node.store.event_heights(contract, after, MAX_MESSAGES_PER_ANSWER):
+            for message in self._event_messages(contract, height, first_part):
+                size += len(encode(message))
+                if found and (size > MAX_ANSWER_BYTES or len(found) == MAX_MESSAGES_PER_ANSWER):
+                    return found
+                found.append(message)
+            first_part = 0
         return found
 
-    def _event_message(self, contract: str, height: int) -> dict[str, Any]:
-        """What every honest node says of a contract's events in a block."""
+    def _event_messages(
+        self, contract: str, height: int, first_part: int = 0
+    ) -> Iterator[dict[str, Any]]:
+        """What every honest node says of a contract's events in a block, part by part."""
         store = self._node.store
         block = store.get_block(height)
         assert block is not None
-        return {
-            "chainId": self._node.genesis.chain_id,
-            "contract": contract,
-            "height": height,
-            "prevHeight": store.previous_event_height(contract, height),
-            "timeMs": block.header.time_ms,
-            "events": store.events(height, contract),
-        }
+        head = EventHead(
+            chain_id=self._node.genesis.chain_id,
+            contract=contract,
+            height=height,
+            previous=store.previous_event_height(contract, height),
+            time_ms=block.header.time_ms,
+        )
+        events = store.event_bytes(height, contract)
+        for part in range(first_part, count_parts(len(events))):
+            yield event_message(head, events, part)
 
     def _own_words(self, contract: str, event: dict[str, Any]) -> dict[str, Any]:
         """A statement that is this node's alone."""
@@ -166,3 +214,19 @@ class Publisher:
         while len(self._allowance) > MAX_ASKERS:
             self._allowance.popitem(last=False)
         return allowed
+
+
+def _txid(text: str) -> bytes:
+    try:
+        txid = bytes.fromhex(text)
+    except ValueError:
+        raise MalformedError("not hex") from None
+    if len(txid) != TXID_BYTES:
+        raise MalformedError("not a txid")
+    return txid
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 15:
+        raise MalformedError("not a number")
+    return int(text)

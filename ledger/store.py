@@ -169,6 +169,14 @@ class LedgerStore:
         ).fetchone()
         return [] if row is None else _read(row[0])
 
+    def receipt(self, txid: bytes) -> tuple[int, dict[str, Any]] | None:
+        """Height and receipt of an executed transaction."""
+        height = self.executed_at(txid)
+        if height is None:
+            return None
+        name = txid.hex()
+        return height, next(r for r in self.receipts(height) if r["txid"] == name)
+
     # --- events -----------------------------------------------------------------------------------
 
     def events(self, height: int, contract: str | None = None) -> list[dict[str, Any]]:
@@ -179,6 +187,13 @@ class LedgerStore:
             (height, contract),
         )
         return [event for row in rows for event in _read(row[0])]
+
+    def event_bytes(self, height: int, contract: str) -> bytes:
+        """The canonical bytes of the list of a contract's events in a block."""
+        row = self._db.execute(
+            "SELECT events FROM events WHERE height = ? AND contract = ?", (height, contract)
+        ).fetchone()
+        return b"[]" if row is None else bytes(row[0])
 
     def previous_event_height(self, contract: str, height: int) -> int:
         """The last height below `height` with events of a contract; 0 if there is none."""

@@ -60,7 +60,7 @@ class World:
     async def say(self, contract: str, validators: list[int], height: int, **more: Any) -> None:
         message = {
             "chainId": self.genesis.chain_id, "contract": contract, "height": height,
-            "timeMs": self.now_ms, **more,
+            "timeMs": self.now_ms, "part": 0, "parts": 1, **more,
         }  # fmt: skip
         for n in validators:
             raw = sign_message(message, VALIDATORS[n], self.genesis.chain_id)
