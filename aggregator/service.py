@@ -107,6 +107,7 @@ class Aggregator:
             clock,
             rng,
             self._next_nonce,
+            self.ledger.receipt,
             _report,
         )
         self._board_stale = True

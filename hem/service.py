@@ -234,7 +234,7 @@ class HomeEnergyManager:
 
         return OperationOutbox(
             self._queue, key, self.config.market.name, self.genesis.chain_id, self.grid, bus,
-            self.clock, self.rng, next_nonce, self._operation_done,
+            self.clock, self.rng, next_nonce, self.client.receipt, self._operation_done,
         )  # fmt: skip
 
     def _phases(self) -> list[Phase]:

@@ -7,9 +7,11 @@ time, under consecutive nonces:
 
     waiting ──► in flight (signed, stored, then sent; sent again until it is final) ──► done
 
-A transaction that expired unseen is signed again, after asking the ledger for our nonce: if that
-has passed the transaction's, it was executed and its event is on the way. So of two versions of
-one bundle only one is ever executed.
+Two versions of one bundle must never both be executed. So a transaction that expired unseen is
+signed again under the *same* nonce, which only one version can use, and earlier versions are
+remembered. The ledger is asked what became of them when an event may be lost: a version that was
+executed ends the flight; only when none was and none ever can be (another transaction of ours, say
+of a restored backup, has used the nonce) its operations leave again, under a new nonce.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -32,14 +34,22 @@ from wire.slots import SlotGrid
 from wire.transactions import MAX_OPERATIONS, Transaction, make_transaction, parse_transaction
 
 RESEND_S = 3.0
+SENDS_BEFORE_ASKING = 4
+"""Sent so often without an event, a transaction may be final and its event lost."""
 MAX_BUNDLE_BYTES = 48 * 1024
 LIFE_SLOTS = 16
 """How long a transaction may wait for a block [slots]."""
 
 NonceSource = Callable[[], Awaitable[int]]
 """Asks the ledger for the sender's next nonce."""
+ReceiptSource = Callable[[Transaction], Awaitable[dict[str, Any]]]
+"""Asks the ledger what became of a transaction: `{"code", "codes"}` when it was executed or never
+can be (WRONG_NONCE), `{}` while it may be (`ledger.client.LedgerClient.receipt`)."""
 Finished = Callable[[str, dict[str, Any], str], None]
 """Told the key, the operation and its code when a transaction is final."""
+
+EARLIER = "flight/earlier/"
+NEVER_EXECUTED = (Refusal.WRONG_NONCE.value, Refusal.EXPIRED.value)
 
 log = structlog.get_logger(component="outbox")
 
@@ -48,8 +58,17 @@ log = structlog.get_logger(component="outbox")
 class _Flight:
     transaction: Transaction
     keys: list[str]
+    earlier: list[Transaction] = field(default_factory=list)
+    """Expired versions of it, under the same nonce."""
     sent_s: float = float("-inf")
     """When it was last sent, in the event loop's time."""
+    sends: int = 0
+    """How often the newest version was sent since the ledger was asked about it last."""
+
+    @property
+    def versions(self) -> list[Transaction]:
+        """Newest first."""
+        return [self.transaction, *reversed(self.earlier)]
 
 
 class OperationOutbox:
@@ -60,7 +79,9 @@ class OperationOutbox:
         store: opened on a file of its own (synchronous=FULL)
         key: the sender's key; its id is the address
         next_nonce: asked once before the first transaction, and after WRONG_NONCE
-        on_done: told about every operation that became final
+        receipt: asked when an event may be lost
+        on_done: told about every operation that became final, before that is written down (after a
+            crash, or when it raises, it is told again)
     """
 
     def __init__(
@@ -74,12 +95,13 @@ class OperationOutbox:
         clock: Clock,
         rng: Rng,
         next_nonce: NonceSource,
+        receipt: ReceiptSource,
         on_done: Finished | None = None,
     ) -> None:
         self._store = store
         self._key, self._chain_id, self._grid = key, chain_id, grid
         self._bus, self._clock, self._rng = bus, clock, rng
-        self._next_nonce = next_nonce
+        self._next_nonce, self._receipt = next_nonce, receipt
         self._on_done = on_done
         self._topic = topics.build(market, topics.TX, key.id)
         self._changed = asyncio.Event()
@@ -117,20 +139,11 @@ class OperationOutbox:
     async def take_event(self, _height: int, event: dict[str, Any]) -> None:
         """Handler for finalised events: looks for the fate of our transaction."""
         flight = self._flight
-        if (
-            event.get("event") != "tx"
-            or flight is None
-            or event.get("txid") != flight.transaction.txid.hex()
-        ):
+        if event.get("event") != "tx" or flight is None:
             return
-        code, codes = str(event.get("code", "OK")), event.get("codes", [])
-        if code in (Refusal.WRONG_NONCE.value, Refusal.EXPIRED.value):
-            self._back_to_waiting()
-        elif len(codes) == len(flight.keys):
-            self._land(flight, [str(c) for c in codes])
-        else:
-            self._land(flight, [code] * len(flight.keys))
-        self._changed.set()
+        if any(event.get("txid") == version.txid.hex() for version in flight.versions):
+            self._take_fate(flight, event)
+            self._changed.set()
 
     async def run(self) -> None:
         """Send for ever; cancel to stop. What is not final stays for the next start."""
@@ -142,6 +155,10 @@ class OperationOutbox:
                     await self._send(self._flight)
             except (BusDownError, TimeoutError, ConnectionError) as error:
                 log.debug("cannot send now", reason=str(error))
+            except Exception:
+                # a full disk, say: what is in here must go out when it is over
+                log.exception("cannot send")
+                await asyncio.sleep(RESEND_S)
             self._changed.clear()
             if self._flight is None and self.waiting:
                 await asyncio.sleep(0.2)
@@ -158,12 +175,52 @@ class OperationOutbox:
 
     async def _send(self, flight: _Flight) -> None:
         flight.sent_s = asyncio.get_running_loop().time()
-        if self._grid.slot_at(self._clock.now_ms()) > flight.transaction.expires_slot + 1:
-            if await self._next_nonce() > flight.transaction.nonce:
-                return  # executed after all: its event is on the way
-            self._back_to_waiting()
-            return
+        expired = self._grid.slot_at(self._clock.now_ms()) > flight.transaction.expires_slot + 1
+        if expired or flight.sends >= SENDS_BEFORE_ASKING:
+            await self._ask(flight)
+            if self._flight is not flight:
+                return
+            flight.sends = 0
+        if expired:
+            self._sign_again(flight)
         await self._bus.publish(self._topic, flight.transaction.raw)
+        flight.sends += 1
+
+    async def _ask(self, flight: _Flight) -> None:
+        """
+        Ask the ledger what became of a flight's versions.
+
+        "Never" is sound whichever validators are behind: one honest node among those that agree has
+        seen the nonce pass, and in its state, at that height, the version had no receipt. So when
+        every version is "never", none of them is in any block below, nor can be in one above.
+        """
+        for version in flight.versions:
+            fate = await self._receipt(version)
+            if self._flight is not flight:
+                return  # its event has come meanwhile
+            if not fate:
+                return  # it may still be executed: go on sending
+            if fate.get("code") not in NEVER_EXECUTED:
+                self._land_as(flight, fate)
+                return
+        self._back_to_waiting()
+
+    def _take_fate(self, flight: _Flight, event: dict[str, Any]) -> None:
+        """A version of the flight is final."""
+        if event.get("code", "OK") not in NEVER_EXECUTED:
+            self._land_as(flight, event)
+        elif not flight.earlier:
+            self._back_to_waiting()
+        else:
+            # perhaps because an earlier version was executed, unseen by us: ask at once
+            flight.sends, flight.sent_s = SENDS_BEFORE_ASKING, float("-inf")
+
+    def _land_as(self, flight: _Flight, fate: dict[str, Any]) -> None:
+        code, codes = str(fate.get("code", "OK")), fate.get("codes", [])
+        if len(codes) == len(flight.keys):
+            self._land(flight, [str(c) for c in codes])
+        else:
+            self._land(flight, [code] * len(flight.keys))
 
     async def _depart(self) -> None:
         """Bundle what is waiting, sign it, and store it before it is sent."""
@@ -178,16 +235,7 @@ class OperationOutbox:
             return
         stored = self._store.get("nonce")
         nonce = int(stored) if stored is not None else await self._next_nonce()
-        now_ms = self._clock.now_ms()
-        transaction = make_transaction(
-            self._key,
-            self._chain_id,
-            nonce,
-            self._grid.slot_at(now_ms) + LIFE_SLOTS,
-            [row["operation"] for row in rows],
-            new_req_id(self._clock.wall_ms(), self._rng.bytes(10)),
-            now_ms,
-        )
+        transaction = self._sign(nonce, [row["operation"] for row in rows])
         flight = _Flight(transaction, [row["key"] for row in rows])
         with self._store.atomic():
             self._store.put("nonce", str(nonce).encode())
@@ -195,9 +243,35 @@ class OperationOutbox:
             self._store.put("flight/raw", transaction.raw)
         self._flight = flight
 
+    def _sign_again(self, flight: _Flight) -> None:
+        """Another version of a flight that expired, under the same nonce; stored before sent."""
+        old = flight.transaction
+        again = self._sign(old.nonce, list(old.operations))
+        with self._store.atomic():
+            self._store.put(f"{EARLIER}{len(flight.earlier):06d}", old.raw)
+            self._store.put("flight/raw", again.raw)
+        flight.earlier.append(old)
+        flight.transaction = again
+
+    def _sign(self, nonce: int, operations: list[dict[str, Any]]) -> Transaction:
+        now_ms = self._clock.now_ms()
+        return make_transaction(
+            self._key,
+            self._chain_id,
+            nonce,
+            self._grid.slot_at(now_ms) + LIFE_SLOTS,
+            operations,
+            new_req_id(self._clock.wall_ms(), self._rng.bytes(10)),
+            now_ms,
+        )
+
     def _land(self, flight: _Flight, codes: list[str]) -> None:
-        """Write down how a flight ended, and tell the caller."""
+        """Tell the caller how a flight ended, and write it down."""
         landed = dict(zip(flight.keys, codes, strict=True))
+        if self._on_done is not None:
+            operations = flight.transaction.operations
+            for (key, code), operation in zip(landed.items(), operations, strict=True):
+                self._on_done(key, operation, code)
         with self._store.atomic():
             self._forget_flight()
             self._store.put("nonce", str(flight.transaction.nonce + 1).encode())
@@ -207,10 +281,6 @@ class OperationOutbox:
                     self._store.delete(name)
                     self._store.put("key/" + key, landed[key].encode())
         self._flight = None
-        if self._on_done is not None:
-            operations = flight.transaction.operations
-            for (key, code), operation in zip(landed.items(), operations, strict=True):
-                self._on_done(key, operation, code)
 
     def _back_to_waiting(self) -> None:
         """The flight will never land: sign its operations anew, under the ledger's nonce."""
@@ -222,12 +292,15 @@ class OperationOutbox:
     def _forget_flight(self) -> None:
         self._store.delete("flight/keys")
         self._store.delete("flight/raw")
+        for name, _ in list(self._store.scan(EARLIER)):
+            self._store.delete(name)
 
     def _stored_flight(self) -> _Flight | None:
         raw, keys = self._store.get("flight/raw"), self._store.get("flight/keys")
         if raw is None or keys is None:
             return None
-        return _Flight(parse_transaction(raw), decode(keys))
+        earlier = [parse_transaction(old) for _, old in self._store.scan(EARLIER)]
+        return _Flight(parse_transaction(raw), decode(keys), earlier)
 
     def _last_number(self) -> int:
         last = 0

@@ -36,6 +36,8 @@ class Ledger:
         self.down = False
         self.sent = 0
         self.events = []
+        self.fates = {}
+        self.behind = False
 
     async def publish(self, topic, payload, *, qos=1, retain=False):
         if self.down:
@@ -49,10 +51,18 @@ class Ledger:
         self.executed += [op["n"] for op in tx.operations]
         codes = ["DUPLICATE" if op.get("bad") else "OK" for op in tx.operations]
         event = {"event": "tx", "txid": tx.txid.hex(), "sender": KEY.id, "code": "OK"}
+        self.fates[tx.txid] = {"height": 1, "code": "OK", "codes": codes}
         self.events.append({**event, "codes": codes})
 
     async def next_nonce(self):
         return self.nonce
+
+    async def receipt(self, tx):
+        """As validators answer: what it became, never, or (also from those behind) nothing yet."""
+        if self.behind:
+            return {}
+        never = {"height": 0, "code": "WRONG_NONCE", "codes": []}
+        return self.fates.get(tx.txid) or (never if self.nonce > tx.nonce else {})
 
 
 class Bench:
@@ -67,7 +77,8 @@ class Bench:
         self.store = SqliteStore(self.path)
         self.outbox = OperationOutbox(
             self.store, KEY, "test", "hg-test-0", SlotGrid(), self.ledger, self.clock,
-            SystemRng(), self.ledger.next_nonce, self.note,
+            SystemRng(), self.ledger.next_nonce, self.ledger.receipt,
+            self.note,
         )  # fmt: skip
 
     def note(self, key, operation, code):
@@ -172,25 +183,98 @@ async def test_an_expired_transaction_is_signed_again(bench):
     assert bench.outbox.waiting == 0
 
 
-async def test_an_expired_transaction_that_was_executed_is_not_signed_again(bench):
-    """Its event is late: the ledger's nonce tells."""
+async def test_an_expired_transaction_whose_event_never_comes_is_done_by_its_receipt(bench):
     bench.add(1)
     await bench.turn(events=False)
+    bench.ledger.events.clear()
     bench.clock.ms += (LIFE_SLOTS + 2) * SLOT_MS
-    await bench.turn(events=False, seconds=0.5)
+    await bench.turn(seconds=0.5)
     assert bench.ledger.executed == [1]
-    await bench.turn()
     assert bench.outbox.state_of("key/1") == "OK"
+    assert bench.done == [("key/1", "OK")]
+
+
+async def test_a_lost_event_is_asked_for_before_the_transaction_expires(bench):
+    bench.add(1, bad=True)
+    await bench.turn(events=False)
+    bench.ledger.events.clear()
+    await bench.turn(seconds=0.3)
+    assert bench.outbox.state_of("key/1") == "DUPLICATE"
+    assert bench.ledger.executed == [1]
+
+
+async def test_a_nonce_that_another_transaction_of_ours_used_does_not_stop_the_outbox(bench):
+    """Say, one signed before our backup was restored: we never see an event of it."""
+    bench.ledger.deaf = True
+    bench.add(1)
+    await bench.turn()
+    bench.ledger.nonce += 1
+    bench.ledger.deaf = False
+    await bench.turn(seconds=1.2)
+    assert bench.ledger.executed == [1]
+    assert bench.ledger.nonce == 7
+    assert bench.outbox.state_of("key/1") == "OK"
+
+
+async def test_an_expired_version_that_was_executed_after_all_ends_the_flight(bench):
+    """The validators that answered were behind; so it was signed again, but not executed again."""
+    bench.ledger.behind = True
+    bench.add(1)
+    await bench.turn(events=False)
+    bench.ledger.events.clear()
+    bench.clock.ms += (LIFE_SLOTS + 2) * SLOT_MS
+    await bench.turn()
+    assert len(bench.outbox._flight.versions) == 2
+    bench.crash()
+    assert len(bench.outbox._flight.versions) == 2
+    bench.ledger.behind = False
+    await bench.turn(seconds=0.9)
+    assert bench.ledger.executed == [1]
+    assert bench.ledger.nonce == 6
+    assert bench.outbox.state_of("key/1") == "OK"
+    assert list(bench.store.scan("flight/")) == []
+
+
+async def test_an_event_that_refuses_one_version_does_not_send_what_another_did(bench):
+    bench.ledger.behind = True
+    bench.add(1)
+    await bench.turn(events=False)
+    [event] = bench.ledger.events
+    bench.ledger.events.clear()
+    bench.clock.ms += (LIFE_SLOTS + 2) * SLOT_MS
+    await bench.turn()
+    second = bench.outbox._flight.transaction.txid.hex()
+    assert second != event["txid"]
+    refused = {"event": "tx", "txid": second, "code": "WRONG_NONCE", "codes": []}
+    await bench.outbox.take_event(2, refused)
+    bench.ledger.behind = False
+    await bench.turn(seconds=0.9)
+    assert bench.ledger.executed == [1]
+    assert bench.outbox.state_of("key/1") == "OK"
+
+
+async def test_a_caller_that_fails_to_note_an_outcome_is_told_again(bench):
+    bench.ledger.behind = True
+    bench.add(1)
+    await bench.turn(events=False)
+    [event] = bench.ledger.events
+    bench.outbox._on_done = lambda *_: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        await bench.outbox.take_event(1, event)
+    bench.outbox._on_done = bench.note
+    await bench.outbox.take_event(1, event)
+    assert bench.done == [("key/1", "OK")]
 
 
 async def test_a_nonce_that_the_ledger_refuses_is_asked_for(bench):
     bench.add(1)
     await bench.turn()
-    bench.ledger.nonce = 9
+    bench.ledger.nonce, bench.ledger.behind = 9, True
     bench.add(2)
     await bench.turn()
     [event] = [{"event": "tx", "txid": bench.outbox._flight.transaction.txid.hex()}]
     await bench.outbox.take_event(1, {**event, "code": "WRONG_NONCE", "codes": []})
+    bench.ledger.behind = False
     await bench.turn(seconds=0.8)
     assert bench.ledger.executed == [1, 2]
 
