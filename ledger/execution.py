@@ -7,7 +7,8 @@ A block is executed in this order, the same on every node:
    auction, flexibility auctions), settlements; then rows are forgotten whose time has passed;
 2. the transactions, in block order. A transaction is a bundle: its nonce is used once, and each of
    its operations is applied by itself and gets its own code; a refused one changes nothing;
-3. money and energy are counted: Σ balances + Σ locks + Σ escrow = deposits − withdrawals.
+3. when the block seals its epoch: rewards, and the validators of the epoch after next;
+4. money and energy are counted: Σ balances + Σ locks + Σ escrow + pool = deposits − withdrawals.
 
 Everything is integer and pure but for the store, which gets the block in one transaction.
 """
@@ -26,33 +27,40 @@ from ledger.contracts import (
     assets,
     attestation,
     delivery,
+    evidence,
     exchange,
     flexibility,
     grants,
     keys,
+    rewards,
+    seed,
     slots,
+    validators,
 )
 from ledger.contracts import operations as ops
 from ledger.contracts.context import Context, make_context
 from ledger.genesis import Genesis, genesis_bytes
+from ledger.poe import Candidate
 from ledger.smt import Proof
 from ledger.state import State
 from ledger.store import GENESIS, BlockRecord, LedgerStore, StoredBlock
 from wire.canonical import encode
-from wire.certificates import AddressGrant
+from wire.certificates import AddressGrant, ValidatorLicence
 from wire.errors import HearthgridError, Refusal, WireError
-from wire.keys import from_text
+from wire.keys import KEY_BYTES, from_text
 from wire.transactions import Transaction
 
 OK = "OK"
 RECENT_ROOTS = 1024
+RECENT_SETS = 8
 
 _CONTRACTS = {
     "cleared": "market", "auction-opened": "market", "auction-cleared": "market",
     "settled": "market", "trued-up": "market", "bid-accepted": "market", "bid-refused": "market",
     "receipt": "market",
     "balance": "wallet", "asset-added": "wallet", "address-registered": "wallet", "tx": "wallet",
-    "cpf": "poe",
+    "cpf": "poe", "validator": "poe", "validators": "poe", "evidence": "poe", "seed": "poe",
+    "rewards": "poe", "participation": "poe",
 }  # fmt: skip
 
 _HANDLERS: dict[type[ops.Operation], Callable[[Context, Any], Refusal | None]] = {
@@ -64,6 +72,14 @@ _HANDLERS: dict[type[ops.Operation], Callable[[Context, Any], Refusal | None]] =
     ops.AuctionBid: flexibility.auction_bid,
     ops.AddEnergyAsset: assets.add_energy_asset,
     ops.AddFinancialBalance: accounts.add_financial_balance,
+    ops.JoinValidator: validators.join,
+    ops.LeaveValidator: validators.leave,
+    ops.Accuse: evidence.accuse,
+    ops.CommitSeed: seed.commit,
+    ops.RevealSeed: seed.reveal,
+    ops.FundRewards: rewards.fund,
+    ops.SetParticipation: rewards.set_participation,
+    ops.SetPayee: rewards.set_payee,
 }
 
 
@@ -129,6 +145,8 @@ class Ledger:
         self._height = tip.height if tip else 0
         self._tip_hash = tip.hash if tip else types.genesis_hash(genesis.chain_id)
         self._time_ms = tip.header.time_ms if tip else genesis.start_ms
+        self._epoch = _epoch_after(tip.header) if tip else 0
+        self._sets: dict[int, types.ValidatorSet] = {}
         self._roots: dict[int, tuple[bytes, bytes]] = {}
         if tip is None:
             self._roots[0] = (state.root(), merkle.EMPTY_ROOT)
@@ -174,6 +192,11 @@ class Ledger:
     def time_ms(self) -> int:
         """Market time of the last executed block."""
         return self._time_ms
+
+    @property
+    def epoch(self) -> int:
+        """The running epoch: that of the next block."""
+        return self._epoch
 
     @property
     def slot(self) -> int:
@@ -237,14 +260,51 @@ class Ledger:
 
     def schedule_inputs(self, slot: int | None = None) -> dict[str, tuple[int, bool]]:
         """
-        (cpf_q16, eligible) per validator as of the executed state, in the genesis' order.
+        (cpf_q16, eligible) of the running epoch's validators as of the executed state.
 
         Args:
             slot: as seen in this slot; by default that of the last executed block
         """
-        return attestation.schedule_inputs(
-            self.state, self.genesis, self.slot if slot is None else slot
-        )
+        names = [name for name, _, _ in validators.members(self.state, self._epoch) or ()]
+        return attestation.schedule_inputs(self.state, names, self.slot if slot is None else slot)
+
+    def candidates(self) -> list[Candidate]:
+        """The running epoch's validators, by index, as its schedule sees them after its base."""
+        inputs = self.schedule_inputs()
+        return [
+            Candidate(
+                id=name,
+                controller=controller,
+                cpf_q16=inputs[name][0] if inputs[name][1] else 0,
+                banned=validators.banned(self.state, name),
+            )
+            for name, _, controller in validators.members(self.state, self._epoch) or ()
+        ]
+
+    def seed(self) -> bytes:
+        """What lots are drawn from (`ledger.contracts.seed`)."""
+        return bytes.fromhex(self.state.get(keys.SEED) or "")
+
+    def validator_set(self, epoch: int) -> types.ValidatorSet | None:
+        """
+        The validators of an epoch, as of the executed state.
+
+        Known are the running epoch, the next, and `membership.evidenceEpochs` in all before.
+        """
+        found = self._sets.get(epoch)
+        members = validators.members(self.state, epoch)
+        if found is None and members is not None:
+            found = types.ValidatorSet(
+                tuple(name for name, _, _ in members),
+                tuple(from_text(key, KEY_BYTES) for _, key, _ in members),
+            )
+            self._sets[epoch] = found
+            self._sets.pop(min(self._sets) if len(self._sets) > RECENT_SETS else -1, None)
+        return found
+
+    def controllers(self, epoch: int) -> dict[str, str]:
+        """Who runs the validators of an epoch; empty when it is not known."""
+        return {name: who for name, _, who in validators.members(self.state, epoch) or ()}
 
     # --- executing --------------------------------------------------------------------------------
 
@@ -291,6 +351,7 @@ class Ledger:
             raise
         self.state.commit()
         self._height, self._tip_hash, self._time_ms = header.height, block.hash, header.time_ms
+        self._epoch = _epoch_after(header)
         self._roots[header.height] = (result.state_root, result.receipts_root)
         self._roots.pop(header.height - RECENT_ROOTS, None)
         return result
@@ -298,10 +359,14 @@ class Ledger:
     def _apply(
         self, header: types.Header, txs: Sequence[Transaction]
     ) -> tuple[BlockResult, dict[str, list[dict[str, Any]]]]:
-        ctx = make_context(self.genesis, self.state, header.height, header.time_ms)
+        ctx = make_context(self.genesis, self.state, header.height, header.time_ms, header.epoch)
         try:
             begin_block(ctx)
             receipts = [apply(ctx, tx, index) for index, tx in enumerate(txs)]
+            rewards.count_block(ctx, header.proposer, header.n_tx)
+            if header.seal:
+                rewards.at_seal(ctx)
+                validators.at_seal(ctx)
         except AssertionError as error:
             raise ChainError(header.height, f"an invariant broke: {error}") from error
         _announce_balances(ctx)
@@ -381,6 +446,8 @@ def genesis_rows(genesis: Genesis) -> dict[str, Any]:
             "balanceUc": supervisor.balance_uc,
         },
         keys.TOTALS: {**accounts.NEW_TOTALS, "depositsUc": supervisor.balance_uc},
+        **seed.genesis_rows(genesis),
+        **validators.genesis_rows(genesis),
     }
 
 
@@ -438,17 +505,29 @@ def first_grant(genesis: Genesis, tx: Transaction) -> AddressGrant | None:
     return grant if grant.address == tx.sender else None
 
 
+def first_licence(genesis: Genesis, tx: Transaction) -> ValidatorLicence | None:
+    """The licence with which a validator introduces itself; None when the sender does not."""
+    operation = tx.operations[0]
+    if operation.get("op") != "join-validator":
+        return None
+    try:
+        licence = validators.load_licence(genesis, operation.get("licence"))
+    except WireError:
+        return None
+    return licence if licence.validator == tx.sender else None
+
+
 def first_key(genesis: Genesis, tx: Transaction) -> bytes | None:
-    """The key in that grant."""
-    grant = first_grant(genesis, tx)
-    return None if grant is None else from_text(grant.key)
+    """The key in that grant or licence."""
+    found = first_grant(genesis, tx) or first_licence(genesis, tx)
+    return None if found is None else from_text(found.key)
 
 
 def money_uc(state: State) -> int:
-    """All money of the state [µ¤]: balances, locks and escrow."""
+    """All money of the state [µ¤]: balances, locks, escrow and the pool."""
     return sum(
         accounts.money_in(key, value)
-        for prefix in (keys.ACCOUNT, keys.SLOT)
+        for prefix in (keys.ACCOUNT, keys.SLOT, keys.POOL)
         for key, value in state.scan(prefix)
     )
 
@@ -463,14 +542,22 @@ def state_digest(rows: Sequence[tuple[str, Any]]) -> str:
 
 def _open_bundle(ctx: Context, tx: Transaction) -> str:
     """Is the sender known, the nonce next, the bundle in time? Uses the nonce up if so."""
-    if not ctx.is_supervisor and ctx.state.get(keys.grant(tx.sender)) is None:
+    if grants.sender_key(ctx.state, ctx.genesis, tx.sender) is None:
         ctx.registration = first_grant(ctx.genesis, tx)
-        if ctx.registration is None or ctx.registration.end_slot < ctx.slot:
+        if not _introduced(ctx, tx):
             return Refusal.UNKNOWN_SENDER.value
     if tx.nonce != accounts.read(ctx.state, tx.sender)["nonce"]:
         return Refusal.WRONG_NONCE.value
     accounts.use_nonce(ctx.state, tx.sender)
     return Refusal.EXPIRED.value if ctx.slot > tx.expires_slot else OK
+
+
+def _introduced(ctx: Context, tx: Transaction) -> bool:
+    """Does a sender without a row show a grant or licence that holds now?"""
+    if ctx.registration is not None:
+        return ctx.registration.end_slot >= ctx.slot
+    licence = first_licence(ctx.genesis, tx)
+    return licence is not None and licence.not_before_ms <= ctx.time_ms < licence.not_after_ms
 
 
 def _apply_operation(ctx: Context, tx: Transaction, operation: dict[str, Any]) -> str:
@@ -513,6 +600,10 @@ def _announce_balances(ctx: Context) -> None:
                 balanceUc=after["balanceUc"],
                 lockedUc=after["lockedUc"],
             )
+
+
+def _epoch_after(header: types.Header) -> int:
+    return header.epoch + 1 if header.seal else header.epoch
 
 
 def _deposits_uc(totals: dict[str, Any] | None) -> int:

@@ -29,6 +29,9 @@ from wire.units import MAX_SAFE_INT
 MAX_PRICE_UC_PER_KWH = 1_000_000_000
 """The largest price that any order or tariff may name [µ¤/kWh]."""
 MAX_GENESIS_BYTES = 256 * 1024
+MAX_VALIDATORS = 100
+CPF_STALE_SLOTS = 4
+"""An attestation whose window ended longer ago does not make a validator eligible [slots]."""
 
 
 class _Section(
@@ -68,6 +71,28 @@ class GenesisValidator(_Section, frozen=True, kw_only=True):
     """Public key, base64url."""
     controller: str
     """Who runs it: the weights of one controller are bounded together."""
+    onion: str = ""
+    """Commitment to its seeds (`ledger.onion`), 32 bytes base64url; empty: no say in lots."""
+
+
+class Membership(_Section, frozen=True, kw_only=True):
+    """How the validators change; see `ledger.membership`."""
+
+    max_validators: int = 31
+    """Of more candidates, a standing set of this size, slowly rotated."""
+    evidence_epochs: int = 96
+    """How many epochs back two conflicting votes are punished; so long past sets are kept."""
+    ban_epochs: int = 2_688
+    """How long a ban lasts; not shorter, or old evidence would count twice."""
+
+
+class Rewards(_Section, frozen=True, kw_only=True):
+    """The incentive of those who lead, from a funded pool; see `ledger.contracts.rewards`."""
+
+    per_block_uc: int = 0
+    """For each block with transactions, to who led it with a CPF of 1 [µ¤]; 0: no rewards."""
+    max_blocks: int = 4
+    """Paid to one validator in one epoch."""
 
 
 class Poe(_Section, frozen=True, kw_only=True):
@@ -106,6 +131,8 @@ class Genesis(_Section, frozen=True, kw_only=True, dict=True):
     prices: Prices = Prices()
     validators: tuple[GenesisValidator, ...]
     poe: Poe = Poe()
+    membership: Membership = Membership()
+    rewards: Rewards = Rewards()
     delta0_ms: int = 200
     """Δ0 of consensus, the time a message is expected to take at most: real milliseconds."""
 
@@ -213,6 +240,34 @@ def chain_id_of(genesis: Genesis) -> str:
     return f"hg-{genesis.market}-{digest[:16]}"
 
 
+def max_reward_uc(genesis: Genesis) -> int:
+    """
+    The most that one validator may be paid in one epoch [µ¤]: less than a false balance costs.
+
+    A home looks balanced without being so by burning what it would have sold at the feed-in price
+    f. Burning Δ [Wh] lowers I, the imbalance of a window, by Δ at most, and c = CPF = exp(−κ·I/E)
+    rises by at most κ·Δ/E ≤ max(κ, 1)·Δ/E_min: the slope of exp(−x) is 1 at most, and a home with
+    E < E_min is not eligible.
+
+    An epoch's reward is perBlock · (blocks led) · c, at most R = perBlock · maxBlocks. Blocks led
+    grow with the weight w = base + c (in units of 1) at most in proportion, so the reward's slope
+    in c is at most R·(1 + c/w) ≤ 2·R. One burnt slot is in W windows, and an attestation is used
+    for S slots after its window, so it counts in at most W + S − 1 epochs (an epoch is not shorter
+    than a slot). Nothing is gained by burning, if
+
+        2·R · max(κ, 1) · (W + S − 1) / E_min  ≤  f / 1000        f [µ¤/kWh], E_min [Wh], R [µ¤]
+
+    What this does not cover: the step at E_min itself (a home that really turned over almost E_min
+    gets there by burning the little that lacks), and epochs of so few blocks that rank, not share,
+    decides who leads them (a home almost as good as the best may burn a little to lead first).
+    Both need a home that is nearly as good without.
+    """
+    poe = genesis.poe
+    epochs = poe.window_slots + CPF_STALE_SLOTS - 1
+    worth = poe.min_energy_wh * genesis.prices.feed_in_uc_per_kwh
+    return worth // (2 * max(poe.kappa_milli, 1000) * epochs)
+
+
 def _check(genesis: Genesis) -> None:
     """What the types cannot say."""
     try:
@@ -225,6 +280,9 @@ def _check(genesis: Genesis) -> None:
     ]:
         if id_of(_key(name, public)) != identity:
             raise ConfigError(f"{name}: the identity is not the hash of the key")
+    for one in genesis.validators:
+        if one.onion:
+            _key(f"validator {one.id}: onion", one.onion)
     _key("issuingKey", genesis.issuing_key)
     if genesis.dso_box_key:
         _key("dsoBoxKey", genesis.dso_box_key)
@@ -244,15 +302,30 @@ def _check(genesis: Genesis) -> None:
         "poe.minEnergyWh": (genesis.poe.min_energy_wh, 0, 10**9),
         "poe.minProductionWh": (genesis.poe.min_production_wh, 0, 10**9),
         "poe.base": (genesis.poe.base, 0, 10**6),
+        "membership.maxValidators": (
+            genesis.membership.max_validators, len(genesis.validators), MAX_VALIDATORS
+        ),
+        "membership.evidenceEpochs": (genesis.membership.evidence_epochs, 2, 4096),
+        "membership.banEpochs": (
+            genesis.membership.ban_epochs, genesis.membership.evidence_epochs, 10**6
+        ),
+        "rewards.perBlockUc": (genesis.rewards.per_block_uc, 0, MAX_SAFE_INT // 10**6),
+        "rewards.maxBlocks": (genesis.rewards.max_blocks, 1, 1000),
         "delta0Ms": (genesis.delta0_ms, 1, 60_000),
-    }
+    }  # fmt: skip
     for name, (value, low, high) in bounds.items():
         if not low <= value <= high:
             raise ConfigError(f"{name}: {value} is outside {low}…{high}")
+    most_uc = max_reward_uc(genesis)
+    if genesis.rewards.per_block_uc * genesis.rewards.max_blocks > most_uc:
+        raise ConfigError(
+            f"rewards: perBlockUc × maxBlocks is more than {most_uc} µ¤, the worth of the energy "
+            "that would have to be wasted for it"
+        )
 
 
 def _key(name: str, text: str) -> bytes:
     try:
         return from_text(text, KEY_BYTES)
     except MalformedError as error:
-        raise ConfigError(f"{name}: not a public key ({error})") from None
+        raise ConfigError(f"{name}: not 32 bytes in base64url ({error})") from None

@@ -27,11 +27,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ledger.genesis import Genesis
+from ledger.genesis import Poe
 from ledger.types import schedule_hash as schedule_root
 from wire.cpf import Q16, cpf_q16, turnover
 
@@ -46,9 +46,11 @@ __all__ = [
     "leader_order",
     "limit_controllers",
     "schedule_root",
+    "schedule_seed",
     "smooth_order",
 ]
 
+_SEED_LABEL = b"hearthgrid-lots-v1\0"
 TURNS_PER_VALIDATOR = 4
 """Least length of a smooth schedule, per validator."""
 MAX_TURNS_PER_VALIDATOR = 64
@@ -108,31 +110,35 @@ class Candidate:
     controller: str
     cpf_q16: int
     """0 when it is not eligible."""
+    banned: bool = False
+    """It votes until it has left the set, but it does not lead."""
 
 
-def build_schedule(genesis: Genesis, cpfs_q16: Mapping[str, int], seed: bytes) -> tuple[int, ...]:
+def schedule_seed(seed: bytes, base_height: int) -> bytes:
+    """The seed of an epoch's lots, from the chain's (`ledger.contracts.seed`)."""
+    return hashlib.sha256(_SEED_LABEL + seed + base_height.to_bytes(8, "big")).digest()
+
+
+def build_schedule(poe: Poe, candidates: Sequence[Candidate], seed: bytes) -> tuple[int, ...]:
     """
     The order of leaders for an epoch.
 
     Args:
-        genesis: validators and rules
-        cpfs_q16: CPF_q16 by validator identity; missing or 0: not eligible
-        seed: breaks ties; the hash of the block the epoch starts from
+        poe: the rules of the genesis
+        candidates: the epoch's validators in the order of their indexes
+        seed: breaks ties; see `schedule_seed`
 
     Returns:
-        Indexes into the genesis's validators; every validator has a turn.
+        Indexes of validators; everyone who is not banned has a turn.
     """
-    candidates = [
-        Candidate(one.id, one.controller, cpfs_q16.get(one.id, 0)) for one in genesis.validators
-    ]
-    return leader_order(candidates, genesis.poe.base, genesis.poe.mode, seed)
+    return leader_order(candidates, poe.base, poe.mode, seed)
 
 
 def leader_order(
     candidates: Sequence[Candidate], base: int, mode: str, seed: bytes
 ) -> tuple[int, ...]:
     """
-    As `build_schedule`, from candidates.
+    As `build_schedule`, from the rules' parts. Were all banned, all would lead: somebody has to.
 
     Args:
         candidates: the validators in the order of their indexes
@@ -140,6 +146,14 @@ def leader_order(
         mode: "smooth" or "strict"
         seed: breaks ties by the smallest H(seed ‖ identity)
     """
+    leading = [i for i, one in enumerate(candidates) if not one.banned]
+    leading = leading or list(range(len(candidates)))
+    order = _order([candidates[i] for i in leading], base, mode, seed)
+    assert set(order) == set(range(len(leading))), "every validator gets a turn"
+    return tuple(leading[i] for i in order)
+
+
+def _order(candidates: Sequence[Candidate], base: int, mode: str, seed: bytes) -> tuple[int, ...]:
     lots = [hashlib.sha256(seed + one.id.encode()).digest() for one in candidates]
     if mode == "strict":
         return tuple(
@@ -147,9 +161,7 @@ def leader_order(
         )
     weights = [base + one.cpf_q16 for one in candidates]
     weights = limit_controllers(weights, [one.controller for one in candidates])
-    schedule = smooth_order(weights, lots)
-    assert set(schedule) == set(range(len(candidates))), "every validator gets a turn"
-    return schedule
+    return smooth_order(weights, lots)
 
 
 def smooth_order(weights: Sequence[int], lots: Sequence[bytes]) -> tuple[int, ...]:

@@ -4,7 +4,8 @@ Epochs of the running chain: who validates, and in which order they lead.
 The schedule of an epoch is a function of the state after its base, the seal block of the epoch
 before. It is kept, because a node that restarts in the middle of an epoch has a later state;
 keeping it also puts all blocks so far on the disk for good, after which the logs of ended epochs
-may go.
+may go. Its validators are rows of the state, made two seals ahead and never changed
+(`ledger.contracts.validators`), so they need not be kept beside.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import msgspec
 
 from ledger.execution import Ledger
 from ledger.genesis import Genesis
-from ledger.poe import build_schedule
+from ledger.poe import build_schedule, schedule_seed
 from ledger.protocol import Epoch
 from ledger.store import LedgerStore
 from ledger.types import (
@@ -48,7 +49,28 @@ class Epochs:
         self._genesis = genesis
         self._ledger = ledger
         self._store = store
-        self.validators = validator_set(genesis)
+
+    @property
+    def validators(self) -> ValidatorSet:
+        """Of the running epoch: those who finalise the next block."""
+        return self._set(self._ledger.epoch)
+
+    def validators_of(self, epoch: int) -> ValidatorSet | None:
+        """
+        The validators of an epoch, to check votes and finality of it.
+
+        None when the executed state does not know it: beyond the next epoch, or further back than
+        `membership.evidenceEpochs`.
+        """
+        return self._ledger.validator_set(epoch)
+
+    def next_validators(self, epoch: int) -> ValidatorSet:
+        """Whom the seal of a running epoch names: the validators of the one after it."""
+        return self._set(epoch + 1)
+
+    def controllers(self, epoch: int) -> dict[str, str]:
+        """Who runs each validator of an epoch."""
+        return self._ledger.controllers(epoch)
 
     def current(self) -> Epoch:
         """The epoch a node is in when it starts."""
@@ -80,11 +102,12 @@ class Epochs:
         base_time_ms: int,
         certificate: Certificate | None,
     ) -> Epoch:
-        cpfs_q16 = {
-            validator: cpf_q16 if eligible else 0
-            for validator, (cpf_q16, eligible) in self._ledger.schedule_inputs().items()
-        }
-        schedule = build_schedule(self._genesis, cpfs_q16, base_hash)
+        assert epoch == self._ledger.epoch, "an epoch is made from the state after its base"
+        schedule = build_schedule(
+            self._genesis.poe,
+            self._ledger.candidates(),
+            schedule_seed(self._ledger.seed(), base_height),
+        )
         saved = _Saved(epoch, schedule, base_hash, base_height, base_time_ms, certificate)
         self._store.put_meta(META_KEY, msgspec.msgpack.encode(saved))
         return self._epoch(saved)
@@ -93,7 +116,7 @@ class Epochs:
         return Epoch(
             chain_id=self._genesis.chain_id,
             epoch=saved.epoch,
-            validators=self.validators,
+            validators=self._set(saved.epoch),
             schedule=saved.schedule,
             base_hash=saved.base_hash,
             base_height=saved.base_height,
@@ -102,9 +125,14 @@ class Epochs:
             delta_s=self._genesis.delta0_ms / 1000,
         )
 
+    def _set(self, epoch: int) -> ValidatorSet:
+        found = self._ledger.validator_set(epoch)
+        assert found is not None, f"the validators of epoch {epoch} are not known yet"
+        return found
+
 
 def validator_set(genesis: Genesis) -> ValidatorSet:
-    """The validators named in the genesis."""
+    """The founders: the validators of epochs 0 and 1."""
     return ValidatorSet(
         tuple(v.id for v in genesis.validators),
         tuple(from_text(v.key, KEY_BYTES) for v in genesis.validators),

@@ -49,7 +49,7 @@ class Report:
     signatures: int
     """Of transactions and finalizations, all verified."""
     balances_uc: int
-    """Σ balances + locks + escrow [µ¤]; equals the deposits."""
+    """Σ balances + locks + escrow + pool [µ¤]; equals the deposits."""
     deposits_uc: int
     energy_traded_wh: int
     """In double auctions and flexibility auctions."""
@@ -160,7 +160,8 @@ class _Audit:
         seal = grid.slot_at(header.time_ms) > grid.slot_at(epoch.base_time_ms)
         if header.seal != seal:
             raise ChainError(height, "its seal flag is wrong")
-        if header.next_validators_hash != (validators.hash if seal else b""):
+        following = self._epochs.next_validators(epoch.epoch)
+        if header.next_validators_hash != (following.hash if seal else b""):
             raise ChainError(height, "its next validators are wrong")
 
     def _check_finality(self, header: types.Header, block: StoredBlock) -> None:

@@ -6,6 +6,8 @@ What the CSM-DB signs: certificates, address grants, validator grants. What a cl
 - An **address grant** makes a random address a lawful trader without naming its owner: TMI's random
   address, PETra's anonymous address and Nazari's certificate of existence in one object.
 - A **validator grant** names the pseudonymous meter key whose CPF counts for a validator.
+- A **validator licence** lets a key validate, and says who runs it: the votes of one controller are
+  bounded together.
 - A **token** proves a key to the broker: fresh, short-lived, signed by the key the id is made of.
 
 All are canonical JSON with a `signature`; `seal` signs, `load` checks. Times are UTC milliseconds.
@@ -110,6 +112,19 @@ class ValidatorGrant(Signed, frozen=True, kw_only=True):
     end_slot: int
 
 
+class ValidatorLicence(Signed, frozen=True, kw_only=True):
+    """Permission to validate."""
+
+    validator: str
+    """Validator identity: `id_of(key)`."""
+    key: str
+    """Validator public key, base64url."""
+    controller: str
+    """Who runs it; one name for all validators of one party."""
+    not_before_ms: int
+    not_after_ms: int
+
+
 class Token(Signed, frozen=True, kw_only=True):
     """Proof of a key to the broker, sent as the MQTT password."""
 
@@ -130,6 +145,7 @@ _DOMAINS: dict[type[Signed], Domain] = {
     Certificate: Domain.CERT,
     AddressGrant: Domain.GRANT,
     ValidatorGrant: Domain.VALIDATOR,
+    ValidatorLicence: Domain.LICENCE,
     Token: Domain.TOKEN,
 }
 
@@ -187,10 +203,11 @@ def check(record: Signed, issuer: bytes, chain_id: str) -> None:
         raise CertificateError("identity is not the hash of the key", id=pair[0])
 
 
-def check_validity(certificate: Certificate, now_ms: int) -> None:
+def check_validity(certificate: Certificate | ValidatorLicence, now_ms: int) -> None:
     """Raise `CertificateError` outside [not_before, not_after)."""
     if not certificate.not_before_ms <= now_ms < certificate.not_after_ms:
-        raise CertificateError("outside its validity", subject=certificate.subject, now_ms=now_ms)
+        pair = _identity(certificate)
+        raise CertificateError("outside its validity", subject=pair and pair[0], now_ms=now_ms)
 
 
 def make_token(
@@ -246,6 +263,8 @@ def _identity(record: Signed) -> tuple[str, str] | None:
             return subject, key
         case AddressGrant(address=address, key=key):
             return address, key
+        case ValidatorLicence(validator=validator, key=key):
+            return validator, key
         case Token(id=name, key=key):
             return name, key
     return None

@@ -51,10 +51,19 @@ class Refusal(StrEnum):
     # The ledger
     WRONG_NONCE = "WRONG_NONCE"
     MEMPOOL_FULL = "MEMPOOL_FULL"
+    # Validators
+    NO_CONFLICT = "NO_CONFLICT"
+    """Two votes that an honest validator may both have signed."""
+    BAD_PREIMAGE = "BAD_PREIMAGE"
+    """Not the layer under the one committed to."""
+    TOO_SOON = "TOO_SOON"
+    """A seed committed to so late could have been chosen to suit."""
     # The market
     INSUFFICIENT_FUNDS = "INSUFFICIENT_FUNDS"
     INSUFFICIENT_ASSET = "INSUFFICIENT_ASSET"
     ASSET_LOCKED = "ASSET_LOCKED"
+    REWARDS_ONLY = "REWARDS_ONLY"
+    """The address takes rewards and does not trade (mode RE)."""
     SLOT_CLOSED = "SLOT_CLOSED"
     SLOT_TOO_FAR = "SLOT_TOO_FAR"
     PRICE_OUT_OF_RANGE = "PRICE_OUT_OF_RANGE"

@@ -1,9 +1,9 @@
 """
 Accounts: integer money and the transaction counter of an address.
 
-Money is in one of three places: an account's `balanceUc` (free), its `lockedUc` (behind open
-orders), or a slot's `escrowUc` (between clearing and settlement). Deposits are counted; the sum of
-the three places always equals deposits − withdrawals.
+Money is in one of four places: an account's `balanceUc` (free), its `lockedUc` (behind open
+orders), a slot's `escrowUc` (between clearing and settlement), or the reward pool. Deposits are
+counted; the sum of the four places always equals deposits − withdrawals.
 
 A home's balance may fall below zero in a settlement only: energy that was taken has to be paid, and
 a home in debt cannot buy. The supervisor's never does: what it lacks is counted as a deposit it
@@ -108,4 +108,6 @@ def money_in(key: str, value: Any | None) -> int:
         return int(value["balanceUc"] + value["lockedUc"])
     if key.startswith(keys.SLOT):
         return int(value["escrowUc"])
+    if key == keys.POOL:
+        return int(value["rewardsUc"])
     return 0

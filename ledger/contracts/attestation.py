@@ -7,10 +7,12 @@ here; the DSO recomputes it from them (TMI eq. 9, `wire.cpf`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ledger.contracts import keys
 from ledger.contracts.context import Context
 from ledger.contracts.operations import AttestCpf
-from ledger.genesis import Genesis
+from ledger.genesis import CPF_STALE_SLOTS
 from ledger.state import State
 from wire import certificates
 from wire.certificates import ValidatorGrant
@@ -18,9 +20,6 @@ from wire.cpf import Q16
 from wire.errors import Refusal
 from wire.keys import KEY_BYTES, from_text
 from wire.metering import CpfAttestation, check_record, load_record
-
-STALE_SLOTS = 4
-"""An attestation whose window ended longer ago does not make a validator eligible [slots]."""
 
 
 def attest(ctx: Context, op: AttestCpf) -> Refusal | None:
@@ -30,7 +29,7 @@ def attest(ctx: Context, op: AttestCpf) -> Refusal | None:
     said = load_record(CpfAttestation, op.attestation)
     if said.validator != grant.validator:
         return Refusal.NOT_ALLOWED
-    if all(said.validator != validator.id for validator in genesis.validators):
+    if ctx.state.get(keys.validator(said.validator)) is None:
         return Refusal.NOT_FOUND
     if said.start_slot < 0 or said.end_slot - said.start_slot + 1 != genesis.poe.window_slots:
         return Refusal.MALFORMED
@@ -63,18 +62,20 @@ def attest(ctx: Context, op: AttestCpf) -> Refusal | None:
     return None
 
 
-def schedule_inputs(state: State, genesis: Genesis, slot: int) -> dict[str, tuple[int, bool]]:
+def schedule_inputs(
+    state: State, validators: Iterable[str], slot: int
+) -> dict[str, tuple[int, bool]]:
     """
-    (cpf_q16, eligible) of every validator of the genesis, in its order, as seen in `slot`.
+    (cpf_q16, eligible) of each validator, in the given order, as seen in `slot`.
 
     Without an attestation, or with a stale one, a validator counts as not eligible.
     """
     inputs = {}
-    for validator in genesis.validators:
-        said = state.get(keys.cpf(validator.id))
+    for name in validators:
+        said = state.get(keys.cpf(name))
         if said is None:
-            inputs[validator.id] = (0, False)
+            inputs[name] = (0, False)
         else:
-            fresh = said["endSlot"] + STALE_SLOTS >= slot
-            inputs[validator.id] = (said["cpfQ16"], said["eligible"] and fresh)
+            fresh = said["endSlot"] + CPF_STALE_SLOTS >= slot
+            inputs[name] = (said["cpfQ16"], said["eligible"] and fresh)
     return inputs

@@ -32,6 +32,8 @@ class Context:
     time_ms: int
     slot: int
     """The slot that contains `time_ms`."""
+    epoch: int
+    """The epoch the block belongs to."""
     tariff: Tariff
     events: list[dict[str, Any]] = field(default_factory=list)
     sender: str = ""
@@ -55,7 +57,9 @@ class Context:
         self.events.append({"event": name, **facts})
 
 
-def make_context(genesis: Genesis, state: State, height: int, time_ms: int) -> Context:
+def make_context(
+    genesis: Genesis, state: State, height: int, time_ms: int, epoch: int = 0
+) -> Context:
     """The context of a block."""
     prices = genesis.prices
     return Context(
@@ -64,6 +68,7 @@ def make_context(genesis: Genesis, state: State, height: int, time_ms: int) -> C
         height=height,
         time_ms=time_ms,
         slot=genesis.grid.slot_at(time_ms),
+        epoch=epoch,
         tariff=Tariff(
             retail_uc_per_kwh=prices.retail_uc_per_kwh,
             feed_in_uc_per_kwh=prices.feed_in_uc_per_kwh,

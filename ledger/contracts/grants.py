@@ -77,11 +77,12 @@ def drop_grant(ctx: Context, address: str) -> None:
         return  # renewed meanwhile
     ctx.state.delete(keys.grant(address))
     ctx.state.delete(keys.asset(address))
+    ctx.state.delete(keys.participation(address))
 
 
 def sender_key(state: State, genesis: Genesis, address: str) -> bytes | None:
-    """The public key of a registered sender, or None."""
+    """The public key of a registered address or a known validator, or None."""
     if address == genesis.supervisor.address:
         return from_text(genesis.supervisor.key)
-    grant = state.get(keys.grant(address))
-    return None if grant is None else from_text(grant["key"])
+    known = state.get(keys.grant(address)) or state.get(keys.validator(address))
+    return None if known is None else from_text(known["key"])

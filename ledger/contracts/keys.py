@@ -9,10 +9,20 @@ The state's keys, in one place. Numbers are padded so that key order is number o
                                 escrowUc}
     position/<slot>/<address>   {bids, buyLockedWh, sellLockedWh, boughtWh, soldWh, receivableUc,
                                 orders: [[side, energyWh, priceUcPerKwh, lockUc, height, tx, op],
-                                …]}, and netWh once a receipt came
+                                …]}, netWh once a receipt came, and assumedNetWh where the
+                                slot was settled before it came
     auction/<id>                {template, slot, energyWh, priceUcPerKwh, pricing, lockUc, open}
     auction-bid/<id>/<address>  [[energyWh, priceUcPerKwh, lockUc, height, tx, op], …]
     cpf/<validator>             {startSlot, endSlot, cpfQ16, eligible}
+    validator/<id>              {key, controller, status, sinceEpoch, untilEpoch, notAfterMs,
+                                founder, tip, tipEpoch, revealEpoch, payee}; see `validators`
+    validators/<epoch>          [[id, key, controller], …] in the order of their indexes; from some
+                                past epochs to the one after the running
+    poe/seed                    hex: what the lots are drawn from
+    poe/turns                   {validator: [cpfQ16, blocks led in the running epoch]}; only where
+                                rewards are paid
+    participation/<address>     "RE" or "RE+TE"; none: "TE"
+    pool                        {rewardsUc}
     due/<ms>/<work>/<slot>      true: a gate closure or a settlement to come
     drop/<ms>/<key>             true: a slot or a grant to forget
     totals                      {depositsUc, withdrawalsUc, tradedWh, residualWh, operations}
@@ -27,6 +37,10 @@ DROP = "drop/"
 CPF = "cpf/"
 GRANT = "grant/"
 TOTALS = "totals"
+VALIDATOR = "validator/"
+POOL = "pool"
+SEED = "poe/seed"
+TURNS = "poe/turns"
 GATE = "gate"
 SETTLE = "settle"
 """Sorts after `gate`: of two works due at one time the gate closes first."""
@@ -75,6 +89,21 @@ def auction_bids(name: str) -> str:
 def cpf(validator: str) -> str:
     """A validator's last attestation."""
     return CPF + validator
+
+
+def validator(name: str) -> str:
+    """A validator: member, candidate, leaving or banned."""
+    return VALIDATOR + name
+
+
+def validator_set(epoch: int) -> str:
+    """The validators of an epoch."""
+    return f"validators/{epoch:012d}"
+
+
+def participation(address: str) -> str:
+    """In which of TMI's modes an address takes part."""
+    return "participation/" + address
 
 
 def due(time_ms: int, work: str, number: int) -> str:

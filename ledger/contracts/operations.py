@@ -94,6 +94,58 @@ class AddFinancialBalance(_Operation, frozen=True, kw_only=True, tag="add-financ
     amount_uc: int
 
 
+class JoinValidator(_Operation, frozen=True, kw_only=True, tag="join-validator"):
+    """A validator shows its licence; when it is the sender's first word, it introduces it."""
+
+    licence: dict[str, Any]
+    tip: str = ""
+    """Commitment to its seeds, 32 bytes base64url, or empty."""
+
+
+class LeaveValidator(_Operation, frozen=True, kw_only=True, tag="leave-validator"):
+    """The sender wants to validate no longer."""
+
+
+class Accuse(_Operation, frozen=True, kw_only=True, tag="evidence"):
+    """Two votes of one validator that exclude each other."""
+
+    first: str
+    """A `ledger.types.Vote` in msgpack, base64url."""
+    second: str
+
+
+class CommitSeed(_Operation, frozen=True, kw_only=True, tag="commit-seed"):
+    """The sender begins another onion."""
+
+    tip: str
+    """32 bytes, base64url."""
+
+
+class RevealSeed(_Operation, frozen=True, kw_only=True, tag="reveal-seed"):
+    """The sender opens the next layer of its onion."""
+
+    preimage: str
+    """32 bytes, base64url."""
+
+
+class FundRewards(_Operation, frozen=True, kw_only=True, tag="fund-rewards"):
+    """The supervisor moves money of its own into the reward pool."""
+
+    amount_uc: int
+
+
+class SetParticipation(_Operation, frozen=True, kw_only=True, tag="set-participation"):
+    """The sender trades (TE), takes rewards (RE), or both."""
+
+    mode: Literal["TE", "RE", "RE+TE"]
+
+
+class SetPayee(_Operation, frozen=True, kw_only=True, tag="set-payee"):
+    """The validator that sends it has its rewards paid to an address."""
+
+    address: str
+
+
 Operation: TypeAlias = (
     RegisterAddress
     | BidOffer
@@ -103,11 +155,20 @@ Operation: TypeAlias = (
     | AuctionBid
     | AddEnergyAsset
     | AddFinancialBalance
+    | JoinValidator
+    | LeaveValidator
+    | Accuse
+    | CommitSeed
+    | RevealSeed
+    | FundRewards
+    | SetParticipation
+    | SetPayee
 )
 NAMES = frozenset(
     {
         "register-address", "bid-offer", "receipt", "cpf", "deploy-auction", "auction-bid",
-        "add-energy-asset", "add-financial-balance",
+        "add-energy-asset", "add-financial-balance", "join-validator", "leave-validator",
+        "evidence", "commit-seed", "reveal-seed", "fund-rewards", "set-participation", "set-payee",
     }
 )  # fmt: skip
 

@@ -63,6 +63,8 @@ def _check(ctx: Context, side: str, slot: int, energy_wh: int, price: int) -> Re
     grant = ctx.state.get(keys.grant(ctx.sender))
     if grant is None:
         return Refusal.UNKNOWN_SENDER
+    if ctx.state.get(keys.participation(ctx.sender)) == "RE":
+        return Refusal.REWARDS_ONLY
     if not grant["canBuy" if side == "buy" else "canSell"]:
         return Refusal.NOT_ALLOWED
     refusal = check_slot(ctx, slot)

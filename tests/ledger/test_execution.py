@@ -27,6 +27,7 @@ from support.chain_builder import (
 from ledger import merkle, types
 from ledger.contracts import accounts
 from ledger.execution import ChainError, Ledger, contract_of, money_uc
+from ledger.genesis import Membership
 from ledger.state import verify_proof
 from ledger.store import LedgerStore
 from wire.canonical import encode
@@ -180,11 +181,14 @@ def test_many_small_steps_end_in_the_state_of_one_jump():
         )
         for offset_s in steps:
             chain.block(slot_ms(SLOT, offset_s))
-        ends.append(chain.ledger.state.root())
+        # but for the sets of validators, of which every seal makes one
+        ends.append([row for row in chain.ledger.state.scan("") if row[0][:11] != "validators/"])
     assert ends[0] == ends[1]
 
 
-def test_state_stays_bounded_as_slots_pass(chain):
+def test_state_stays_bounded_as_slots_pass():
+    chain = Chain(genesis=make_genesis(membership=Membership(evidence_epochs=2)))
+    chain.settle_in(ANN, BOB)
     sizes = []
     for number in range(8):
         now_ms = chain.ledger.time_ms + 60_000
@@ -376,7 +380,9 @@ def test_money_and_energy_are_conserved_whatever_is_ordered(steps):
         for name, row in state.scan("position/")
         if not name.endswith(SUPERVISOR.id)
     )
-    net_wh = sum(sum(nets) for nets in delivered.values())
+    receipts_wh = sum(row.get("netWh", 0) for row in positions)
+    assert receipts_wh == sum(sum(nets) for nets in delivered.values())
+    net_wh = sum(row.get("netWh", row.get("assumedNetWh", 0)) for row in positions)
     assert totals["residualWh"] == net_wh - contracted_wh
     assert chain.ledger.state.root() == Ledger.open(chain.genesis, chain.store).state.root()
 

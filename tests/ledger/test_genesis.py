@@ -7,7 +7,10 @@ import pytest
 from support.chain_builder import key, make_genesis
 
 from ledger.genesis import (
+    Membership,
     Poe,
+    Prices,
+    Rewards,
     genesis_bytes,
     genesis_json,
     load_genesis,
@@ -32,11 +35,14 @@ def test_names_in_the_file_are_those_of_the_design(tmp_path):
     value = genesis_json(make_genesis())
     assert {
         "market", "chainId", "slotLengthS", "gateLeadS", "graceSlots", "startMs", "issuingKey",
-        "supervisor", "dsoBoxKey", "prices", "validators", "poe", "delta0Ms",
+        "supervisor", "dsoBoxKey", "prices", "validators", "poe", "delta0Ms", "membership",
+        "rewards",
     } == set(value)  # fmt: skip
     assert set(value["supervisor"]) == {"address", "key", "balanceUc"}
     assert set(value["prices"]) == {"retailUcPerKwh", "feedInUcPerKwh", "imbalanceUcPerKwh"}
-    assert set(value["validators"][0]) == {"id", "key", "controller"}
+    assert set(value["validators"][0]) == {"id", "key", "controller", "onion"}
+    assert set(value["membership"]) == {"maxValidators", "evidenceEpochs", "banEpochs"}
+    assert set(value["rewards"]) == {"perBlockUc", "maxBlocks"}
     assert {"windowSlots", "kappaMilli", "minEnergyWh", "minProductionWh"} < set(value["poe"])
 
 
@@ -59,6 +65,11 @@ def test_any_change_needs_another_chain_id(tmp_path):
         ({"slot_length_s": 1}, "slotLengthS"),
         ({"validators": ()}, "validators"),
         ({"poe": Poe(window_slots=0)}, r"poe\.windowSlots"),
+        ({"membership": Membership(max_validators=3)}, r"membership\.maxValidators"),
+        ({"membership": Membership(ban_epochs=95)}, r"membership\.banEpochs"),
+        ({"rewards": Rewards(per_block_uc=-1)}, r"rewards\.perBlockUc"),
+        ({"rewards": Rewards(per_block_uc=1, max_blocks=1000)}, "worth of the energy"),
+        ({"rewards": Rewards(per_block_uc=1), "prices": Prices(feed_in_uc_per_kwh=0)}, "worth"),
     ],
 )
 def test_a_rule_that_cannot_work_is_named(change, named):

@@ -189,7 +189,9 @@ class Chain:
             "time_ms": time_ms,
             "proposer": epoch.validators.ids[epoch.leader(self.view)],
             "seal": seal,
-            "next_validators_hash": epoch.validators.hash if seal else b"",
+            "next_validators_hash": (
+                self.epochs.next_validators(epoch.epoch).hash if seal else b""
+            ),
         }
         return types.Header(**{**fields, **changes})
 
