@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from ledger.cli_proofs import Role, add_commands
 from wire.errors import ConfigError
 
 app = typer.Typer(
@@ -35,12 +36,20 @@ def run(
     tls: Annotated[
         Path | None, typer.Option(help="Folder of ca.crt, client.crt, client.key: TLS.")
     ] = None,
+    role: Annotated[
+        Role, typer.Option(help="`light`: headers only, the place kept in checkpoint.json.")
+    ] = Role.FULL,
 ) -> None:
     """
     Follow the chain until stopped.
 
     A key named in the genesis votes; any other observes.
     """
+    if role is Role.LIGHT:
+        from ledger.light_process import run_light  # noqa: PLC0415
+
+        run_light(folder, key_file, certificate, host, port, tls)
+        return
     from ledger.process import run_node  # noqa: PLC0415  (help should not wait for imports)
 
     run_node(folder, key_file, certificate, host, port, block_interval_ms / 1000, tls)
@@ -103,6 +112,9 @@ def status(
         return
     for name, value in facts.items():
         print(f"{name}: {value}")
+
+
+add_commands(app)
 
 
 def main() -> None:

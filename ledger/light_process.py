@@ -1,0 +1,79 @@
+"""The process of a light client: key, certificate, lane, follower, checkpoint file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ledger.checkpoint import genesis_checkpoint, read_checkpoint
+from ledger.genesis import load_genesis
+from ledger.light import ConflictError, TrustExpiredError
+from ledger.light_sync import LightFollower
+from ledger.process import read_certificate
+from ledger.proofs import Evidence, encode
+from runtime.bus import lane
+from runtime.clock import clock_from_environment
+from runtime.keyfiles import read_key
+from runtime.log import configure
+from runtime.process import run_until_stopped
+from runtime.rng import SystemRng
+from runtime.tls import client_context
+from wire.errors import ConfigError
+
+CHECKPOINT_FILE = "checkpoint.json"
+EVIDENCE_FILE = "evidence.msgpack"
+"""Two final headers that exclude each other (`ledger.proofs.Evidence`)."""
+
+
+def run_light(
+    folder: Path,
+    key_file: Path,
+    certificate_file: Path,
+    host: str,
+    port: int,
+    tls_folder: Path | None = None,
+) -> None:
+    """
+    Follow headers until SIGTERM or SIGINT; go on from `checkpoint.json`, else from the genesis.
+
+    Raises:
+        ConfigError: a file is missing or wrong, or of another chain; offline for too long; or two
+            validators showed what excludes each other.
+    """
+    log = configure("ledger")
+    genesis = load_genesis(folder / "genesis.json")
+    file = folder / CHECKPOINT_FILE
+    trust = read_checkpoint(file) if file.exists() else genesis_checkpoint(genesis)
+    if trust.chain_id != genesis.chain_id:
+        raise ConfigError(f"{file}: of chain {trust.chain_id}; remove it to start at the genesis")
+    key = read_key(key_file)
+    certificate = read_certificate(certificate_file)
+    tls = client_context(tls_folder) if tls_folder is not None else None
+    log.info("starting", id=key.id, chain=genesis.chain_id, light=True, height=trust.height)
+
+    async def main() -> None:
+        clock = clock_from_environment()
+        bus = lane(key, genesis.market, certificate, host, port, clock, SystemRng(), tls=tls)
+        follower = LightFollower(bus, genesis, clock, key.id, trust=trust)
+        await follower.start()
+        await bus.start()
+        try:
+            await bus.wait_connected()
+            await follower.run(file)
+        finally:
+            await bus.stop()
+
+    try:
+        run_until_stopped(main)
+    except TrustExpiredError as error:
+        raise ConfigError(
+            f"{file}: {error}; put a newer one there, made by somebody you trust"
+            " with `ledger checkpoint`"
+        ) from None
+    except ConflictError as error:
+        evidence = folder / EVIDENCE_FILE
+        evidence.write_bytes(encode(Evidence(error.conflict.first, error.conflict.second)))
+        guilty = ", ".join(error.conflict.guilty) or "in the votes of these views"
+        raise ConfigError(
+            f"two blocks are final that exclude each other (guilty: {guilty}); believe nobody"
+            f" before this is cleared up; evidence: {evidence}"
+        ) from None

@@ -1,0 +1,555 @@
+"""The light client: proofs of a real chain hold; nothing else does."""
+
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.chain_builder import (
+    FIRST_SLOT,
+    START_MS,
+    SUPERVISOR,
+    VALIDATORS,
+    Chain,
+    bid,
+    deposit,
+    key,
+    make_genesis,
+    register,
+)
+
+from ledger import light, merkle, proofs, types
+from ledger.checkpoint import (
+    UnknownValidatorsError,
+    checkpoint_at,
+    checkpoint_from_json,
+    checkpoint_json,
+    genesis_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from ledger.execution import Ledger
+from ledger.prover import NotProvableError, Prover, newest_checkpoint, prove_row, replay
+from ledger.store import BlockRecord, LedgerStore, StoredBlock
+from wire.canonical import encode
+from wire.errors import ConfigError, FutureDatedError, MalformedError, OversizedError, WireError
+from wire.keys import to_text
+
+HOMES = [key(f"home {number}") for number in range(5)]
+ANN = HOMES[0]
+SLOT = FIRST_SLOT + 2
+ROW = f"account/{ANN.id}"
+NOW_MS = START_MS + 3_000_000
+
+
+def make_chain():
+    """Registrations, deposits, bids, a refused bundle; two epochs; every block's roots covered."""
+    chain = Chain()
+    chain.settle_in(*HOMES)
+    bids = [chain.tx(home, bid("buy", SLOT, 100, 250_000)) for home in HOMES]
+    chain.block(START_MS + 60_000, *bids, chain.tx(ANN, bid("buy", SLOT, 1, 1), nonce=77))
+    chain.block(START_MS + 61_000)
+    chain.block(START_MS + 900_000, chain.tx(SUPERVISOR, deposit(ANN, 5)))
+    chain.block(START_MS + 900_001)
+    chain.block(START_MS + 900_002)
+    return chain, bids
+
+
+@pytest.fixture(scope="module")
+def made():
+    chain, bids = make_chain()
+    prover = Prover(chain.store)
+    state = prove_row(chain.genesis, chain.store, ROW, None)
+    txid = bids[3].txid
+    return SimpleNamespace(
+        chain=chain, bids=bids, prover=prover,
+        trust=genesis_checkpoint(chain.genesis),
+        state=state, receipt=prover.receipt(txid), inclusion=prover.inclusion(txid),
+    )  # fmt: skip
+
+
+def proofs_of(made):
+    return [made.state, made.receipt, made.inclusion]
+
+
+def test_a_balance_is_that_of_the_executed_state(made):
+    fact = proofs.verify(made.state, made.trust)
+    assert (fact.height, fact.proved_by) == (6, 7)
+    assert fact.key == ROW
+    assert fact.value == replay(made.chain.genesis, made.chain.store, 6).query(ROW)
+    assert fact.value["balanceUc"] == 100_000_000 + 5 - fact.value["lockedUc"]
+
+
+def test_a_row_that_is_not_there_is_proved_absent_and_cannot_be_denied_when_it_is(made):
+    nobody = key("nobody").id
+    absent = prove_row(made.chain.genesis, made.chain.store, f"account/{nobody}", None)
+    assert proofs.verify(absent, made.trust).value is None
+    lie = msgspec.structs.replace(made.state, value=b"")
+    with pytest.raises(proofs.BadPathError):
+        proofs.verify(lie, made.trust)
+    padded = msgspec.structs.replace(made.state, other_value_hash=bytes(32))
+    with pytest.raises(proofs.BadPathError):
+        proofs.verify(padded, made.trust)
+
+
+def test_every_receipt_and_every_inclusion_of_the_chain_can_be_proved(made):
+    for height in range(1, made.chain.store.height):
+        block = made.chain.store.get_block(height)
+        for number, txid in enumerate(block.txids):
+            receipt = proofs.verify(made.prover.receipt(txid), made.trust)
+            assert receipt.receipt == made.chain.store.receipts(height)[number]
+            assert receipt.height == height
+            included = proofs.verify(made.prover.inclusion(txid), made.trust)
+            assert (included.height, included.index) == (height, number)
+    refused = made.chain.store.receipts(3)[-1]
+    assert refused["code"] == "WRONG_NONCE"
+
+
+@pytest.mark.parametrize("leaves", range(1, 18))
+def test_receipts_are_proved_at_every_place_of_trees_of_every_shape(leaves):
+    chain = Chain()
+    homes = [key(f"shape {number}") for number in range(leaves)]
+    txs = [chain.tx(home, register(home)) for home in homes]
+    chain.block(START_MS + 1, *txs)
+    chain.block(START_MS + 2)
+    trust = genesis_checkpoint(chain.genesis)
+    for tx in txs:
+        proof = Prover(chain.store).receipt(tx.txid)
+        assert proofs.verify(proof, trust).receipt["txid"] == tx.txid.hex()
+
+
+def test_every_flipped_byte_of_a_proof_is_refused_by_name(made):
+    """One bit in each byte, another one from byte to byte."""
+    for proof in proofs_of(made):
+        raw = proofs.encode(proof)
+        assert proofs.decode_proof(raw) == proof
+        for place in range(len(raw)):
+            flipped = bytearray(raw)
+            flipped[place] ^= 1 << (place % 8)
+            with pytest.raises(WireError):
+                proofs.verify(proofs.decode_proof(bytes(flipped)), made.trust)
+
+
+def test_bytes_that_are_no_proof_are_refused(made):
+    raw = proofs.encode(made.state)
+    for wrong in (
+        b"",
+        raw[:-1],
+        raw + b"\0",
+        proofs.encode(made.prover.anchor(2)),
+        b"\x91\xa5state",
+    ):
+        with pytest.raises(MalformedError):
+            proofs.decode_proof(wrong)
+    with pytest.raises(MalformedError):
+        proofs.decode(proofs.ReceiptProof, raw)
+    with pytest.raises(OversizedError):
+        proofs.decode_proof(raw, max_bytes=len(raw) - 1)
+
+
+def test_a_proof_of_another_genesis_is_refused(made):
+    other = genesis_checkpoint(make_genesis(gate_lead_s=299))
+    for proof in proofs_of(made):
+        with pytest.raises(proofs.OtherChainError):
+            proofs.verify(proof, other)
+
+
+def certify(chain, header, signers=(0, 2, 3), kind=types.VoteKind.FINALIZE):
+    votes = [
+        types.make_vote(VALIDATORS[i], chain.chain_id, i, header.epoch, header.view, kind,
+                        types.header_hash(header))
+        for i in signers
+    ]  # fmt: skip
+    return types.Finality(types.make_certificate(votes))
+
+
+def with_finality(proof, finality):
+    return msgspec.structs.replace(proof, finality=finality)
+
+
+def test_a_header_without_a_quorum_of_finalize_votes_is_refused(made):
+    """Too few signers, a notarization, another block's certificate, another view's."""
+    header, chain = made.state.header, made.chain
+    other_view = msgspec.structs.replace(header, view=header.view + 1)
+    for wrong in (
+        certify(chain, header, signers=(0, 2)),
+        certify(chain, header, kind=types.VoteKind.NOTARIZE),
+        certify(chain, other_view),
+        made.receipt.finality,
+    ):
+        with pytest.raises(proofs.NotFinalError):
+            proofs.verify(with_finality(made.state, wrong), made.trust)
+
+
+def test_a_header_that_claims_roots_of_its_own_block_is_refused(made):
+    header = msgspec.structs.replace(made.state.header, exec_height=made.state.header.height)
+    wrong = msgspec.structs.replace(made.state, header=header, finality=certify(made.chain, header))
+    with pytest.raises(proofs.NotFinalError):
+        proofs.verify(wrong, made.trust)
+
+
+def test_a_header_of_unknown_validators_is_refused(made):
+    known = made.trust.validators
+    trust = replace(made.trust, validators=types.ValidatorSet(known.ids[:3], known.keys[:3]))
+    with pytest.raises(UnknownValidatorsError):
+        proofs.verify(made.state, trust)
+
+
+def test_a_block_that_a_descendant_finalises_is_proved_through_the_headers_between():
+    chain = Chain()
+    tx = chain.tx(ANN, register(ANN))
+    chain.block(START_MS + 1, tx, certificate=b"")
+    chain.block(START_MS + 2, certificate=b"")
+    with pytest.raises(NotProvableError, match="no finalization"):
+        Prover(chain.store).inclusion(tx.txid)
+    chain.block(START_MS + 3)
+    trust = genesis_checkpoint(chain.genesis)
+    for proof in (Prover(chain.store).inclusion(tx.txid), Prover(chain.store).receipt(tx.txid)):
+        assert proof.finality.path
+        assert proofs.verify(proof, trust).height == 1
+        with pytest.raises(proofs.NotFinalError):
+            cut = types.Finality(proof.finality.certificate, proof.finality.path[1:])
+            proofs.verify(with_finality(proof, cut), trust)
+
+
+def test_what_no_header_covers_is_named(made):
+    """The tip's own roots come with the next block; a skipped height has none."""
+    chain, prover = made.chain, made.prover
+    with pytest.raises(NotProvableError, match="a later block must become final"):
+        prover.covering(chain.store.height)
+    with pytest.raises(NotProvableError, match="in no executed block"):
+        prover.receipt(bytes(32))
+    skipping = Chain()
+    tx = skipping.tx(ANN, register(ANN))
+    for time_ms, txs, executed in ((1, [], 0), (2, [tx], 0), (3, [], 1), (4, [], 3)):
+        roots = skipping.ledger
+        header = skipping.header(
+            START_MS + time_ms, txs, exec_height=executed,
+            state_root=roots.state_root(executed), receipts_root=roots.receipts_root(executed),
+        )  # fmt: skip
+        skipping.execute(header, txs, skipping.finality(header))
+    with pytest.raises(NotProvableError, match="faster than they executed"):
+        Prover(skipping.store).receipt(tx.txid)
+    trust = genesis_checkpoint(skipping.genesis)
+    assert proofs.verify(Prover(skipping.store).inclusion(tx.txid), trust).height == 2
+
+
+def test_a_running_ledger_proves_the_newest_state_that_a_header_carries():
+    """Its own state is newer: it looks back at the one before."""
+    chain, _ = make_chain()
+    trust = genesis_checkpoint(chain.genesis)
+    for number in range(3):
+        before = chain.ledger.query(ROW)
+        chain.block(START_MS + 900_010 + number, chain.tx(SUPERVISOR, deposit(ANN, 5)))
+        assert chain.ledger.query(ROW) != before
+        fact = proofs.verify(Prover(chain.store).row(chain.ledger, ROW), trust)
+        assert (fact.height, fact.value) == (chain.ledger.executed_height - 1, before)
+    nobody = f"account/{key('nobody').id}"
+    assert proofs.verify(Prover(chain.store).row(chain.ledger, nobody), trust).value is None
+
+
+def test_a_ledger_that_has_just_been_opened_says_that_it_cannot_look_back(made):
+    reopened = Ledger.open(made.chain.genesis, made.chain.store)
+    made_now = proofs.verify(made.prover.row(reopened, ROW), made.trust)
+    assert made_now.height == 6, "the last block changed nothing"
+    chain, _ = make_chain()
+    chain.block(START_MS + 900_010, chain.tx(SUPERVISOR, deposit(ANN, 5)))
+    with pytest.raises(NotProvableError, match="a block must follow"):
+        Prover(chain.store).row(Ledger.open(chain.genesis, chain.store), ROW)
+
+
+def test_a_proof_at_four_validators_is_at_most_a_kilobyte_and_a_millisecond(made, record_property):
+    """The bound on time is loose here: the machine is shared. See docs/concepts/light-client.md."""
+    for proof in proofs_of(made):
+        raw = proofs.encode(proof)
+        took_ms = []
+        for _ in range(50):
+            started = time.perf_counter()
+            proofs.verify(proofs.decode_proof(raw), made.trust)
+            took_ms.append((time.perf_counter() - started) * 1000)
+        record_property(type(proof).__name__, (len(raw), sorted(took_ms)[25]))
+        print(type(proof).__name__, len(raw), "B", round(sorted(took_ms)[25], 3), "ms")
+        assert len(raw) <= 1024
+        assert min(took_ms) <= 10
+
+
+# --- Following ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def client(made):
+    return light.LightClient(made.trust)
+
+
+def test_a_client_follows_final_headers_over_epochs_and_keeps_its_place(made, client):
+    assert client.advance(made.prover.anchor(2), NOW_MS)
+    assert client.advance(made.prover.anchor(5), NOW_MS), "a seal"
+    assert (client.trust.epoch, client.trust.height) == (1, 5)
+    assert client.advance(made.prover.anchor(7), NOW_MS)
+    assert not client.advance(made.prover.anchor(7), NOW_MS)
+    kept = checkpoint_from_json(encode(checkpoint_json(client.trust)))
+    assert kept == client.trust
+    assert light.LightClient(kept).check(made.state, NOW_MS).value is not None
+
+
+def test_a_client_never_goes_back(made, client):
+    client.advance(made.prover.anchor(6), NOW_MS)
+    for height in (2, 5):
+        with pytest.raises(light.RollbackError):
+            client.advance(made.prover.anchor(height), NOW_MS)
+    old = prove_row(made.chain.genesis, made.chain.store, ROW, 3)
+    with pytest.raises(light.RollbackError):
+        client.check(old, NOW_MS)
+    assert client.check(made.receipt, NOW_MS).height == 3, "history stays true"
+
+
+def test_a_client_refuses_headers_that_are_not_final_of_another_chain_or_of_the_future(
+    made, client
+):
+    anchor = made.prover.anchor(6)
+    forged = msgspec.structs.replace(anchor, finality=certify(made.chain, anchor.header, (1, 2)))
+    with pytest.raises(proofs.NotFinalError):
+        client.advance(forged, NOW_MS)
+    with pytest.raises(FutureDatedError):
+        client.advance(anchor, START_MS)
+    other = Chain(genesis=make_genesis(gate_lead_s=299))
+    other.block(START_MS + 1)
+    with pytest.raises(proofs.OtherChainError):
+        client.advance(Prover(other.store).anchor(1), NOW_MS)
+    assert client.trust == made.trust
+
+
+def test_a_client_that_was_away_too_long_asks_for_a_checkpoint(made):
+    client = light.LightClient(made.trust, trust_period_ms=1000)
+    with pytest.raises(light.TrustExpiredError):
+        client.advance(made.prover.anchor(2), START_MS + 1001)
+    with pytest.raises(light.TrustExpiredError):
+        client.check(made.state, START_MS + 1001)
+
+
+def test_a_change_of_validators_needs_its_seal_and_the_set_that_it_names(made):
+    chain = made.chain
+    news = [key(f"new validator {number}") for number in range(4)]
+    following = types.ValidatorSet(tuple(k.id for k in news), tuple(k.public for k in news))
+    seal = msgspec.structs.replace(
+        made.prover.anchor(5).header, next_validators_hash=following.hash
+    )
+    anchor = proofs.Anchor(seal, certify(chain, seal))
+    client = light.LightClient(made.trust)
+    for wrong in (None, types.ValidatorSet(following.ids[:3], following.keys[:3])):
+        with pytest.raises(UnknownValidatorsError):
+            client.advance(anchor, NOW_MS, wrong)
+    assert client.advance(anchor, NOW_MS, following)
+    assert client.trust.validators == following
+    assert client.trust == checkpoint_at(seal, following), "a seal is a checkpoint"
+    with pytest.raises(UnknownValidatorsError):
+        client.advance(made.prover.anchor(6), NOW_MS)
+
+
+def fork(chain, header, signers, **changes):
+    other = msgspec.structs.replace(header, **changes)
+    return proofs.Anchor(other, certify(chain, other, signers))
+
+
+def evidence_of(client, other):
+    """What the client has against the newest header and another one."""
+    with pytest.raises(light.ConflictError) as caught:
+        client.expose(other)
+    return caught.value.conflict
+
+
+def test_two_final_headers_of_one_view_are_evidence_against_who_signed_both(made, client):
+    good = made.prover.anchor(3)
+    bad = fork(made.chain, good.header, (1, 2, 3), state_root=b"x" * 32)
+    client.advance(good, NOW_MS)
+    client.expose(good)
+    conflict = evidence_of(client, bad)
+    assert (conflict.height, conflict.first, conflict.second) == (3, good, bad)
+    assert conflict.guilty == (VALIDATORS[2].id, VALIDATORS[3].id)
+    with pytest.raises(light.ConflictError):
+        client.advance(bad, NOW_MS)
+    assert client.trust.block_hash == types.header_hash(good.header)
+
+
+def test_a_fork_over_several_views_is_evidence_that_accuses_nobody_too_early(made, client):
+    good = made.prover.anchor(3)
+    bad = fork(
+        made.chain, good.header, (1, 2, 3), view=good.header.view + 1, justify_hash=b"y" * 32
+    )
+    client.advance(good, NOW_MS)
+    conflict = evidence_of(client, bad)
+    assert (conflict.height, conflict.guilty) == (3, ())
+    child = fork(made.chain, made.prover.anchor(4).header, (1, 2, 3), parent_hash=b"z" * 32)
+    assert evidence_of(client, child).guilty == (), "seen by the parent hash"
+
+
+def test_headers_of_one_honest_chain_never_contradict_each_other(made):
+    known = made.trust.validators
+    anchors = [made.prover.anchor(height) for height in range(1, made.chain.store.height + 1)]
+    for one in anchors:
+        assert not any(light.contradict(one, two, known) for two in anchors)
+
+
+def test_a_second_source_that_shows_no_final_header_is_refused_and_accuses_nobody(made, client):
+    client.advance(made.prover.anchor(3), NOW_MS)
+    with pytest.raises(proofs.NotFinalError):
+        client.expose(fork(made.chain, made.prover.anchor(3).header, (1, 2), view=9))
+
+
+def test_what_is_dropped_after_a_seal_is_no_fork_and_does_not_stop_a_client(made, client):
+    """A quorum may finalise an empty descendant of a seal; the next epoch begins below it."""
+    known = made.trust.validators
+    seal = made.prover.anchor(5)
+    dropped = fork(
+        made.chain, seal.header, (0, 1, 2), view=seal.header.view + 1, height=6, seal=False,
+        next_validators_hash=b"", n_tx=0, parent_hash=types.header_hash(seal.header),
+        time_ms=seal.header.time_ms + 1,
+    )  # fmt: skip
+    real = made.prover.anchor(6)
+    assert light.contradict(dropped, real, known) is None
+    assert light.contradict(dropped, seal, known) is None
+    client.advance(dropped, NOW_MS)
+    client.advance(real, NOW_MS)
+    assert (client.trust.height, client.trust.epoch) == (6, 1)
+    full = fork(made.chain, dropped.header, (0, 1, 2), n_tx=1)
+    assert light.contradict(full, real, known), "a block with transactions is not dropped"
+    assert light.contradict(full, seal, known)
+
+
+def test_evidence_is_read_back_as_it_was_written(made):
+    found = proofs.Evidence(made.prover.anchor(2), made.prover.anchor(3))
+    assert proofs.decode(proofs.Evidence, proofs.encode(found)) == found
+
+
+# --- Changes of the validators --------------------------------------------------------------------
+
+
+SETS = [[key(f"epoch {number} validator {i}") for i in range(4)] for number in range(3)]
+
+
+def set_of(keys):
+    return types.ValidatorSet(tuple(k.id for k in keys), tuple(k.public for k in keys))
+
+
+def handmade_store(chain_id, epochs):
+    """Headers only: epoch by epoch, three blocks each, the last a seal; `epochs` names the sets."""
+    store = LedgerStore(":memory:")
+    parent, height = types.genesis_hash(chain_id), 0
+    for epoch, number in enumerate(epochs):
+        current = SETS[number]
+        following = SETS[epochs[epoch + 1]] if epoch + 1 < len(epochs) else current
+        for view in (1, 2, 3):
+            height += 1
+            seal = view == 3
+            header = types.Header(
+                chain_id=chain_id, epoch=epoch, view=view, height=height, parent_hash=parent,
+                justify_hash=bytes(32), tx_root=merkle.EMPTY_ROOT, n_tx=0, exec_height=height - 1,
+                state_root=bytes(32), receipts_root=bytes(32), validators_hash=set_of(current).hash,
+                schedule_root=bytes(32), time_ms=START_MS + height * 1000, proposer="", seal=seal,
+                next_validators_hash=set_of(following).hash if seal else b"",
+            )  # fmt: skip
+            parent = types.header_hash(header)
+            votes = [
+                types.make_vote(k, chain_id, i, epoch, view, types.VoteKind.FINALIZE, parent)
+                for i, k in enumerate(current[:3])
+            ]
+            events = {}
+            if seal and following is not current:
+                members = [{"id": k.id, "key": to_text(k.public)} for k in following]
+                events = {"poe": [{"event": "validators", "validators": members}]}
+            block = StoredBlock(
+                height, parent, types.encode(header),
+                types.encode(types.Finality(types.make_certificate(votes))), (), bytes(32),
+                bytes(32),
+            )  # fmt: skip
+            store.write_block(BlockRecord(block, [], [], events, {}))
+    return store
+
+
+def walk(client, prover):
+    """Be led on until nothing changes; the headers it took."""
+    taken = []
+    for _ in range(20):
+        trust = client.trust
+        step = proofs.decode(proofs.Step, proofs.encode(
+            prover.step(trust.height, trust.validators.hash)))  # fmt: skip
+        if not client.advance(step.anchor, NOW_MS, step.following()):
+            break
+        taken.append(step.anchor.header.height)
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("epochs", "heights"),
+    [
+        ([0, 0, 0, 0], [12]),
+        ([0, 0, 1, 1], [6, 12]),
+        ([0, 1, 2, 2], [3, 6, 12]),
+        ([0, 1, 2, 0, 0], [15]),
+    ],
+)  # fmt: skip
+def test_a_client_is_led_by_one_header_for_each_change_of_validators_and_a_newest_one(
+    made, epochs, heights
+):
+    """Back with those it knows, it needs nothing of what was between."""
+    prover = Prover(handmade_store(made.trust.chain_id, epochs))
+    client = light.LightClient(replace(made.trust, validators=set_of(SETS[0])))
+    assert walk(client, prover) == heights
+    assert client.trust.validators == set_of(SETS[epochs[-1]])
+    assert client.trust.epoch == len(epochs)
+
+
+def test_a_client_of_validators_that_never_were_is_not_led_on(made):
+    prover = Prover(handmade_store(made.trust.chain_id, [0, 0, 1]))
+    with pytest.raises(NotProvableError, match="does not end the validators"):
+        prover.step(0, b"x" * 32)
+
+
+def test_the_newest_seal_is_the_checkpoint_for_others(made, tmp_path):
+    found = newest_checkpoint(made.chain.genesis, made.chain.store)
+    assert (found.height, found.epoch) == (5, 1)
+    assert found == checkpoint_at(made.chain.store.get_block(5).header, made.trust.validators)
+    write_checkpoint(found, tmp_path / "checkpoint.json")
+    assert read_checkpoint(tmp_path / "checkpoint.json") == found
+    young = Chain()
+    assert newest_checkpoint(young.genesis, young.store) == genesis_checkpoint(young.genesis)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "{" * 5000, '{"chainId":1}', "\xff"])
+def test_a_checkpoint_file_that_is_none_is_a_mistake_named_in_one_line(tmp_path, text):
+    file = tmp_path / "checkpoint.json"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"checkpoint\.json: .*ledger checkpoint") as caught:
+        read_checkpoint(file)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_checkpoint(tmp_path / "nothing")
+
+
+# --- Anything at all ------------------------------------------------------------------------------
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_a_decoder_shown_anything_refuses_by_name_or_gives_what_was_encoded(made, data):
+    """Random bytes, and proofs with some bytes replaced, cut out or put in."""
+    raw = data.draw(st.binary(max_size=200))
+    if data.draw(st.booleans()):
+        good = proofs.encode(data.draw(st.sampled_from(proofs_of(made))))
+        start = data.draw(st.integers(0, len(good)))
+        end = data.draw(st.integers(start, min(len(good), start + 40)))
+        raw = good[:start] + raw[:40] + good[end:]
+    try:
+        proof = proofs.decode_proof(raw)
+    except WireError:
+        return
+    assert proofs.encode(proof) == raw
+    if proof in proofs_of(made):
+        return
+    with pytest.raises(WireError):
+        proofs.verify(proof, made.trust)
