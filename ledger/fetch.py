@@ -9,6 +9,7 @@ enough to catch up: header by header, body by body, root by root.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -18,6 +19,7 @@ from ledger.mempool import Mempool
 from ledger.merkle import root
 from ledger.store import LedgerStore
 from ledger.types import (
+    Certificate,
     Finality,
     Header,
     Proposal,
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 MAX_ANSWER_BYTES = 110 * 1024
 MAX_TXIDS_ASKED = 128
 MAX_BLOCKS = 64
+MAX_CERTIFICATES = 512
+MAX_PROPOSALS_WANTED = 16
 ASK_AGAIN_S = 0.4
 """Real time after which a question goes to the next validator."""
 
@@ -63,24 +67,28 @@ class _Proposal(msgspec.Struct, array_like=True, frozen=True, tag="proposal"):
     proposal: bytes
 
 
+class _Certificates(msgspec.Struct, array_like=True, frozen=True, tag="certificates"):
+    certificates: Annotated[list[bytes], msgspec.Meta(max_length=MAX_CERTIFICATES)]
+
+
+_Answer = _Blocks | _Bodies | _Proposal | _Certificates
+
+
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER: msgspec.msgpack.Decoder[_Blocks | _Bodies | _Proposal] = msgspec.msgpack.Decoder(
-    _Blocks | _Bodies | _Proposal
-)
+_DECODER: msgspec.msgpack.Decoder[_Answer] = msgspec.msgpack.Decoder(_Answer)
 
 
 def answer_blocks(store: LedgerStore, key: str) -> bytes | None:
-    """Final blocks above a height, as many as fit."""
-    if not key.isdecimal() or len(key) > 15:
-        raise MalformedError("expected a height")
+    """Final blocks above a height, as many as fit. Of the first one bodies may be left out."""
+    (height,) = _numbers(key, 1)
     blocks: list[_Block] = []
-    size = 0
-    height = int(key) + 1
-    while len(blocks) < MAX_BLOCKS and (stored := store.get_block(height)) is not None:
+    left = MAX_ANSWER_BYTES
+    while len(blocks) < MAX_BLOCKS and (stored := store.get_block(height + 1)) is not None:
         bodies = [body for txid in stored.txids if (body := store.get_body(txid)) is not None]
-        size += sum(len(body) for body in bodies) + len(stored.certificate) + 1024
-        if blocks and size > MAX_ANSWER_BYTES:
+        left -= len(stored.header_bytes) + len(stored.certificate) + 36 * len(stored.txids) + 64
+        if blocks and left < sum(len(body) + 8 for body in bodies):
             break
+        bodies, left = _fitting(bodies, left)
         blocks.append(_Block(stored.header_bytes, list(stored.txids), stored.certificate, bodies))
         height += 1
     return _ENCODER.encode(_Blocks(blocks)) if blocks else None
@@ -89,21 +97,28 @@ def answer_blocks(store: LedgerStore, key: str) -> bytes | None:
 def answer_bodies(mempool: Mempool, store: LedgerStore, key: str) -> bytes | None:
     """Bodies of the transactions asked for (comma-separated hex ids), as many as fit."""
     found: list[bytes] = []
-    size = 0
     for text in key.split(",")[:MAX_TXIDS_ASKED]:
         txid = _hash(text)
         tx = mempool.get(txid)
         body = tx.raw if tx is not None else store.get_body(txid)
-        if body is not None and size + len(body) < MAX_ANSWER_BYTES:
+        if body is not None:
             found.append(body)
-            size += len(body)
-    return _ENCODER.encode(_Bodies(found)) if found else None
+    bodies, _ = _fitting(found, MAX_ANSWER_BYTES)
+    return _ENCODER.encode(_Bodies(bodies)) if bodies else None
 
 
 def answer_proposal(node: Node, key: str) -> bytes | None:
     """An unfinalised proposal by its hash."""
     proposal = node.find_proposal(_hash(key))
     return _ENCODER.encode(_Proposal(encode(proposal))) if proposal is not None else None
+
+
+def answer_nullifications(node: Node, key: str) -> bytes | None:
+    """Nullifications of views of the running epoch (`epoch/first/last`), the first that fit."""
+    epoch, first, last = _numbers(key, 3)
+    found = [encode(one) for one in node.nullifications(epoch, first, last, MAX_CERTIFICATES)]
+    fitting, _ = _fitting(found, MAX_ANSWER_BYTES)
+    return _ENCODER.encode(_Certificates(fitting)) if fitting else None
 
 
 class Fetcher:
@@ -113,16 +128,27 @@ class Fetcher:
         self._node = node
         self._bodies: dict[bytes, float] = {}
         """Wanted bodies, and the real time from which they are asked for."""
-        self._proposal: bytes = b""
+        self._catching: list[bytes] = []
+        """Bodies without which the next final block cannot be executed."""
+        self._proposals: OrderedDict[bytes, None] = OrderedDict()
+        self._nullifications = ""
         self._behind = False
-        self._turn = 0
+        self._turns: Counter[str] = Counter()
         self._wake = asyncio.Event()
 
     def missing(self, block_hash: bytes, above_height: int) -> None:
         """The core wants a proposal, or is behind."""
-        self._proposal = block_hash
+        if block_hash:
+            self._proposals[block_hash] = None
+            while len(self._proposals) > MAX_PROPOSALS_WANTED:
+                self._proposals.popitem(last=False)
         self._behind = True
         log.info("behind", above_height=above_height, executed=self._node.executed_height)
+        self._wake.set()
+
+    def nullifications_wanted(self, epoch: int, first_view: int, last_view: int) -> None:
+        """The core cannot judge a proposal without the nullifications of these views."""
+        self._nullifications = f"{epoch}/{first_view}/{last_view}"
         self._wake.set()
 
     def bodies_wanted(self, txids: list[bytes], wait_s: float) -> None:
@@ -135,19 +161,28 @@ class Fetcher:
     async def run(self) -> None:
         """Ask until nothing is missing; then sleep."""
         while True:
-            if not (self._bodies or self._behind):
+            if not (self._bodies or self._behind or self._proposals or self._nullifications):
                 self._wake.clear()
                 await self._wake.wait()
             await self._ask_bodies()
+            if self._nullifications:
+                key, self._nullifications = self._nullifications, ""
+                await self._ask("nullified", key)
+            while self._proposals:
+                block_hash, _ = self._proposals.popitem(last=False)
+                await self._ask("proposal", block_hash.hex())
             if self._behind:
                 self._behind = False
-                if self._proposal:
-                    await self._ask("proposal", self._proposal.hex())
                 await self._ask("blocks", str(self._node.executed_height))
             await asyncio.sleep(ASK_AGAIN_S / 4)
 
     async def take_answer(self, message: Message) -> None:
-        """Check an answer and use it."""
+        """
+        Read an answer; the node uses it in its next turn.
+
+        Raises:
+            WireError: not an answer.
+        """
         if message.payload[:1] == b"{":
             return  # an answer to a client on the same lane
         if len(message.payload) > 2 * MAX_ANSWER_BYTES:
@@ -156,15 +191,38 @@ class Fetcher:
             answer = _DECODER.decode(message.payload)
         except (msgspec.DecodeError, RecursionError) as error:
             raise MalformedError(f"not an answer: {error}") from None
+        self._node.do_soon(lambda: self._use(answer))
+
+    def _use(self, answer: _Answer) -> None:
+        """
+        Check an answer and use it.
+
+        Raises:
+            WireError: and what is wrong with it.
+        """
         match answer:
             case _Bodies(bodies):
                 self._use_bodies(bodies)
             case _Proposal(raw):
                 self._node.take_proposal(decode(Proposal, raw))
+            case _Certificates(certificates):
+                for raw in certificates:
+                    self._node.take_certificate(decode(Certificate, raw))
             case _Blocks(blocks):
                 self._use_blocks(blocks)
 
     def _use_bodies(self, bodies: list[bytes]) -> None:
+        self._keep(bodies)
+        for txid in self._bodies:
+            self._bodies[txid] = 0.0  # what did not fit into this answer is asked for at once
+        if self._catching and not self._node.mempool.missing(self._catching):
+            self._catching = []
+            self._behind = True
+        self._wake.set()
+        self._node.look()
+
+    def _keep(self, bodies: list[bytes]) -> None:
+        """Put bodies aside; a bad one among them harms only itself."""
         for raw in bodies:
             try:
                 tx = self._node.mempool.add_fetched(raw)
@@ -172,29 +230,32 @@ class Fetcher:
                 count_refusal("fetch", error.refusal)
                 continue
             self._bodies.pop(tx.txid, None)
-        self._node.bodies_came()
 
     def _use_blocks(self, blocks: list[_Block]) -> None:
         """Execute final blocks from a peer, each proven final before it is touched."""
         node = self._node
         last: tuple[Header, Finality] | None = None
-        for block in blocks:
-            header = decode(Header, block.header)
-            if header.height != node.executed_height + 1:
-                continue
-            finality = decode(Finality, block.finality)
-            self._check(header, block, finality)
-            for raw in block.bodies:
-                node.mempool.add_fetched(raw)
-            if node.mempool.missing(block.txids):
-                raise MalformedError("a body is missing", height=header.height)
-            node.execute(header, block.txids, finality)
-            last = (header, finality)
-        if last is not None:
-            log.info("caught up", height=node.executed_height)
-            node.jumped(*last)
-            self._behind = True  # there may be more
-            self._wake.set()
+        try:
+            for block in blocks:
+                header = decode(Header, block.header)
+                if header.height != node.executed_height + 1:
+                    continue
+                finality = decode(Finality, block.finality)
+                self._check(header, block, finality)
+                self._keep(block.bodies)
+                missing = node.mempool.missing(block.txids)
+                if missing:
+                    self._catching = missing
+                    self.bodies_wanted(missing, 0.0)
+                    break
+                node.execute(header, block.txids, finality)
+                last = (header, finality)
+        finally:
+            if last is not None:
+                log.info("caught up", height=node.executed_height)
+                node.jumped(*last)
+                self._behind = not self._catching  # there may be more
+                self._wake.set()
 
     def _check(self, header: Header, block: _Block, finality: Finality) -> None:
         """
@@ -225,22 +286,40 @@ class Fetcher:
             await self._ask("bodies", ",".join(txid.hex() for txid in chosen))
 
     async def _ask(self, kind: str, key: str) -> None:
+        """Ask one of the others; the same thing of the next one when it is asked again."""
         node = self._node
         others = [v.id for v in node.genesis.validators if v.id != node.key.id]
         if not others:
             return
-        self._turn += 1
+        self._turns[kind] += 1
+        turn = self._turns.total()
         request: dict[str, Any] = {
-            "reqId": new_req_id(node.clock.wall_ms(), self._turn.to_bytes(10, "big")),
+            "reqId": new_req_id(node.clock.wall_ms(), turn.to_bytes(10, "big")),
             "kind": kind,
             "key": key,
-            "to": others[self._turn % len(others)],
+            "to": others[self._turns[kind] % len(others)],
         }
         topic = topics.build(node.genesis.market, topics.SYNC_REQ, node.key.id)
         try:
             await node.bus.publish(topic, canonical.encode(request))
         except BusDownError:
             return
+
+
+def _fitting(parts: list[bytes], limit_bytes: int) -> tuple[list[bytes], int]:
+    """The first parts that fit together, and how many bytes are left."""
+    for number, part in enumerate(parts):
+        if len(part) + 8 > limit_bytes:
+            return parts[:number], limit_bytes
+        limit_bytes -= len(part) + 8
+    return parts, limit_bytes
+
+
+def _numbers(key: str, count: int) -> list[int]:
+    parts = key.split("/")
+    if len(parts) != count or not all(p.isascii() and p.isdecimal() and len(p) < 16 for p in parts):
+        raise MalformedError("expected numbers", count=count)
+    return [int(part) for part in parts]
 
 
 def _hash(text: str) -> bytes:

@@ -7,18 +7,18 @@ Pure: market time comes in, verdicts go out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import NamedTuple
 
 from ledger.execution import Ledger
-from ledger.mempool import Mempool
+from ledger.mempool import Budget, Mempool
 from ledger.merkle import root
 from ledger.protocol import Content, Epoch, RequestProposal, ValidateProposal
 from ledger.types import Header, Proposal
 from wire.errors import Refusal
 
-MAX_BLOCK_TXS = 512
+BLOCK_BUDGET = Budget()
 DRIFT_MS = 10_000
 """How far a proposal's time may lie ahead of ours [market ms]."""
 
@@ -40,10 +40,18 @@ class Judgement(NamedTuple):
 
 
 def build_content(
-    request: RequestProposal, ledger: Ledger, mempool: Mempool, epoch: Epoch, now_ms: int
+    request: RequestProposal,
+    ledger: Ledger,
+    mempool: Mempool,
+    epoch: Epoch,
+    now_ms: int,
+    unexecuted: Sequence[bytes] = (),
 ) -> Content | None:
     """
     The content of a block that answers `request`, or None when there is nothing to put into it.
+
+    Args:
+        unexecuted: txids of final blocks that are not executed here yet
 
     A block whose time lies in a later slot than its epoch's base seals the epoch. Its roots are
     those of the last executed block.
@@ -53,8 +61,8 @@ def build_content(
     txids: tuple[bytes, ...] = ()
     seal = False
     if not request.empty:
-        taken = set(_txids(request.ancestors))
-        txids = tuple(tx.txid for tx in mempool.take(MAX_BLOCK_TXS, taken))
+        before = (*unexecuted, *_txids(request.ancestors))
+        txids = tuple(tx.txid for tx in mempool.take(time_ms, BLOCK_BUDGET, before))
         seal = _seals(ledger, epoch, time_ms)
         if not txids and not request.must and not work_is_due(ledger, now_ms):
             return None
@@ -71,9 +79,21 @@ def build_content(
 
 
 def judge(
-    request: ValidateProposal, ledger: Ledger, mempool: Mempool, epoch: Epoch, now_ms: int
+    request: ValidateProposal,
+    ledger: Ledger,
+    mempool: Mempool,
+    epoch: Epoch,
+    now_ms: int,
+    unexecuted: Sequence[bytes] = (),
 ) -> Judgement:
-    """Whether a proposal's content is right, wrong, or not to be told yet; and why."""
+    """
+    Whether a proposal's content is right, wrong, or not to be told yet; and why.
+
+    A transaction is refused only when it was executed before, or is in a final block that waits
+    for execution (`unexecuted`). One that has expired or has another's nonce is harmless: it gets
+    a receipt and changes nothing. To refuse its block would let one sender stop the chain, because
+    honest leaders know different parts of what was executed and sent.
+    """
     header = request.proposal.header
     fault = _form_fault(request, ledger, epoch, now_ms)
     if fault:
@@ -88,13 +108,17 @@ def judge(
     txids = request.proposal.txids
     if mempool.missing(txids):
         return Judgement(Verdict.WAIT, "bodies are missing")
+    if not set(unexecuted).isdisjoint(txids):
+        return Judgement(Verdict.INVALID, "a transaction is in a final block")
+    left = BLOCK_BUDGET
     for txid in txids:
         tx = mempool.get(txid)
-        refusal = ledger.check_admission(tx, header.time_ms) if tx is not None else None
-        # an expired one is harmless (it gets a receipt and uses its nonce); refusing it would let
-        # one transaction that every leader holds stop the chain
-        if refusal is not None and refusal is not Refusal.EXPIRED:
-            return Judgement(Verdict.INVALID, f"transaction {refusal.value}")
+        assert tx is not None
+        if ledger.check_admission(tx, header.time_ms) is Refusal.REPLAYED:
+            return Judgement(Verdict.INVALID, "a transaction was executed before")
+        left = left.less(tx)
+    if left.exceeded:
+        return Judgement(Verdict.INVALID, "too many operations or bytes")
     return Judgement(Verdict.VALID, "")
 
 
@@ -109,7 +133,11 @@ def _form_fault(request: ValidateProposal, ledger: Ledger, epoch: Epoch, now_ms:
     header, txids = request.proposal.header, request.proposal.txids
     if not _time_of(request.parent, epoch) < header.time_ms <= now_ms + DRIFT_MS:
         return "time is not after the parent's and before ours"
-    if header.n_tx != len(txids) or header.tx_root != root(txids) or len(txids) > MAX_BLOCK_TXS:
+    if (
+        header.n_tx != len(txids)
+        or header.tx_root != root(txids)
+        or len(txids) > BLOCK_BUDGET.transactions
+    ):
         return "transactions are not the header's"
     least = request.parent.exec_height if request.parent else 0
     if not least <= header.exec_height < header.height:

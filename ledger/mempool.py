@@ -6,7 +6,8 @@ that. Bounds: 10,000 transactions, 16 MiB, 256 of one sender. When it is full, n
 none that were accepted are thrown out to make room.
 
 `take` gives each sender's transactions in nonce order without a gap, one sender after the other in
-turn, so that nobody's queue keeps the others waiting.
+turn, so that nobody's queue keeps the others waiting. One that has expired holds up its sender's
+later ones only: they follow when it has been dropped and signed again.
 
 Beside the pool stands a bounded cache of bodies that were fetched by id for somebody else's
 proposal: a sender that signs two transactions with one nonce must not keep a node from checking a
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Container, Iterable
+from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from ledger.genesis import Genesis
@@ -25,6 +27,7 @@ from wire.errors import (
     ExpiredError,
     Refusal,
     ReplayedError,
+    TopicError,
     UnknownSenderError,
     WireError,
 )
@@ -80,6 +83,28 @@ _ERRORS: dict[Refusal, type[WireError]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may go into one block: executing it must not take long, and it must be fetchable."""
+
+    transactions: int = 512
+    operations: int = 8192
+    size_bytes: int = 1024 * 1024
+
+    def less(self, tx: Transaction) -> Budget:
+        """What is left beside a transaction; below zero when there was no room."""
+        return Budget(
+            self.transactions - 1,
+            self.operations - len(tx.operations),
+            self.size_bytes - len(tx.raw),
+        )
+
+    @property
+    def exceeded(self) -> bool:
+        """True when there was no room."""
+        return min(self.transactions, self.operations, self.size_bytes) < 0
+
+
 class Mempool:
     """
     Transactions waiting at one node.
@@ -118,11 +143,16 @@ class Mempool:
         """Bytes of the waiting transactions."""
         return self._bytes
 
-    def add(self, raw: bytes, now_ms: int) -> Transaction:
+    def add(self, raw: bytes, now_ms: int, sender: str | None = None) -> Transaction:
         """
         Check a transaction and let it wait for a block.
 
         One that is waiting already is returned as it is (the broker delivers at least once).
+
+        Args:
+            raw: as published
+            now_ms: market time
+            sender: on whose topic it came; it must be its sender's
 
         Raises:
             WireError: by name; nothing was kept.
@@ -133,6 +163,8 @@ class Mempool:
         self._check_use(tx, now_ms)
         self._check_room(tx)
         self._check_signature(tx)
+        if sender is not None and tx.sender != sender:
+            raise TopicError("transaction on another's topic", topic=sender, sender=tx.sender)
         self._by_id[tx.txid] = tx
         self._queues.setdefault(tx.sender, {})[tx.nonce] = tx
         self._bytes += len(raw)
@@ -158,29 +190,50 @@ class Mempool:
             self._fetched_bytes -= len(oldest.raw)
         return tx
 
-    def take(self, limit: int, exclude: Container[bytes] = ()) -> list[Transaction]:
+    def take(
+        self,
+        now_ms: int,
+        budget: Budget,
+        before: Iterable[bytes] = (),
+    ) -> list[Transaction]:
         """
         Transactions for a block.
 
         Args:
-            limit: at most so many
-            exclude: txids in unexecuted ancestors; they count as executed for nonce order
+            now_ms: the block's market time
+            budget: what fits into it
+            before: txids of blocks below it that are not executed here yet
 
         Returns:
-            Transactions in an order in which each has the nonce its sender needs.
+            Transactions that may be executed then, in an order in which each has the nonce its
+            sender needs.
         """
+        nonces = self._nonces_after(before)
         turns = deque(
-            (queue, self._chain.next_nonce(sender)) for sender, queue in self._queues.items()
+            (queue, nonces.get(sender) or self._chain.next_nonce(sender))
+            for sender, queue in self._queues.items()
         )
         taken: list[Transaction] = []
-        while turns and len(taken) < limit:
+        while turns:
             queue, nonce = turns.popleft()
-            while (tx := queue.get(nonce)) is not None and tx.txid in exclude:
-                nonce += 1
-            if tx is not None:
-                taken.append(tx)
-                turns.append((queue, nonce + 1))
+            tx = queue.get(nonce)
+            if tx is None or self._chain.check_admission(tx, now_ms) is not None:
+                continue
+            budget = budget.less(tx)
+            if budget.exceeded:
+                break
+            taken.append(tx)
+            turns.append((queue, nonce + 1))
         return taken
+
+    def _nonces_after(self, txids: Iterable[bytes]) -> dict[str, int]:
+        """What senders of these transactions need next, as far as the bodies are here."""
+        nonces: dict[str, int] = {}
+        for txid in txids:
+            tx = self.get(txid)
+            if tx is not None:
+                nonces[tx.sender] = max(nonces.get(tx.sender, 0), tx.nonce + 1)
+        return nonces
 
     def get(self, txid: bytes) -> Transaction | None:
         """A transaction that waits here or was fetched."""
@@ -204,10 +257,12 @@ class Mempool:
                 if nonce < next_nonce:
                     self._forget(tx.txid)
 
-    def drop_useless(self, now_ms: int) -> list[Transaction]:
-        """Forget what has expired or whose nonce is used; return what was dropped."""
+    def drop_useless(self, now_ms: int, spare: Container[bytes] = ()) -> list[Transaction]:
+        """Forget what has expired or whose nonce is used, but for `spare`; return what it was."""
         dropped = [
-            tx for tx in self._by_id.values() if self._chain.check_admission(tx, now_ms) is not None
+            tx
+            for tx in self._by_id.values()
+            if tx.txid not in spare and self._chain.check_admission(tx, now_ms) is not None
         ]
         for tx in dropped:
             self._forget(tx.txid)

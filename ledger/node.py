@@ -5,6 +5,9 @@ It carries the core's effects out in order, with one fdatasync for all votes of 
 loop *before* any of them is published; executes final blocks, one SQLite transaction each;
 publishes their events; answers what peers and wallets ask; and fetches what it missed.
 
+Whatever arrives is only put down by its handler and used in the next turn, because an error in a
+turn ends the process: a node that cannot write or execute must not go on half alive.
+
 A node without a validator key in the genesis is an observer: it follows, executes and answers, and
 says nothing in consensus.
 """
@@ -12,11 +15,9 @@ says nothing in consensus.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -24,7 +25,7 @@ from ledger.execution import Ledger
 from ledger.fetch import Fetcher
 from ledger.genesis import Genesis
 from ledger.judging import Verdict, build_content, judge, work_is_due
-from ledger.mempool import Mempool
+from ledger.mempool import Budget, Mempool
 from ledger.protocol import (
     BodiesReady,
     BroadcastCertificate,
@@ -43,6 +44,7 @@ from ledger.protocol import (
     ProposalReceived,
     Refused,
     RequestMissing,
+    RequestNullifications,
     RequestProposal,
     SetTimer,
     Start,
@@ -84,6 +86,9 @@ HOUSEKEEPING_S = 1.0
 EARLY_WAIT_S = 0.3
 MAX_EARLY = 256
 MAX_PROPOSED = 1024
+ONE_TRANSACTION = Budget(transactions=1)
+Heard = ProposalReceived | VoteReceived | CertificateReceived
+"""Events that say what others said; the rest is about one core only."""
 
 log = structlog.get_logger(component="ledger")
 
@@ -126,6 +131,9 @@ class Node:
         self._last_block_s = 0.0
         self._events: deque[Event] = deque()
         self._early: deque[Event] = deque(maxlen=MAX_EARLY)
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._look = False
+        """True when bodies came or blocks were executed: something may be judged or done now."""
         self._wake = asyncio.Event()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._judging: dict[bytes, ValidateProposal] = {}
@@ -134,7 +142,7 @@ class Node:
         self._proposed_s: dict[bytes, float] = {}
         self._epoch: Epoch
         self._core: Core
-        self._tasks: list[asyncio.Task[None]] = []
+        self._swept_s = 0.0
 
     def find_proposal(self, block_hash: bytes) -> Proposal | None:
         """An unfinalised proposal that the core knows."""
@@ -146,20 +154,25 @@ class Node:
         return self.ledger.executed_height
 
     async def run(self) -> None:
-        """Follow the chain until cancelled."""
+        """
+        Follow the chain until cancelled.
+
+        Raises:
+            Exception: whatever broke. Nothing was signed or stored in halves; start again, or look
+                at the disk.
+        """
         self._recover_bodies()
         self._new_core(self.epochs.current(), restore=True)
         self._subscribe()
         await self.bus.start()
-        self._tasks = [
-            asyncio.create_task(self._housekeeping()),
-            asyncio.create_task(self._fetcher.run()),
-        ]
         try:
-            await self._turn_for_ever()
+            async with asyncio.TaskGroup() as tasks:
+                for work in (self._turn_for_ever, self._housekeeping, self._fetcher.run):
+                    tasks.create_task(work())
+        except ExceptionGroup as group:
+            log.critical("the node stops", reason=str(group.exceptions[0]))
+            raise group.exceptions[0] from None
         finally:
-            for task in self._tasks:
-                task.cancel()
             self._cancel_timers()
             await self.bus.stop()
             self._votes.close()
@@ -181,17 +194,24 @@ class Node:
 
     async def _take_transaction(self, message: Message) -> None:
         try:
-            tx = self.mempool.add(message.payload, self.clock.now_ms())
+            sender = topics.parse(message.topic).leaf
+            self.mempool.add(message.payload, self.clock.now_ms(), sender)
         except WireError as error:
             count_refusal("mempool", error.refusal)
             log.info("transaction refused", reason=error.refusal.value, topic=message.topic[-12:])
             return
-        if tx.sender != topics.parse(message.topic).leaf:
-            log.info("transaction on another's topic", sender=tx.sender)
-        self.bodies_came()
+        self.look()
 
     async def _take_proposal(self, message: Message) -> None:
         self.take_proposal(decode(Proposal, message.payload, MAX_PROPOSAL_BYTES))
+
+    def take_certificate(self, certificate: Certificate) -> None:
+        """Hand a fetched certificate to the core."""
+        self._post_of(certificate.epoch, CertificateReceived(certificate))
+
+    def nullifications(self, epoch: int, first: int, last: int, limit: int) -> list[Certificate]:
+        """What the core knows of an epoch's nullified views."""
+        return self._core.nullifications(first, last, limit) if epoch == self._epoch.epoch else []
 
     def take_proposal(self, proposal: Proposal) -> None:
         """Hand a published or fetched proposal to the core."""
@@ -204,8 +224,7 @@ class Node:
         self._post_of(vote.epoch, VoteReceived(vote))
 
     async def _take_certificate(self, message: Message) -> None:
-        certificate = decode(Certificate, message.payload, MAX_CERTIFICATE_BYTES)
-        self._post_of(certificate.epoch, CertificateReceived(certificate))
+        self.take_certificate(decode(Certificate, message.payload, MAX_CERTIFICATE_BYTES))
 
     def _post_of(self, epoch: int, event: Event) -> None:
         """
@@ -230,6 +249,16 @@ class Node:
         self._events.append(event)
         self._wake.set()
 
+    def do_soon(self, job: Callable[[], None]) -> None:
+        """Let a turn do something that may execute blocks; a `WireError` in it is counted."""
+        self._jobs.append(job)
+        self._wake.set()
+
+    def look(self) -> None:
+        """Bodies came: judge, execute and build in the next turn what waited for them."""
+        self._look = True
+        self._wake.set()
+
     # --- Turns -----------------------------------------------------------------------------------
 
     async def _turn_for_ever(self) -> None:
@@ -237,8 +266,29 @@ class Node:
             await self._wake.wait()
             self._wake.clear()
             self.turn()
+            await asyncio.sleep(0)
 
     def turn(self) -> None:
+        """Do all that waits: jobs first, then the core's events and what it wants done."""
+        while self._jobs or self._look or self._events:
+            while self._jobs:
+                self._do(self._jobs.popleft())
+            if self._look:
+                self._look = False
+                self._execute_ready()
+                for block_hash in list(self._judging):
+                    self._judge(block_hash)
+                self._tell_work()
+            self._step()
+
+    def _do(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except WireError as error:
+            count_refusal("fetch", error.refusal)
+            log.info("answer refused", reason=str(error))
+
+    def _step(self) -> None:
         """Step the core through all waiting events, then carry out what it wants."""
         effects: list[Effect] = []
         while self._events:
@@ -281,6 +331,8 @@ class Node:
                 self._execute_ready()
             case RequestMissing(block_hash, above_height):
                 self._fetcher.missing(block_hash, above_height)
+            case RequestNullifications(first_view, last_view):
+                self._fetcher.nullifications_wanted(self._epoch.epoch, first_view, last_view)
             case EnterView(view, leader, nullified):
                 self._building = None
                 if nullified:
@@ -307,10 +359,15 @@ class Node:
             return
         wait_s = self._last_block_s + self._interval_s - self.clock.monotonic_s()
         if wait_s > 0 and not request.must:
-            self._later("build", wait_s, self._build)
+            self._later("build", wait_s, lambda: self.do_soon(self._build))
             return
         content = build_content(
-            request, self.ledger, self.mempool, self._epoch, self.clock.now_ms()
+            request,
+            self.ledger,
+            self.mempool,
+            self._epoch,
+            self.clock.now_ms(),
+            self._unexecuted(),
         )
         if content is None:
             return
@@ -324,7 +381,12 @@ class Node:
         if request is None:
             return
         verdict, reason = judge(
-            request, self.ledger, self.mempool, self._epoch, self.clock.now_ms()
+            request,
+            self.ledger,
+            self.mempool,
+            self._epoch,
+            self.clock.now_ms(),
+            self._unexecuted(),
         )
         if verdict is Verdict.WAIT:
             missing = self.mempool.missing(request.proposal.txids)
@@ -334,21 +396,24 @@ class Node:
         del self._judging[block_hash]
         if verdict is Verdict.VALID:
             self._keep_bodies(request.proposal.txids)
-        else:
-            log.warning("proposal is not valid", reason=reason, view=request.proposal.header.view,
-                        proposer=request.proposal.header.proposer)  # fmt: skip
-        self._post(BodiesReady(block_hash, verdict is Verdict.VALID))
-
-    def bodies_came(self) -> None:
-        """Transactions arrived: judge what waited for them, execute, and build if we lead."""
-        for block_hash in list(self._judging):
-            self._judge(block_hash)
-        self._execute_ready()
-        self._tell_work()
+            self._post(BodiesReady(block_hash, True))
+            return
+        log.warning("proposal is not valid", reason=reason, view=request.proposal.header.view,
+                    proposer=request.proposal.header.proposer)  # fmt: skip
+        # Not at once: if, by a mistake, nobody's proposals were found valid, views would race.
+        answer = BodiesReady(block_hash, False)
+        self._later(f"invalid {block_hash.hex()}", self._core.delta_s, lambda: self._post(answer))
 
     def _tell_work(self) -> None:
-        pending = bool(self.mempool.take(1, set())) or work_is_due(self.ledger, self.clock.now_ms())
+        now_ms = self.clock.now_ms()
+        pending = work_is_due(self.ledger, now_ms) or bool(
+            self.mempool.take(now_ms, ONE_TRANSACTION, self._unexecuted())
+        )
         self._post(WorkAvailable(pending))
+
+    def _unexecuted(self) -> list[bytes]:
+        """Transactions of final blocks that wait for bodies."""
+        return [txid for proposal, _ in self._to_execute for txid in proposal.txids]
 
     def _keep_bodies(self, txids: Sequence[bytes]) -> None:
         """Put bodies on the disk: what I vote for must not be lost with me."""
@@ -358,15 +423,24 @@ class Node:
         self._kept_bodies.update(tx.txid for tx in new)
 
     def _recover_bodies(self) -> None:
-        for raw in self.store.kept_bodies():
-            with contextlib.suppress(WireError):
-                self._kept_bodies.add(self.mempool.add_fetched(raw).txid)
+        """Take the kept bodies back; a sender's registration may come after what depends on it."""
+        waiting = self.store.kept_bodies()
+        while waiting:
+            unknown = []
+            for raw in waiting:
+                try:
+                    self._kept_bodies.add(self.mempool.add_fetched(raw).txid)
+                except WireError:
+                    unknown.append(raw)
+            if len(unknown) == len(waiting):
+                log.warning("kept bodies are of no use", number=len(unknown))
+                return
+            waiting = unknown
 
     # --- Execution -------------------------------------------------------------------------------
 
     def _execute_ready(self) -> None:
         """Execute final blocks in order, as far as their bodies are here."""
-        executed = False
         while self._to_execute:
             proposal, finality = self._to_execute[0]
             if proposal.header.height <= self.executed_height:
@@ -376,13 +450,10 @@ class Node:
             if missing:
                 self._fetcher.bodies_wanted(missing, 0.0)
                 break
-            self._to_execute.popleft()
             self.execute(proposal.header, proposal.txids, finality)
-            executed = True
-        if executed:
-            for block_hash in list(self._judging):
-                self._judge(block_hash)
-            self._tell_work()
+            if self._to_execute and self._to_execute[0][0] is proposal:
+                self._to_execute.popleft()
+            self.look()
 
     def execute(self, header: Header, txids: Sequence[bytes], finality: Finality) -> None:
         """Execute one final block whose bodies are here, publish its events, turn the epoch."""
@@ -411,14 +482,16 @@ class Node:
             self._votes.sync()
             for effect in effects:
                 self._perform(effect)
-        self._tell_work()
+        self.look()
 
     def _new_core(self, epoch: Epoch, *, restore: bool) -> None:
         self._cancel_timers()
         self._judging.clear()
         self._proposed_s.clear()
         self._building = None
-        self._events = deque(e for e in self._events if not isinstance(e, TimerFired | BodiesReady))
+        self._events = deque(e for e in self._events if isinstance(e, Heard))
+        self._events.appendleft(Start())
+        self._wake.set()
         self._epoch = epoch
         me = epoch.validators.index(self.key.id)
         crypto = KeyCrypto(self.genesis.chain_id, epoch.validators, self.key)
@@ -428,7 +501,6 @@ class Node:
             self._jump_to_tip()
         else:
             self._start_log_anew()
-        self._post(Start())
         early, self._early = self._early, deque(maxlen=MAX_EARLY)
         for event in early:
             self._post(event)
@@ -456,19 +528,21 @@ class Node:
             await asyncio.sleep(wait_s)
             if work_is_due(self.ledger, self.clock.now_ms()):
                 self._tell_work()
-            self._drop_useless()
-            self._publisher.tell_refusals()
+            if self.clock.monotonic_s() - self._swept_s >= HOUSEKEEPING_S:
+                self._swept_s = self.clock.monotonic_s()
+                self._drop_useless()
+                self._publisher.tell_refusals()
 
     def _drop_useless(self) -> None:
         """
         Forget what can never be executed: expired, or with a nonce that was used.
 
-        Not while blocks are undecided: what they hold may have expired since it was proposed, and
-        must still be here when they are final.
+        But for what undecided blocks hold: it may have expired since it was proposed, and must
+        still be here when they are final.
         """
-        if self._core.tree.blocks() or self._to_execute:
-            return
-        useless = self.mempool.drop_useless(self.clock.now_ms())
+        undecided = set(self._unexecuted())
+        undecided.update(*(block.proposal.txids for block in self._core.tree.blocks()))
+        useless = self.mempool.drop_useless(self.clock.now_ms(), undecided)
         if useless:
             gone = [tx.txid for tx in useless]
             self.store.forget_bodies(gone)
@@ -477,11 +551,17 @@ class Node:
     def _set_timer(self, name: str, seconds: float, event: Event) -> None:
         self._later(name, seconds, lambda: self._post(event))
 
-    def _later(self, name: str, seconds: float, call: Any) -> None:
+    def _later(self, name: str, seconds: float, call: Callable[[], None]) -> None:
+        """Call something that only puts down what a turn then does."""
         old = self._timers.pop(name, None)
         if old is not None:
             old.cancel()
-        self._timers[name] = asyncio.get_running_loop().call_later(seconds, call)
+
+        def fire() -> None:
+            del self._timers[name]
+            call()
+
+        self._timers[name] = asyncio.get_running_loop().call_later(seconds, fire)
 
     def _cancel_timers(self) -> None:
         for handle in self._timers.values():

@@ -15,7 +15,12 @@ import structlog
 
 from ledger.contracts.keys import account as account_key
 from ledger.execution import BlockResult, contract_of
-from ledger.fetch import answer_blocks, answer_bodies, answer_proposal
+from ledger.fetch import (
+    answer_blocks,
+    answer_bodies,
+    answer_nullifications,
+    answer_proposal,
+)
 from ledger.statements import (
     CONTRACTS,
     LOCAL_CONTRACTS,
@@ -118,6 +123,8 @@ class Publisher:
                 return answer_bodies(node.mempool, node.store, key)
             case "proposal":
                 return answer_proposal(node, key)
+            case "nullified":
+                return answer_nullifications(node, key)
             case "events":
                 value: Any = {"messages": self._missed(key)}
             case "account":

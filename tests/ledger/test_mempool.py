@@ -13,7 +13,7 @@ from support.chain_builder import (
     slot_ms,
 )
 
-from ledger.mempool import Mempool
+from ledger.mempool import Budget, Mempool
 from wire.errors import Refusal, WireError
 from wire.transactions import Transaction
 
@@ -31,6 +31,10 @@ def chain():
 @pytest.fixture
 def pool(chain):
     return Mempool(chain.ledger)
+
+
+def take(pool, transactions, before=(), now_ms=NOW_MS):
+    return pool.take(now_ms, Budget(transactions=transactions), before)
 
 
 def order(chain: Chain, sender=ANN, **options) -> Transaction:
@@ -102,18 +106,18 @@ def test_take_waits_for_the_missing_nonce(chain, pool):
     first, second, third = (order(chain) for _ in range(3))
     pool.add(third.raw, NOW_MS)
     pool.add(first.raw, NOW_MS)
-    assert pool.take(10) == [first]
+    assert take(pool, 10) == [first]
     pool.add(second.raw, NOW_MS)
-    assert pool.take(10) == [first, second, third]
-    assert pool.take(2) == [first, second]
+    assert take(pool, 10) == [first, second, third]
+    assert take(pool, 2) == [first, second]
 
 
 def test_take_counts_excluded_ones_as_executed(chain, pool):
     first, second = order(chain), order(chain)
     pool.add(first.raw, NOW_MS)
     pool.add(second.raw, NOW_MS)
-    assert pool.take(10, {first.txid}) == [second]
-    assert pool.take(10, {first.txid, second.txid}) == []
+    assert take(pool, 10, [first.txid]) == [second]
+    assert take(pool, 10, [first.txid, second.txid]) == []
 
 
 def test_senders_take_turns(chain, pool):
@@ -121,7 +125,7 @@ def test_senders_take_turns(chain, pool):
     bobs = [order(chain, BOB)]
     for tx in anns + bobs:
         pool.add(tx.raw, NOW_MS)
-    assert pool.take(2) == [anns[0], bobs[0]]
+    assert take(pool, 2) == [anns[0], bobs[0]]
 
 
 def test_a_registration_may_wait_with_what_follows_it(chain, pool):
@@ -130,7 +134,7 @@ def test_a_registration_may_wait_with_what_follows_it(chain, pool):
     assert refusal(pool, second.raw) is Refusal.UNKNOWN_SENDER
     pool.add(first.raw, NOW_MS)
     pool.add(second.raw, NOW_MS)
-    assert pool.take(10) == [first, second]
+    assert take(pool, 10) == [first, second]
     chain.block(NOW_MS, first, second)
 
 
@@ -154,7 +158,7 @@ def test_fetched_bodies_are_verified_bounded_and_never_proposed(chain):
     kept = [tx for tx in txs if pool.get(tx.txid)]
     assert kept == txs[-len(kept) :]
     assert sum(len(tx.raw) for tx in kept) <= 2_000
-    assert pool.take(10) == []
+    assert take(pool, 10) == []
     changed = txs[0].raw.replace(b'"energyWh":100', b'"energyWh":101')
     with pytest.raises(WireError):
         pool.add_fetched(changed)

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from ledger.judging import MAX_BLOCK_TXS
+from ledger.judging import BLOCK_BUDGET
 from ledger.node import MAX_PROPOSAL_BYTES
 from ledger.protocol import (
     BodiesReady,
@@ -350,7 +350,7 @@ def test_after_many_failed_views_a_proposal_still_fits_into_a_message():
     for view in range(1, views + 1):
         leader.step(CertificateReceived(certificate(view, NULLIFY)), 0.0)
     assert leader.view == 701 and leader.leader == 0
-    txids = tuple(number.to_bytes(32, "big") for number in range(MAX_BLOCK_TXS))
+    txids = tuple(number.to_bytes(32, "big") for number in range(BLOCK_BUDGET.transactions))
     _, proposal = propose(leader, txids=txids)
     assert len(encode(proposal)) < MAX_PROPOSAL_BYTES
     shown = proposal.justify.nullifications
@@ -379,7 +379,7 @@ def test_a_justify_is_small_for_any_number_of_validators(n):
     ]
     one = make_certificate(votes)
     justify = Justify(one, (one,) * validators.inline_views)
-    assert 2 <= validators.inline_views and len(encode(justify)) <= INLINE_BYTES + len(encode(one))
+    assert validators.inline_views >= 2 and len(encode(justify)) <= INLINE_BYTES + len(encode(one))
 
 
 def test_proposals_that_wait_for_nullifications_are_few():

@@ -1,0 +1,243 @@
+"""What a node must withstand, on four real nodes in one process: each test is a way to stop it."""
+
+import asyncio
+import sqlite3
+from unittest import mock
+
+import msgspec
+import pytest
+from support.chain_builder import FIRST_SLOT, SUPERVISOR, asset, bid, key, register, slot_ms
+from support.nodes import HubBus, feeder
+
+from ledger import node as node_module
+from ledger.fetch import MAX_ANSWER_BYTES, answer_blocks, answer_bodies
+from ledger.judging import Judgement, Verdict
+from ledger.types import ZERO_HASH, ValidatorSet
+from runtime.bus import MAX_PAYLOAD_BYTES
+from runtime.metrics import refusals
+from wire import topics
+from wire.errors import Refusal
+
+ANN, BOB = key("ann"), key("bob")
+
+
+async def registered(market, *homes):
+    """Register homes; each has used nonce 0."""
+    txs = [market.chain.tx(home, register(home), nonce=0) for home in homes]
+    market.send(*txs)
+    await market.executed(*txs)
+
+
+def renewal(market, home, nonce, **more):
+    """A transaction that is good for nothing but its nonce."""
+    return market.chain.tx(home, register(home), nonce=nonce, **more)
+
+
+def heavy(market, nonce):
+    """A transaction of about 6 kB from the supervisor."""
+    start = FIRST_SLOT + 10 + nonce
+    assets = [asset(ANN, "production", 1, start, start + 300) for _ in range(64)]
+    return market.chain.tx(SUPERVISOR, *assets, nonce=nonce)
+
+
+# --- Transactions that could stop the chain -------------------------------------------------------
+
+
+async def test_a_transaction_that_expires_in_every_mempool_does_not_stop_the_chain(tmp_path):
+    async with feeder(tmp_path) as market:
+        await registered(market, ANN, BOB)
+        late = renewal(market, ANN, 2, expires_slot=FIRST_SLOT)  # waits for nonce 1
+        market.send(late)
+        await market.until(lambda: all(len(node.mempool) == 1 for node in market.nodes))
+        market.clock.move_to(slot_ms(FIRST_SLOT + 1) + 5)
+        others = renewal(market, ANN, 1), renewal(market, BOB, 1)
+        market.send(*others)
+        await market.executed(*others)
+        # it is dropped, and its nonce is free for another
+        await market.until(
+            lambda: all(node.mempool.get(late.txid) is None for node in market.nodes)
+        )
+        again = renewal(market, ANN, 2)
+        market.send(again)
+        await market.executed(again)
+
+
+async def test_two_transactions_with_one_nonce_shown_to_different_nodes_cost_nobody_else(tmp_path):
+    async with feeder(tmp_path) as market:
+        await registered(market, ANN, BOB)
+        one, other = (
+            renewal(market, ANN, 1),
+            market.chain.tx(ANN, bid("buy", FIRST_SLOT + 2, 1, 1), nonce=1),
+        )
+        buses = [node.bus for node in market.nodes]
+        market.hub.carries = lambda _from, to, topic: (
+            not topic.endswith(f"tx/{ANN.id}") or (to in buses and buses.index(to) % 2 == seen)
+        )
+        for seen, tx in enumerate((one, other)):  # noqa: B007
+            market.send(tx)
+            await asyncio.sleep(0.01)
+        market.hub.carries = lambda *_: True
+        honest = [renewal(market, BOB, nonce) for nonce in range(1, 6)]
+        for tx in honest:
+            market.send(tx)
+            await asyncio.sleep(0.05)
+        await market.executed(*honest)
+        executed = [
+            [node.ledger.is_executed(tx.txid) for tx in (one, other)] for node in market.nodes
+        ]
+        assert all(row == executed[0] for row in executed) and any(executed[0])
+        assert market.nodes[0].ledger.next_nonce(ANN.id) == 2
+
+
+async def test_a_transaction_on_anothers_topic_is_refused_by_name(tmp_path):
+    async with feeder(tmp_path) as market:
+        await registered(market, ANN)
+        tx = renewal(market, ANN, 1)
+        before = refusals("mempool").get(Refusal.BAD_TOPIC.value, 0)
+        topic = topics.build(market.genesis.market, topics.TX, BOB.id)
+        HubBus(market.hub).publish_soon(topic, tx.raw)
+        await market.until(
+            lambda: refusals("mempool").get(Refusal.BAD_TOPIC.value, 0) == before + 4
+        )
+        assert all(len(node.mempool) == 0 for node in market.nodes)
+
+
+# --- Errors ---------------------------------------------------------------------------------------
+
+
+async def test_a_node_that_cannot_write_stops_and_goes_on_when_it_is_started_again(tmp_path):
+    async with feeder(tmp_path) as market:
+        await registered(market, ANN)
+        broken = market.nodes[3]
+        full = sqlite3.OperationalError("database or disk is full")
+        with mock.patch.object(broken.store, "write_block", side_effect=full):
+            tx = renewal(market, ANN, 1)
+            market.send(tx)
+            with pytest.raises(sqlite3.OperationalError):
+                await asyncio.wait_for(asyncio.shield(market.tasks[3]), 5)
+        await market.executed(tx)
+        assert broken.executed_height < market.nodes[0].executed_height
+        market.start(3)
+        last = renewal(market, ANN, 2)
+        market.send(last)
+        await market.executed(tx, last)
+
+
+async def test_a_body_that_comes_late_is_fetched_and_an_error_then_stops_the_node_too(tmp_path):
+    async with feeder(tmp_path) as market:
+        await registered(market, ANN)
+        deaf = market.nodes[3]
+        market.hub.carries = lambda _from, to, topic: not (to is deaf.bus and "/tx/" in topic)
+        tx = renewal(market, ANN, 1)
+        market.send(tx)
+        await market.executed(tx)
+        full = sqlite3.OperationalError("database or disk is full")
+        with mock.patch.object(deaf.store, "write_block", side_effect=full):
+            market.send(renewal(market, ANN, 2))
+            with pytest.raises(sqlite3.OperationalError):
+                await asyncio.wait_for(asyncio.shield(market.tasks[3]), 5)
+
+
+# --- Catching up ----------------------------------------------------------------------------------
+
+
+async def test_a_node_catches_up_over_blocks_larger_than_a_message(tmp_path):
+    async with feeder(tmp_path) as market:
+        await registered(market, ANN)
+        await market.stop(3)
+        # no leader takes anything until all are there, so that they come into one block
+        wave = [heavy(market, nonce) for nonce in range(60)]
+        size = sum(len(tx.raw) for tx in wave)
+        assert size > 3 * MAX_PAYLOAD_BYTES
+        market.send(*reversed(wave))
+        await market.executed(*wave, timeout_s=20)
+        store = market.nodes[0].store
+        blocks = [store.get_block(h) for h in range(1, market.nodes[0].executed_height + 1)]
+        heaviest = max(sum(len(store.get_body(t)) for t in block.txids) for block in blocks)
+        assert heaviest > MAX_PAYLOAD_BYTES, "the test makes no block that is too large"
+        assert market.hub.too_big == []
+        market.start(3)
+        await market.executed(*wave, timeout_s=20)
+        assert market.nodes[3].ledger.state_root(market.heights[3]) == market.nodes[
+            0
+        ].ledger.state_root(market.heights[3])
+
+
+async def test_an_answer_always_fits_into_a_message(tmp_path):
+    async with feeder(tmp_path) as market:
+        await registered(market, ANN)
+        wave = [heavy(market, nonce) for nonce in range(40)]
+        market.send(*reversed(wave))
+        await market.executed(*wave, timeout_s=20)
+        node = market.nodes[0]
+        for height in range(node.executed_height):
+            answer = answer_blocks(node.store, str(height))
+            assert len(answer) < MAX_PAYLOAD_BYTES
+        ids = ",".join(tx.txid.hex() for tx in wave)
+        assert len(answer_bodies(node.mempool, node.store, ids)) > MAX_ANSWER_BYTES / 2
+        assert len(answer_bodies(node.mempool, node.store, ids)) < MAX_PAYLOAD_BYTES
+
+
+async def test_a_liar_among_those_asked_only_costs_time(tmp_path):
+    async with feeder(tmp_path) as market:
+        await registered(market, ANN)
+        await market.stop(3)
+        txs = [renewal(market, ANN, nonce) for nonce in range(1, 8)]
+        for tx in txs:
+            market.send(tx)
+            await asyncio.sleep(0.03)
+        await market.executed(*txs)
+
+        def lies(store, key):
+            good = msgspec.msgpack.decode(answer_blocks(store, key) or b"\x92\xa6blocks\x90")
+            for block in good[1]:
+                block[3] = [b"nonsense", *block[3]]  # a bad body among good ones
+            if len(good[1]) > 1:
+                good[1][1][1] = [ZERO_HASH]  # other transactions than the header's
+            return msgspec.msgpack.encode(good)
+
+        with mock.patch("ledger.publish.answer_blocks", lies):
+            market.start(3)
+            await market.executed(*txs, timeout_s=15)
+
+
+async def test_kept_bodies_come_back_whatever_their_order(tmp_path):
+    async with feeder(tmp_path) as market:
+        home = key("home")
+        first = renewal(market, home, 0)
+        orders = (bid("buy", FIRST_SLOT + 2, 1, price) for price in range(1, 1000))
+        later = (market.chain.tx(home, order, nonce=1) for order in orders)
+        second = next(tx for tx in later if tx.txid < first.txid)
+        await market.stop(3)
+        node = market.start(3)
+        await asyncio.sleep(0.05)
+        node.store.keep_bodies([(tx.txid, tx.raw) for tx in (second, first)])
+        await market.stop(3)
+        node = market.start(3)
+        await asyncio.sleep(0.05)
+        assert node.mempool.missing([first.txid, second.txid]) == []
+
+
+# --- Views ----------------------------------------------------------------------------------------
+
+
+async def test_after_hundreds_of_failed_views_the_chain_goes_on(tmp_path, monkeypatch):
+    """As when a release finds every block wrong, until it is mended; one node missed it all."""
+    monkeypatch.setattr(ValidatorSet, "inline_views", 8)  # as if certificates were large
+    async with feeder(tmp_path, delta0_ms=10) as market:
+        await registered(market, ANN)
+        away = market.nodes[3].bus
+        market.hub.carries = lambda sender, to, _topic: away not in (sender, to)
+
+        def never(*_args):
+            return Judgement(Verdict.INVALID, "a mistake of ours")
+
+        tx = renewal(market, ANN, 1)
+        with mock.patch.object(node_module, "judge", never):
+            market.send(tx)
+            await market.until(lambda: market.nodes[0]._core.view > 40, 30)
+        # now its vote is needed
+        gone = market.nodes[0].bus
+        market.hub.carries = lambda sender, to, _topic: gone not in (sender, to)
+        others = market.nodes[1:]
+        await market.until(lambda: all(n.ledger.is_executed(tx.txid) for n in others), 20)

@@ -1,0 +1,210 @@
+"""
+Several real ledger nodes in one process, on a bus in memory and a clock that can be moved.
+
+Everything but the broker is real: cores, mempools, SQLite files, vote logs. The bus keeps the
+broker's size limit, so that what does not fit into a message is lost here too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from paho.mqtt.client import topic_matches_sub
+from support import chain_builder
+
+from ledger.genesis import Genesis
+from ledger.node import Node
+from runtime.bus import MAX_PAYLOAD_BYTES
+from runtime.metrics import count_refusal
+from runtime.ports import BusDownError, Handler, Message
+from wire import topics
+from wire.errors import WireError
+from wire.transactions import Transaction
+
+DELAY_S = 0.001
+
+
+class Hub:
+    """The broker: takes messages to all who subscribed, in order."""
+
+    def __init__(self) -> None:
+        self.buses: list[HubBus] = []
+        self.too_big: list[str] = []
+        """Topics of messages that did not fit."""
+        self.carries: Callable[[HubBus, HubBus, str], bool] = lambda _from, _to, _topic: True
+        """Whether a message reaches a client."""
+
+    def deliver(self, sender: HubBus, topic: str, payload: bytes) -> None:
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            self.too_big.append(topic)
+            return
+        for bus in self.buses:
+            if self.carries(sender, bus, topic):
+                bus.queue.put_nowait(Message(topic, payload))
+
+
+class HubBus:
+    """One client's connection to the hub."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.queue: asyncio.Queue[Message] = asyncio.Queue()
+        self.connected = True
+        self._handlers: list[tuple[str, Handler]] = []
+        self._task: asyncio.Task[None] | None = None
+        hub.buses.append(self)
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        self.hub.buses.remove(self)
+
+    async def wait_connected(self, timeout_s: float | None = None) -> None:
+        return
+
+    def subscribe(self, topic_filter: str, handler: Handler) -> None:
+        self._handlers.append((topic_filter, handler))
+
+    async def publish(
+        self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False
+    ) -> None:
+        if not self.connected:
+            raise BusDownError("not connected")
+        self.publish_soon(topic, payload)
+
+    def publish_soon(
+        self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False
+    ) -> None:
+        if self.connected:
+            asyncio.get_running_loop().call_later(DELAY_S, self.hub.deliver, self, topic, payload)
+
+    async def _run(self) -> None:
+        while True:
+            message = await self.queue.get()
+            for topic_filter, handler in self._handlers:
+                if topic_matches_sub(topic_filter, message.topic):
+                    try:
+                        await handler(message)
+                    except WireError as error:
+                        count_refusal("bus", error.refusal)
+
+
+class MovableClock:
+    """Real time from the test market's start on, moved at will."""
+
+    speed = 1.0
+
+    def __init__(self) -> None:
+        self._ahead_ms = chain_builder.START_MS + 1000 - int(time.time() * 1000)
+
+    def now_ms(self) -> int:
+        return self.wall_ms() + self._ahead_ms
+
+    def move_to(self, market_ms: int) -> None:
+        """Make it `market_ms` now."""
+        self._ahead_ms = market_ms - self.wall_ms()
+
+    def wall_ms(self) -> int:
+        return int(time.time() * 1000)
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
+    def real_seconds_until(self, market_ms: int) -> float:
+        return max(0.0, (market_ms - self.now_ms()) / 1000)
+
+    async def sleep_until(self, market_ms: int) -> None:
+        await asyncio.sleep(self.real_seconds_until(market_ms))
+
+
+class Feeder:
+    """Four nodes, and a client that sends transactions to them."""
+
+    def __init__(self, folder: Path, genesis: Genesis) -> None:
+        self.folder = folder
+        self.genesis = genesis
+        self.hub = Hub()
+        self.clock = MovableClock()
+        self.chain = chain_builder.Chain(genesis=genesis)
+        """Only to make transactions with."""
+        self.nodes: list[Node] = []
+        self.tasks: list[asyncio.Task[None]] = []
+        self._client = HubBus(self.hub)
+
+    def start(self, index: int) -> Node:
+        """Start (or start again) a node from its folder."""
+        folder = self.folder / f"node-{index}"
+        folder.mkdir(exist_ok=True)
+        key = chain_builder.VALIDATORS[index]
+        node = Node(self.genesis, folder, key, HubBus(self.hub), self.clock)
+        task = asyncio.create_task(node.run())
+        if index == len(self.nodes):
+            self.nodes.append(node)
+            self.tasks.append(task)
+        else:
+            self.nodes[index], self.tasks[index] = node, task
+        return node
+
+    async def stop(self, index: int) -> None:
+        """Stop a node; its folder stays."""
+        self.tasks[index].cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await self.tasks[index]
+
+    def send(self, *transactions: Transaction) -> None:
+        """Publish transactions."""
+        for tx in transactions:
+            topic = topics.build(self.genesis.market, topics.TX, tx.sender)
+            self._client.publish_soon(topic, tx.raw)
+
+    async def until(self, condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+        """
+        Wait for something.
+
+        Raises:
+            AssertionError: it did not come.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            for task in self.tasks:
+                if task.done() and not task.cancelled() and task.exception() is not None:
+                    raise AssertionError("a node stopped") from task.exception()
+            assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {self.heights}"
+            await asyncio.sleep(0.01)
+
+    async def executed(self, *transactions: Transaction, timeout_s: float = 10.0) -> None:
+        """Wait until every running node has executed all of these."""
+        await self.until(
+            lambda: all(
+                node.ledger.is_executed(tx.txid)
+                for node, task in zip(self.nodes, self.tasks, strict=True)
+                if not task.done()
+                for tx in transactions
+            ),
+            timeout_s,
+        )
+
+    @property
+    def heights(self) -> list[int]:
+        """Executed heights."""
+        return [node.executed_height for node in self.nodes]
+
+
+@contextlib.asynccontextmanager
+async def feeder(folder: Path, **genesis: object) -> AsyncIterator[Feeder]:
+    """Four running nodes."""
+    running = Feeder(folder, chain_builder.make_genesis(**{"delta0_ms": 50, **genesis}))
+    for index in range(4):
+        running.start(index)
+    try:
+        yield running
+    finally:
+        for index in range(4):
+            await running.stop(index)
