@@ -33,6 +33,7 @@ from ledger import merkle, smt, types
 from ledger.checkpoint import Checkpoint, UnknownValidatorsError
 from wire import canonical
 from wire.errors import CertificateError, MalformedError, OversizedError
+from wire.keys import id_of
 
 MAX_PROOF_BYTES = 256 * 1024
 """Headers on the way to a finalised descendant dominate; without them a proof is near 1 kB."""
@@ -123,18 +124,14 @@ class Step(_Object, frozen=True, tag="step"):
     """A final header that leads a client on, and the validators it brings in, if it does."""
 
     anchor: Anchor
-    ids: Annotated[tuple[Text, ...], msgspec.Meta(max_length=types.MAX_VALIDATORS)] = ()
     keys: Annotated[tuple[types.Hash, ...], msgspec.Meta(max_length=types.MAX_VALIDATORS)] = ()
-    """In the order of `ids`. Both are empty when the header changes no validators."""
+    """Of the validators it brings in, by index; empty when it changes none."""
 
     def following(self) -> types.ValidatorSet | None:
-        """
-        The validators it brings in.
-
-        Raises:
-            MalformedError: identities and keys do not pair.
-        """
-        return types.ValidatorSet(self.ids, self.keys) if self.ids or self.keys else None
+        """The validators it brings in; their identities are made of their keys."""
+        if not self.keys:
+            return None
+        return types.ValidatorSet(tuple(id_of(key) for key in self.keys), self.keys)
 
 
 Proof: TypeAlias = StateProof | ReceiptProof | InclusionProof

@@ -181,9 +181,7 @@ class Prover:
         anchor = self.anchor(high)
         for event in self._store.events(high, contract_of("validators")):
             if event["event"] == "validators":
-                members = event["validators"]
-                ids = tuple(one["id"] for one in members)
-                return Step(anchor, ids, tuple(from_text(one["key"]) for one in members))
+                return Step(anchor, tuple(from_text(one["key"]) for one in event["validators"]))
         raise NotProvableError(f"block {high} does not end the validators that were named")
 
     def _decides_after(self, height: int) -> bytes:
