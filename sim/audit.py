@@ -26,7 +26,14 @@ from typing import Any
 import msgspec
 
 from aggregator.store import AggregatorStore
-from sim.audit_chain import check_chain, check_nodes, check_settlement, most_advanced
+from sim.audit_chain import (
+    Verify,
+    check_chain,
+    check_nodes,
+    check_settlement,
+    most_advanced,
+    verify_apart,
+)
 from sim.audit_delivery import check_dso, check_readings, check_receipts
 from sim.audit_money import check_money
 from sim.audit_trail import Check, Trail, read_trail
@@ -67,15 +74,15 @@ class Audit:
         return {name: fact for check in self.checks for name, fact in check.facts.items()}
 
 
-def audit(feeder: Feeder) -> Audit:
-    """Audit a stopped run."""
+def audit(feeder: Feeder, verify: Verify = verify_apart) -> Audit:
+    """Audit a stopped run; `verify` re-executes its chain."""
     folders = [feeder.ledger_folder(index) for index in range(len(feeder.validators))]
     checks = [_guarded("nodes", lambda: check_nodes(folders))]
     try:
         believed = most_advanced(folders)
     except UNREADABLE as error:
         return Audit((Check("chain", False, f"cannot be read: {error!r}"), *checks))
-    checks.insert(0, _guarded("chain", lambda: check_chain(believed)))
+    checks.insert(0, _guarded("chain", lambda: check_chain(believed, verify)))
     try:
         trail = read_trail(feeder, believed)
     except UNREADABLE as error:

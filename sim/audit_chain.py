@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from wire.envelope import date_text
 VERIFY_TIMEOUT_S = 300
 TIP_SPREAD_MAX = 2
 """Blocks that a validator may lack when all are stopped at once."""
+Verify = Callable[[Path], dict[str, Any]]
+"""Re-executes a chain; see `verify_apart`."""
 
 
 def most_advanced(folders: list[Path]) -> Path:
@@ -30,18 +33,30 @@ def most_advanced(folders: list[Path]) -> Path:
     return max(folders, key=_height)
 
 
-def check_chain(folder: Path) -> Check:
-    """The chain, executed again by another process; its money."""
+def verify_apart(folder: Path) -> dict[str, Any]:
+    """
+    What `ledger verify --json` says of a chain folder, in a process of its own.
+
+    Returns:
+        `ok`, and the facts of a valid chain or the `error` of another.
+    """
     command = [sys.executable, "-m", "ledger.cli", "verify", str(folder), "--json"]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=VERIFY_TIMEOUT_S, check=False
         )
-        facts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except subprocess.TimeoutExpired:
-        return Check("chain", False, f"not verified in {VERIFY_TIMEOUT_S} s")
+        return {"ok": False, "error": f"not verified in {VERIFY_TIMEOUT_S} s"}
+    try:
+        facts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError):
-        return Check("chain", False, done.stderr.strip()[-300:] or "no answer")
+        return {"ok": False, "error": done.stderr.strip()[-300:] or "no answer"}
+    return facts
+
+
+def check_chain(folder: Path, verify: Verify) -> Check:
+    """The chain, executed again; its money."""
+    facts = verify(folder)
     if not facts["ok"]:
         return Check("chain", False, facts["error"])
     money = f"{facts['balances_uc'] / 1e6:.6f} ¤"
