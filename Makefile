@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 
-.PHONY: demo sim test check bench format clean help
+.PHONY: demo sim test check bench bench-ledger format clean help
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ check: $(STAMP) ## Formatting, lint, strict typing, import rules
 
 bench: $(STAMP) ## Benchmarks: how fast a market clears
 	$(BIN)/python -m bench.clearing $(ARGS)
+
+bench-ledger: $(STAMP) ## Four validators on a real broker: throughput, finality, cost (ARGS="--broker embedded")
+	$(BIN)/python -m bench.ledger $(ARGS)
 
 format: $(STAMP) ## Format the code
 	$(BIN)/ruff format .
