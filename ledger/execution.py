@@ -291,9 +291,11 @@ class Ledger:
 
         Known are the running epoch, the next, and `membership.evidenceEpochs` in all before.
         """
-        found = self._sets.get(epoch)
         members = validators.members(self.state, epoch)
-        if found is None and members is not None:
+        if members is None:
+            return None
+        found = self._sets.get(epoch)
+        if found is None:
             found = types.ValidatorSet(
                 tuple(name for name, _, _ in members),
                 tuple(from_text(key, KEY_BYTES) for _, key, _ in members),

@@ -8,12 +8,12 @@ number of steps (Σ joins + removals ≤ max(1, ⌊(n−1)/3⌋), "churn"), in t
    more votes than f since others left. A set of four or more never falls below four, where f is
    still 1; a smaller one never below one. Who cannot be removed yet waits (a banned one does not
    lead meanwhile, `ledger.poe`).
-2. **joins**: candidates in the order of their lots, while there is room and their controller stays
-   within f votes (one at least).
+2. **joins**: candidates, who has waited longest first, while there is room and their controller
+   stays within f votes (one at least).
 3. **rotation**: a full set with candidates waiting gives one seat to the next of them, that of the
    member who has served longest.
 
-The lot of a validator is H(seed ‖ identity). Slow change keeps most of a quorum known to whoever
+Between equals the lot decides, H(seed ‖ identity). Slow change keeps most of a quorum known to whoever
 knew the set before, and leaves time to see an attack by joining. Source: ledger.md §4.
 """
 
@@ -45,7 +45,7 @@ class Standing:
     controller: str
     status: str
     since_epoch: int
-    """First epoch of its present service."""
+    """First epoch of its present service; of a candidate, since when it waits."""
     founder: bool = False
     """Named in the genesis: not subject to the limit of votes per controller."""
 
@@ -107,7 +107,7 @@ class _Step:
         self._left = churn_limit(len(current))
         self._waiting = sorted(
             (name for name, one in known.items() if one.status == Status.CANDIDATE),
-            key=self._lot,
+            key=self._age,
         )
 
     def run(self) -> tuple[str, ...]:
@@ -145,7 +145,7 @@ class _Step:
         serving = [name for name in self._members if self._status(name) == Status.ACTIVE]
         if not serving:
             return
-        longest = min(serving, key=lambda name: (self._known[name].since_epoch, self._lot(name)))
+        longest = min(serving, key=self._age)
         place = self._members.index(longest)
         self._members.remove(longest)
         if self._join():
@@ -163,9 +163,7 @@ class _Step:
             and not self._known[name].founder
             and votes[self._known[name].controller] > allowed
         ]
-        return max(
-            crowded, key=lambda name: (self._known[name].since_epoch, self._lot(name)), default=None
-        )
+        return max(crowded, key=self._age, default=None)
 
     def _with(self, status: Status) -> list[str]:
         return [name for name in self._members if self._status(name) == status]
@@ -178,6 +176,10 @@ class _Step:
         return Counter(
             self._known[name].controller for name in self._members if name in self._known
         )
+
+    def _age(self, name: str) -> tuple[int, bytes]:
+        """The oldest first; between equals the lot."""
+        return self._known[name].since_epoch, self._lot(name)
 
     def _lot(self, name: str) -> bytes:
         return lot(self._seed, name)

@@ -16,7 +16,7 @@ from ledger.genesis import Genesis, GenesisValidator, Supervisor, seal_genesis
 from ledger.schedule import Epochs
 from ledger.store import LedgerStore
 from wire import certificates
-from wire.certificates import AddressGrant, ValidatorGrant
+from wire.certificates import AddressGrant, ValidatorGrant, ValidatorLicence
 from wire.envelope import new_req_id
 from wire.keys import SigningKey, to_text
 from wire.metering import CpfAttestation, Receipt, record_json, sign_record
@@ -38,6 +38,9 @@ def key(name: str) -> SigningKey:
 ISSUER = key("issuer")
 SUPERVISOR = key("supervisor")
 VALIDATORS = [key(f"validator {i}") for i in range(4)]
+OTHERS = [key(f"other validator {i}") for i in range(40)]
+"""They may join."""
+KEYS = {one.id: one for one in (*VALIDATORS, *OTHERS)}
 
 
 def make_genesis(**changes: Any) -> Genesis:
@@ -81,6 +84,24 @@ def meter_of(home: SigningKey) -> SigningKey:
 
 def register(home: SigningKey, **changes: Any) -> dict[str, Any]:
     return {"op": "register-address", "grant": grant_for(home, **changes)}
+
+
+def licence_for(validator: SigningKey, **changes: Any) -> dict[str, Any]:
+    """A validator licence, signed by the issuer."""
+    fields: dict[str, Any] = {
+        "validator": validator.id,
+        "key": to_text(validator.public),
+        "controller": f"party of {validator.id[:12]}",
+        "not_before_ms": 0,
+        "not_after_ms": START_MS + 1000 * SLOT_MS,
+    }
+    licence = ValidatorLicence(**{**fields, **changes})
+    return certificates.dump(certificates.seal(licence, ISSUER, MARKET))
+
+
+def join(validator: SigningKey, tip: bytes = b"", **changes: Any) -> dict[str, Any]:
+    licence = licence_for(validator, **changes)
+    return {"op": "join-validator", "licence": licence, "tip": to_text(tip)}
 
 
 def bid(side: str, slot: int, energy_wh: int, price: int) -> dict[str, Any]:
@@ -196,14 +217,16 @@ class Chain:
         return types.Header(**{**fields, **changes})
 
     def finality(self, header: types.Header, path: tuple[types.Header, ...] = ()) -> bytes:
-        """A finalization by three of the four validators."""
+        """A finalization by a quorum: of four all but the second."""
         last = path[-1] if path else header
+        validators = self.epoch.validators
+        indexes = (0, 2, 3) if validators.n == 4 else range(validators.quorum)
         votes = [
             types.make_vote(
-                VALIDATORS[i], self.chain_id, i, last.epoch, last.view, types.VoteKind.FINALIZE,
-                types.header_hash(last),
+                KEYS[validators.ids[i]], self.chain_id, i, last.epoch, last.view,
+                types.VoteKind.FINALIZE, types.header_hash(last),
             )
-            for i in (0, 2, 3)
+            for i in indexes
         ]  # fmt: skip
         return types.encode(types.Finality(types.make_certificate(votes), path))
 
@@ -224,6 +247,10 @@ class Chain:
             self.epoch = self.epochs.after_seal(header, types.decode(types.Finality, certified))
             self.view = 0
         return result
+
+    def seal(self, *txs: Transaction) -> BlockResult:
+        """Add the block that ends the running epoch, at the beginning of the next slot."""
+        return self.block(slot_ms(self.ledger.slot + 1), *txs)
 
     def codes(self, time_ms: int, sender: SigningKey, *operations: dict[str, Any]) -> list[str]:
         """Add a block with one transaction; the codes of its operations."""
