@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
 from support import chain_builder
 from support.chain_builder import Chain, asset, auction, auction_bid, bid, deposit, events_of
 from support.enrolment import AskingHome
@@ -136,18 +135,17 @@ class FinishedRun:
     def _trade(self) -> None:
         folder = self.feeder.ledger_folder(0)
         end_ms = self.genesis.settle_ms(self.first + self.settled)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(chain_builder, "VALIDATORS", [v.key for v in self.feeder.validators])
-            chain = Chain(LedgerStore.in_folder(folder), self.genesis)
-            for time_ms, bundles in sorted(self._timetable(), key=lambda row: row[0]):
-                if time_ms >= end_ms:
-                    break
-                txs = [chain.tx(sender, *operations) for sender, operations in bundles]
-                result = chain.block(time_ms, *txs)
-                codes = {code for done in result.receipts for code in (done.code, *done.codes)}
-                assert codes <= {"OK"}, result.receipts
-                self._receipts += events_of(result, "receipt")
-            chain.store.close()
+        chain_builder.KEYS.update({v.key.id: v.key for v in self.feeder.validators})
+        chain = Chain(LedgerStore.in_folder(folder), self.genesis)
+        for time_ms, bundles in sorted(self._timetable(), key=lambda row: row[0]):
+            if time_ms >= end_ms:
+                break
+            txs = [chain.tx(sender, *operations) for sender, operations in bundles]
+            result = chain.block(time_ms, *txs)
+            codes = {code for done in result.receipts for code in (done.code, *done.codes)}
+            assert codes <= {"OK"}, result.receipts
+            self._receipts += events_of(result, "receipt")
+        chain.store.close()
         for number in range(1, len(self.feeder.validators)):
             shutil.copy(folder / FILE_NAME, self.chain_file(number))
 
