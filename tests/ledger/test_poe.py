@@ -7,16 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledger.genesis import Poe
 from ledger.poe import (
     Q16,
     Candidate,
     Eligibility,
     Ineligible,
     Window,
+    build_schedule,
     cpf_q16,
     leader_order,
     limit_controllers,
     schedule_root,
+    schedule_seed,
 )
 
 RULE = Eligibility(min_energy_wh=200, min_production_wh=100)
@@ -55,6 +58,27 @@ def test_the_turns_of_the_best_are_spread_out():
     order = leader_order(homes(Q16, 0, 0, 0), BASE, "smooth", b"")
     assert order.count(0) > len(order) // 3
     assert max(len(list(run)) for _, run in groupby(order)) == 2
+
+
+@pytest.mark.parametrize("mode", ["smooth", "strict"])
+@given(st.lists(st.tuples(st.integers(0, Q16), st.booleans()), min_size=1, max_size=12))
+def test_the_banned_have_no_turn_and_the_others_have_theirs_as_before(mode, who):
+    every = [
+        Candidate(f"v{i}", f"home-{i % 3}", cpf, banned) for i, (cpf, banned) in enumerate(who)
+    ]
+    order = leader_order(every, BASE, mode, b"seed")
+    free = [i for i, (_, banned) in enumerate(who) if not banned] or list(range(len(who)))
+    alone = leader_order([every[i] for i in free], BASE, mode, b"seed")
+    assert order == tuple(free[i] for i in alone)
+    assert set(order) == set(free)
+
+
+def test_the_seed_of_an_epoch_depends_on_the_chains_and_on_its_base():
+    assert len({schedule_seed(seed, height) for seed in (b"", b"s") for height in (0, 1)}) == 4
+    rules = Poe(base=BASE)
+    assert build_schedule(rules, homes(5, 5, 5, 5), b"\x01") == leader_order(
+        homes(5, 5, 5, 5), BASE, "smooth", b"\x01"
+    )
 
 
 def test_ties_go_by_lot_and_the_seed_decides():
