@@ -66,6 +66,7 @@ def wallet(provisioning: Provisioned, as_json: Json = False) -> None:
         print(
             f"slot {row['slot']}: net {row['netWh']} Wh, bought {row['boughtWh']},"
             f" sold {row['soldWh']}, residual {row['residualWh']}"
+            + (" (assumed: no receipt yet)" if row.get("assumed") else "")
         )
 
 

@@ -8,8 +8,8 @@ The Home Energy Manager: gateway, controller, EMS and ledger client of one home,
                     steer the battery toward the contracted position; tell our state
     + 120 s         forecast the next slot, decide, bid
 
-Everything that must not be lost is in SQLite before it is sent: readings in their outbox,
-operations in theirs, the wallet from finalised events only.
+Everything that must not be lost is in SQLite before it is sent: the slots still to be closed,
+readings in their outbox, operations in theirs, the wallet from finalised events only.
 """
 
 from __future__ import annotations
@@ -28,9 +28,19 @@ from hem.controller.bidding import Situation, answer_auction, decide
 from hem.controller.forecast import Forecaster
 from hem.controller.policy import Policy, load_policy
 from hem.controller.setpoint import setpoint_w
+from hem.ems.closing import (
+    DELIVERED,
+    LATE_SLOTS,
+    PASSING,
+    WAITING,
+    SlotsToClose,
+    last_attempt,
+    receipt_key,
+)
 from hem.ems.decisions import DecisionLog
 from hem.ems.enrolment import Enrolment
 from hem.ems.keyring import Keyring
+from hem.ems.pledges import Pledges
 from hem.ems.readings import ReadingOutbox
 from hem.ems.schedule import Phase, Timetable
 from hem.ems.wallet import Wallet
@@ -60,6 +70,8 @@ HOUSEKEEPING_S = 1.0
 READ_AGAIN_S = 0.2
 AWAY = frozenset({"UNAVAILABLE", "TIMEOUT", "DEVICE_LOST"})
 """Gateway errors that may pass."""
+NEVER = frozenset({"TOO_LATE", "OUT_OF_ORDER", "GAP", "OTHER_ADDRESS"})
+"""Gateway errors that will not pass: this slot's energy cannot be confirmed any more."""
 RECENT_PRICES = 8
 
 log = structlog.get_logger(component="hem")
@@ -110,8 +122,11 @@ class HomeEnergyManager:
         self.forecaster = self._restored_forecaster()
         self._samples: list[int] = []
         self._opening: _Opening | None = None
-        self._pledged_wh: dict[int, int] = {}
-        """Per slot, what we offered (+) or bid for (−) in the aggregator's auctions [Wh]."""
+        self.to_close = SlotsToClose(self.store)
+        self.pledges = Pledges(self.store)
+        self._closing = asyncio.Lock()
+        self._said_open: set[int] = set()
+        """Slots of which the log says that they could not be closed yet."""
         self._steering = False
         self.wallet: Wallet
         self.outbox: OperationOutbox
@@ -243,7 +258,7 @@ class HomeEnergyManager:
         return [
             Phase("begin", 0, self._begin_slot),
             Phase("bid", min(BID_AFTER_S, length_s // 4), self._bid),
-            *(Phase(f"steer-{at}", at, self._steer) for at in steering),
+            *(Phase(f"steer-{at}", at, self._tick) for at in steering),
         ]
 
     # --- Slot by slot ----------------------------------------------------------------------------
@@ -254,51 +269,93 @@ class HomeEnergyManager:
 
         What flowed meanwhile is then receipted for the first of them: late, but paid for.
         """
-        if not self.wallet.registered:
-            return
-        now = self.grid.slot_at(self.clock.now_ms())
-        for slot in range(now - self.config.gateway.late_slots + 1, now + 1):
-            await self._close_slot(slot)
+        if self.wallet.registered:
+            await self._close_slot(self.grid.slot_at(self.clock.now_ms()))
 
     async def _begin_slot(self, slot: int) -> None:
         """Close the slot before; only then do we know what has flowed in this one."""
         await self._close_slot(slot)
         await self._steer(slot)
 
-    async def _close_slot(self, slot: int) -> None:
-        """Sign what flowed in the slot that has just ended; reading, receipt and CPF go out."""
-        ended = slot - 1
-        signed = await self._signed_reading(ended)
-        if signed is None:
-            return
-        self.readings.add(ended, from_text(signed["sealed"]))
-        reading = load_record(Reading, signed["reading"])
-        self._observe(ended, reading)
-        if not self.grant.start_slot <= ended <= self.grant.end_slot:
-            return
-        operations: list[tuple[str, dict[str, Any]]] = []
-        with contextlib.suppress(GatewayError):
-            receipt = await self.gateway.sign_receipt(self.wallet.address, ended)
-            operations.append((f"receipt/{ended}", {"op": "receipt", "receipt": receipt}))
-        operations += await self._attestation(ended)
-        self.outbox.add(operations)
+    async def _tick(self, slot: int) -> None:
+        """Between the slot's ends: try again what could not be closed, then steer."""
+        if not self._closing.locked():
+            async with self._closing:
+                self.to_close.reach(slot - 1)
+                await self._close_due()
+        await self._steer(slot)
 
-    async def _signed_reading(self, ended: int) -> dict[str, Any] | None:
+    async def _close_slot(self, slot: int) -> None:
         """
-        The reading at the end of a slot; None where the gateway does not sign it.
+        Close the slot that has just ended, after those that could not be closed before.
 
         A meter that is away is asked again for a quarter of a slot: a reading a little late costs
-        less than a gap, which would leave two slots without receipt.
+        less than one that waits for the next tick, which puts its energy on the wrong slot.
         """
-        until_ms = self.grid.end_ms(ended) + self.grid.length_s * 250
-        while True:
+        until_ms = self.grid.start_ms(slot) + self.grid.length_s * 250
+        async with self._closing:
+            self.to_close.reach(slot - 1)
+            while await self._close_due() in AWAY and self.clock.now_ms() < until_ms:
+                await asyncio.sleep(READ_AGAIN_S)
+
+    async def _close_due(self) -> str:
+        """
+        Close what is on the list, oldest first: the meter signs no slot after a later one.
+
+        Returns:
+            The gateway's error at the first slot that has to wait, and the later ones with it;
+            empty when none has to.
+        """
+        for ended in self.to_close.waiting():
             try:
-                return await self.gateway.sign_reading(ended)
+                await self._close(ended)
             except GatewayError as error:
-                if error.code not in AWAY or self.clock.now_ms() >= until_ms:
-                    log.warning("no reading", slot=ended, reason=str(error))
-                    return None
-            await asyncio.sleep(READ_AGAIN_S)
+                if error.code in NEVER:
+                    self._give_up(ended, str(error))
+                    continue
+                if ended not in self._said_open:
+                    self._said_open.add(ended)
+                    log.warning("slot not closed yet", slot=ended, reason=str(error))
+                return error.code
+        return ""
+
+    async def _close(self, ended: int) -> None:
+        """Sign what flowed in a slot, once; reading, receipt and CPF go out."""
+        attempt, state = last_attempt(self.outbox, ended)
+        if state in DELIVERED:
+            self._closed(ended)
+        elif ended + LATE_SLOTS < self.grid.slot_at(self.clock.now_ms()):
+            self._give_up(ended, "the ledger takes its receipt no longer")
+        elif state in PASSING:
+            await self._sign(ended, attempt + 1)
+        elif state == "":
+            await self._sign(ended, 0)
+        elif state != WAITING:
+            self._give_up(ended, state)
+
+    async def _sign(self, ended: int, attempt: int) -> None:
+        """Let the gateway sign a slot; what it signs is on its way when this returns."""
+        signed = await self.gateway.sign_reading(ended)
+        self.readings.add(ended, from_text(signed["sealed"]))
+        self._observe(ended, load_record(Reading, signed["reading"]))
+        if not self.grant.start_slot <= ended <= self.grant.end_slot:
+            self._closed(ended)
+            return
+        operations = await self._attestation(ended)
+        try:
+            receipt = await self.gateway.sign_receipt(self.wallet.address, ended)
+            operation = {"op": "receipt", "receipt": receipt}
+            operations.insert(0, (receipt_key(ended, attempt), operation))
+        finally:
+            self.outbox.add(operations)
+
+    def _closed(self, slot: int) -> None:
+        self.to_close.done(slot)
+        self._said_open.discard(slot)
+
+    def _give_up(self, slot: int, reason: str) -> None:
+        log.warning("no receipt for a slot", slot=slot, reason=reason)
+        self._closed(slot)
 
     async def _attestation(self, ended: int) -> list[tuple[str, dict[str, Any]]]:
         """The CPF of the window that ends here, where we host a validator and want rewards."""
@@ -313,12 +370,20 @@ class HomeEnergyManager:
         return [(f"cpf/{ended}", {"op": "cpf", "grant": dump(grant), "attestation": attestation})]
 
     def _observe(self, slot: int, reading: Reading) -> None:
-        """Teach the forecaster: load from our samples, generation from the register."""
-        opening, self._opening = self._opening, _Opening(
+        """
+        Teach the forecaster: load from our samples, generation from the register.
+
+        A reading taken long after the slot's end has the energy of the slots after it, too.
+        """
+        opening = self._opening
+        if opening is not None and opening.slot > slot:
+            return  # seen before
+        on_time = reading.time_ms < self.grid.end_ms(slot) + self.grid.length_s * 250
+        self._opening = None if not on_time else _Opening(
             slot + 1, reading.import_wh, reading.export_wh, reading.generation_wh
         )  # fmt: skip
         samples, self._samples = self._samples, []
-        if opening is not None and opening.slot == slot and samples:
+        if on_time and opening is not None and opening.slot == slot and samples:
             load_w = max(0, sum(samples) // len(samples))
             pv_wh = reading.generation_wh - opening.generation_wh
             self.forecaster.observe(slot, load_w * self.grid.length_s // 3600, max(0, pv_wh))
@@ -351,7 +416,7 @@ class HomeEnergyManager:
             log.warning("no state", reason=str(error))
             return None
         battery, soc_wh = battery_of(state, self.policy)
-        pledged_wh = self._pledged_wh.get(slot, 0)
+        pledged_wh = self.pledges.total_wh(slot)
         if battery is not None and soc_wh is not None:
             battery, soc_wh = after_pledge(battery, soc_wh, pledged_wh, self.grid.length_s)
         prices = self.genesis.prices
@@ -376,8 +441,12 @@ class HomeEnergyManager:
         """Answer the aggregator's auction if the battery can deliver."""
         if event["event"] != "auction-opened" or self.clock.now_ms() >= event["deadlineMs"]:
             return
-        slot = event["slot"]
+        slot, auction = event["slot"], event["auction"]
         if not self.grant.start_slot <= slot <= self.grant.end_slot:
+            return
+        given = self.pledges.answer(slot, auction)
+        if given is not None:
+            self.outbox.add([(f"auction/{auction}", given)])
             return
         situation = await self._situation(slot)
         if situation is None:
@@ -389,15 +458,15 @@ class HomeEnergyManager:
         if order is None:
             return
         sign = 1 if order.side == "sell" else -1
-        self._pledged_wh[slot] = self._pledged_wh.get(slot, 0) + sign * order.energy_wh
         operation = {
             "op": "auction-bid",
-            "auction": event["auction"],
+            "auction": auction,
             "energyWh": order.energy_wh,
             "priceUcPerKwh": order.price_uc_per_kwh,
         }
-        log.info("auction answered", auction=event["auction"], energy_wh=order.energy_wh)
-        self.outbox.add([(f"auction/{event['auction']}", operation)])
+        self.pledges.add(slot, auction, sign * order.energy_wh, operation)
+        log.info("auction answered", auction=auction, energy_wh=order.energy_wh)
+        self.outbox.add([(f"auction/{auction}", operation)])
 
     def _offered_wh(self, slot: int) -> int:
         """What we sold, or may still sell, in the double auction of a slot [Wh]."""
@@ -484,6 +553,8 @@ class HomeEnergyManager:
     def _operation_done(self, key: str, operation: dict[str, Any], code: str) -> None:
         if code != "OK":
             log.info("operation refused", key=key, op=operation["op"], code=code)
+            if operation["op"] == "auction-bid":
+                self.pledges.refused(operation["auction"])
         self.decisions.outcome(key, code)
 
     async def _housekeep(self) -> None:
@@ -499,7 +570,7 @@ class HomeEnergyManager:
                     self.store.put("forecaster", encode(self.forecaster.to_json()))
                 self.wallet.forget_before(slot)
                 self.decisions.forget_before(slot)
-                self._pledged_wh = {s: wh for s, wh in self._pledged_wh.items() if s >= slot}
+                self.pledges.forget_before(slot)
 
     def _restored_forecaster(self) -> Forecaster:
         """The forecaster as it was kept; a fresh one where nothing (or nonsense) was."""

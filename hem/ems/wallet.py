@@ -63,7 +63,7 @@ class Wallet:
                 self._put(_forward_key(event["auction"]), {"slot": event["slot"]})
             case "auction-cleared":
                 self._take_auction(event)
-            case "settled":
+            case "settled" | "trued-up":
                 self._take_settlement(event)
 
     def resume(self) -> dict[str, int]:
@@ -105,7 +105,7 @@ class Wallet:
         return found.get("priceUcPerKwh")
 
     def settlements(self) -> list[dict[str, Any]]:
-        """Our settled slots, oldest first."""
+        """Our settled slots, oldest first; `assumed` is true where our receipt was missing."""
         return [decode(raw) for _, raw in self._store.scan("settled/")]
 
     def forget_before(self, slot: int) -> None:
