@@ -119,7 +119,7 @@ class Cluster:
             key, MARKET, self.certificate(key, "observer"), HOST, self.broker.port, SystemClock(),
             SystemRng(), tls=context_of(self.broker, key.id),
         )  # fmt: skip
-        return Watch(bus, self.genesis)
+        return Watch(bus, key.id, self.genesis)
 
     async def connect(self, credentials: Iterable[tuple[SigningKey, Signed]]) -> list[Publisher]:
         """A publisher for each key, a few at a time."""

@@ -431,6 +431,10 @@ async def _scenarios(
     homes = [(key, market.grant(key, slot)) for key in keys]
     owners = [market.supervisor.id, *(key.id for key in keys)]
     publishers = dict(zip(owners, await cluster.connect([desk, *homes]), strict=True))
+    try:
+        await watch.until_ready(SETTLE_S)
+    except TimeoutError:
+        raise ConfigError("not all validators answer; see their logs (--keep)") from None
     bench = Bench(plan, cluster, watch, publishers)
     tell(f"registering and funding {len(keys)} addresses")
     await bench.prepare(registrations(market, cluster.genesis, keys), 64)

@@ -22,8 +22,10 @@ from ledger.types import Certificate, Proposal, decode, header_hash
 from runtime.bus import MqttBus
 from runtime.ports import Message
 from wire import topics
+from wire.canonical import encode
 from wire.keys import from_text
 
+ASK_AGAIN_S = 0.2
 PROPOSAL, VOTE, CERTIFICATE, EVENTS = "proposal", "vote", "certificate", "events"
 
 
@@ -46,10 +48,13 @@ class Watch:
 
     Args:
         bus: a lane with the role observer, not started
+        identity: of that lane
     """
 
-    def __init__(self, bus: MqttBus, genesis: Genesis) -> None:
+    def __init__(self, bus: MqttBus, identity: str, genesis: Genesis) -> None:
         self._bus = bus
+        self._identity = identity
+        self._answered: set[str] = set()
         self._genesis = genesis
         self._keys = {v.id: from_text(v.key) for v in genesis.validators}
         self._enough = (len(self._keys) - 1) // 3 + 1
@@ -73,10 +78,25 @@ class Watch:
             (topics.CONSENSUS_VOTE, "+", self._take_vote),
             (topics.CONSENSUS_CERT, "", self._take_certificate),
             (topics.EVENTS, "block", self._take_block),
+            (topics.SYNC_RSP, self._identity, self._take_answer),
         ):
             self._bus.subscribe(topics.build(market, kind, leaf), handler)
         await self._bus.start()
         await self._bus.wait_connected(10.0)
+
+    async def until_ready(self, timeout_s: float) -> None:
+        """
+        Wait until every validator answers: what is sent before it has subscribed never reaches it.
+
+        Raises:
+            TimeoutError: not all did.
+        """
+        topic = topics.build(self._genesis.market, topics.SYNC_REQ, self._identity)
+        async with asyncio.timeout(timeout_s):
+            while len(self._answered) < len(self._keys):
+                request = {"reqId": "ready", "kind": "tip", "key": ""}
+                await self._bus.publish(topic, encode(request))
+                await asyncio.sleep(ASK_AGAIN_S)
 
     async def stop(self) -> None:
         """Disconnect."""
@@ -112,6 +132,10 @@ class Watch:
     async def _take_certificate(self, message: Message) -> None:
         decode(Certificate, message.payload)
         self._count(CERTIFICATE, message)
+
+    async def _take_answer(self, message: Message) -> None:
+        validator, _, _ = read_message(message.payload, self._keys, self._genesis.chain_id)
+        self._answered.add(validator)
 
     async def _take_block(self, message: Message) -> None:
         self._count(EVENTS, message)
