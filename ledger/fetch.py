@@ -269,9 +269,8 @@ class Fetcher:
             raise MalformedError("block does not follow ours", height=header.height)
         if header.tx_root != root(block.txids):
             raise MalformedError("transactions are not the block's", height=header.height)
-        if not verify_finality(
-            header_hash(header), finality, node.epochs.validators, node.genesis.chain_id
-        ):
+        validators = node.epochs.validators
+        if not verify_finality(header_hash(header), finality, validators, node.genesis.chain_id):
             raise MalformedError("block is not final", height=header.height)
 
     async def _ask_bodies(self) -> None:
@@ -288,7 +287,7 @@ class Fetcher:
     async def _ask(self, kind: str, key: str) -> None:
         """Ask one of the others; the same thing of the next one when it is asked again."""
         node = self._node
-        others = [v.id for v in node.genesis.validators if v.id != node.key.id]
+        others = [one for one in node.epochs.validators.ids if one != node.key.id]
         if not others:
             return
         self._turns[kind] += 1

@@ -74,7 +74,7 @@ def build_content(
         receipts_root=ledger.receipts_root(executed),
         time_ms=time_ms,
         seal=seal,
-        next_validators_hash=epoch.validators.hash if seal else b"",
+        next_validators_hash=epoch.next_validators_hash if seal else b"",
     )
 
 
@@ -146,7 +146,7 @@ def _form_fault(request: ValidateProposal, ledger: Ledger, epoch: Epoch, now_ms:
     if request.empty and txids:
         return "a seal's descendant is not empty"
     if header.seal != seals or header.next_validators_hash != (
-        epoch.validators.hash if seals else b""
+        epoch.next_validators_hash if seals else b""
     ):
         return "seal flag is wrong"
     return ""

@@ -24,10 +24,11 @@ import structlog
 from ledger.execution import Ledger
 from ledger.fetch import Fetcher
 from ledger.genesis import Genesis
-from ledger.judging import Verdict, build_content, judge, work_is_due
+from ledger.judging import DRIFT_MS, Verdict, build_content, judge, work_is_due
 from ledger.mempool import Budget, Mempool
 from ledger.protocol import (
     BodiesReady,
+    BornRecord,
     BroadcastCertificate,
     BroadcastProposal,
     BroadcastVote,
@@ -124,6 +125,7 @@ class Node:
         self.mempool = Mempool(self.ledger)
         self.epochs = Epochs(genesis, self.ledger, self.store)
         self._votes = WriteAheadLog(folder / "votes.wal")
+        self._born = self._read_birth()
         self._kept_bodies: set[bytes] = set()
         self._publisher = Publisher(self)
         self._fetcher = Fetcher(self)
@@ -493,9 +495,8 @@ class Node:
         self._events.appendleft(Start())
         self._wake.set()
         self._epoch = epoch
-        me = epoch.validators.index(self.key.id)
         crypto = KeyCrypto(self.genesis.chain_id, epoch.validators, self.key)
-        self._core = Core(epoch, me, crypto)
+        self._core = Core(epoch, self._seat(epoch), crypto)
         if restore:
             self._core.restore([decode_record(raw) for raw in self._votes.entries()])
             self._jump_to_tip()
@@ -504,6 +505,31 @@ class Node:
         early, self._early = self._early, deque(maxlen=MAX_EARLY)
         for event in early:
             self._post(event)
+
+    def _seat(self, epoch: Epoch) -> int | None:
+        """
+        Our index among the epoch's validators; None when we have no seat or must not use it.
+
+        A log that was begun within this epoch does not hold what was signed in it before: without
+        it we might contradict ourselves, so we only watch until the next epoch.
+        """
+        seat = epoch.validators.index(self.key.id)
+        begun_since = epoch.base_time_ms > self._born.time_ms + DRIFT_MS
+        if seat is None or self._born.fresh or begun_since:
+            return seat
+        log.warning("watching: the vote log is younger than this epoch", epoch=epoch.epoch)
+        return None
+
+    def _read_birth(self) -> BornRecord:
+        """When the vote log was begun; it is now when there is none."""
+        records = [decode_record(raw) for raw in self._votes.entries()]
+        if not records:
+            born = BornRecord(self.clock.now_ms(), fresh=self.store.tip is None)
+            self._votes.append(encode_record(born))
+            self._votes.sync()
+            return born
+        found = [one for one in records if isinstance(one, BornRecord)]
+        return found[0] if found else BornRecord(0, fresh=True)
 
     def _jump_to_tip(self) -> None:
         """Tell a restored core what was executed in its epoch."""
@@ -514,7 +540,8 @@ class Node:
 
     def _start_log_anew(self) -> None:
         """Drop what the log holds of ended epochs: their blocks are on the disk (`Epochs`)."""
-        self._votes.rewrite(encode_record(record) for record in self._core.records())
+        records = [self._born, *self._core.records()]
+        self._votes.rewrite(encode_record(record) for record in records)
 
     # --- Time ------------------------------------------------------------------------------------
 

@@ -82,10 +82,17 @@ class Epoch:
     """Finalization that ended the epoch before; shown to validators that are still in it."""
     delta_s: float = 0.2
     """Δ0: the time a message is expected to take, at most [s]."""
+    next_validators: ValidatorSet | None = None
+    """Of the epoch after this one, when they are others."""
 
     def leader(self, view: int) -> int:
         """Index of the validator that leads a view."""
         return self.schedule[(view - 1) % len(self.schedule)]
+
+    @property
+    def next_validators_hash(self) -> bytes:
+        """What `Header.next_validators_hash` of the seal must hold."""
+        return (self.next_validators or self.validators).hash
 
     @cached_property
     def schedule_root(self) -> bytes:
@@ -166,6 +173,14 @@ class CertificateRecord(msgspec.Struct, frozen=True, array_like=True, tag="certi
     certificate: Certificate
 
 
+class BornRecord(msgspec.Struct, frozen=True, array_like=True, tag="born"):
+    """This log was begun at that market time; what was signed before is not in it."""
+
+    time_ms: int
+    fresh: bool
+    """True when the whole folder was new: nothing was signed before."""
+
+
 class MarkRecord(msgspec.Struct, frozen=True, array_like=True, tag="mark"):
     """I may have signed anything up to and including this view: sign nothing new there."""
 
@@ -173,7 +188,7 @@ class MarkRecord(msgspec.Struct, frozen=True, array_like=True, tag="mark"):
     view: int
 
 
-Record = VoteRecord | ProposalRecord | CertificateRecord | MarkRecord
+Record = VoteRecord | ProposalRecord | CertificateRecord | MarkRecord | BornRecord
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)

@@ -123,6 +123,7 @@ class Epochs:
             base_time_ms=saved.base_time_ms,
             base_certificate=saved.base_certificate,
             delta_s=self._genesis.delta0_ms / 1000,
+            next_validators=self.next_validators(saved.epoch),
         )
 
     def _set(self, epoch: int) -> ValidatorSet:
