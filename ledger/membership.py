@@ -13,8 +13,8 @@ number of steps (Σ joins + removals ≤ max(1, ⌊(n−1)/3⌋), "churn"), in t
 3. **rotation**: a full set with candidates waiting gives one seat to the next of them, that of the
    member who has served longest.
 
-Between equals the lot decides, H(seed ‖ identity). Slow change keeps most of a quorum known to whoever
-knew the set before, and leaves time to see an attack by joining. Source: ledger.md §4.
+Between equals the lot decides, H(seed ‖ identity). Slow change keeps most of a quorum known to
+whoever knew the set before, and leaves time to see an attack by joining. Source: ledger.md §4.
 """
 
 from __future__ import annotations
@@ -106,7 +106,11 @@ class _Step:
         self._least = least_size(len(current))
         self._left = churn_limit(len(current))
         self._waiting = sorted(
-            (name for name, one in known.items() if one.status == Status.CANDIDATE),
+            (
+                name
+                for name, one in known.items()
+                if one.status == Status.CANDIDATE and name not in self._members
+            ),
             key=self._age,
         )
 

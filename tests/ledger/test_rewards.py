@@ -235,6 +235,17 @@ def test_the_genesis_refuses_rewards_that_a_false_balance_would_be_worth(mode_of
             make_genesis(poe=Poe(min_energy_wh=0), rewards=Rewards(per_block_uc=1, max_blocks=1))
 
 
+def test_the_bound_is_no_smaller_than_it_has_to_be():
+    """Where burning is worth most (no base, least turnover, almost balanced) it breaks even."""
+    energy_wh, burnt_wh, feed_in = 100_000, 2_000, 80_000
+    poe = Poe(window_slots=1, base=0, min_energy_wh=energy_wh)
+    genesis = make_genesis(poe=poe, prices=Prices(feed_in_uc_per_kwh=feed_in))
+    before = cpf_q16([-burnt_wh], [energy_wh], poe.kappa_milli) / Q16
+    gained_uc = max_reward_uc(genesis) * (1 - before * before)  # of a share c, c is paid
+    lost_uc = burnt_wh * feed_in / 1000
+    assert 0.95 * lost_uc < gained_uc * CPF_STALE_SLOTS <= lost_uc
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 3000)), min_size=1, max_size=8),
     st.data(),
