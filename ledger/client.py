@@ -336,6 +336,7 @@ class LedgerClient:
             except WireError as error:
                 count_refusal("ledger.client", error.refusal)
                 log.error("agreed parts make no message", contract=follower.name, error=str(error))
+                follower.caught_up = False
                 continue
             if message is None:
                 await follower.ready.wait()

@@ -10,8 +10,8 @@ from support.speakers import CLIENT, Feeder
 
 from ledger import client as client_module
 from ledger.client import QueryError, Validators
-from ledger.event_chain import MAX_PENDING
-from ledger.statements import PART_BYTES
+from ledger.event_chain import MAX_PENDING, EventChain
+from ledger.statements import PART_BYTES, EventPart
 from runtime.metrics import refusals
 from wire import topics
 from wire.canonical import decode
@@ -119,6 +119,27 @@ async def test_a_flood_of_lies_takes_the_liars_own_room_only(feeder):
         await until(lambda: feeder.heights == [1, 9])
 
 
+def test_of_what_one_says_alone_the_next_message_is_forgotten_last():
+    """An honest validator far ahead of a client that others do not reach yet."""
+    chain = EventChain(0)
+    for n in range(1, MAX_PENDING + 50):
+        chain.count("ahead", b"digest", EventPart("market", n, n - 1, 0, 1, "", b"[]"), 2)
+    assert chain.count("other", b"digest", EventPart("market", 1, 0, 0, 1, "", b"[]"), 2)
+    assert chain.take() == (1, [])
+
+
+def test_agreed_messages_that_wait_take_little_room_and_the_next_one_any(monkeypatch):
+    monkeypatch.setattr("ledger.event_chain.MAX_AGREED_BYTES", 10_000)
+    chain = EventChain(0)
+    for n in range(1, 500):
+        chain.count("one", b"digest", EventPart("market", n + 1, n, 0, 1, "", b"[]"), 1)
+    assert chain._agreed_bytes <= 10_000
+    long = b"[" + b" " * 50_000 + b"]"
+    assert chain.count("one", b"long", EventPart("market", 1, 0, 0, 2, "d", long), 1)
+    assert chain.missing() == (0, 1)
+    assert list(chain._agreed) == [0]
+
+
 async def test_strangers_are_not_heard(feeder):
     async with following(feeder):
         [message] = feeder.messages("market", 1, 0, event(1))
@@ -172,13 +193,19 @@ async def test_a_malformed_message_is_refused_by_name(feeder, change):
         {"reqId": {}}, {"kind": []}, {"kind": "events", "value": []},
         {"kind": "events", "value": {"messages": {}}},
         {"kind": "events", "value": {"messages": [1]}},
-        {"kind": "events", "value": {"messages": [{}] * 65}},
     ],
     ids=str,
 )  # fmt: skip
 async def test_a_malformed_answer_is_refused_by_name(feeder, change):
     async with following(feeder):
         feeder.answer(LIAR, {"reqId": "r", "kind": "account", "value": {}, **change})
+        await until(lambda: feeder.air.refused == ["MALFORMED"])
+
+
+async def test_an_answer_of_too_many_messages_is_refused(feeder):
+    async with following(feeder):
+        messages = feeder.messages("market", 1, 0, event(1)) * 65
+        feeder.answer(LIAR, {"reqId": "r", "kind": "events", "value": {"messages": messages}})
         await until(lambda: feeder.air.refused == ["MALFORMED"])
 
 

@@ -119,11 +119,15 @@ def test_parts_that_do_not_make_the_whole_are_refused(feeder):
     parts = [read_part(message, feeder.genesis.chain_id) for message in messages]
     with pytest.raises(MalformedError):
         join_parts([parts[1].slice, parts[0].slice], parts[0].digest)
+    with pytest.raises(MalformedError):
+        join_parts([encode(refused_bids(3))], parts[0].digest)
 
 
 async def test_an_asker_gets_to_the_end_whatever_the_sizes(feeder):
     """Large messages among small ones: every answer is small enough and brings something new."""
-    sizes = [1, 3, 900, 1, 2_000, 400, *[1] * 40]
+    per_part = PART_BYTES / len(encode(refused_bids(1)))
+    tails = [int(per_part * 2.6), int(per_part * 2.2)]  # the last parts of both fit one answer
+    sizes = [1, 3, 900, 1, 2_000, 400, *tails, *[1] * 40]
     heights = [feeder.add("wallet", *refused_bids(size)) for size in sizes]
     node = Node(feeder.store, feeder.genesis)
     known = {}
