@@ -31,6 +31,7 @@ TAMPERED = "TAMPERED"
 FALSE_RECEIPT = "FALSE_RECEIPT"
 FALSE_CPF = "FALSE_CPF"
 NO_READING = "NO_READING"
+NO_RECEIPT = "NO_RECEIPT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,23 @@ def judge_receipt(
     if metered_wh == said_wh:
         return []
     return [Finding(FALSE_RECEIPT, f"slot {slot}: receipt {said_wh} Wh, registers {metered_wh} Wh")]
+
+
+def judge_silence(first: int, last: int, net_wh: int) -> list[Finding]:
+    """
+    What the registers say of slots for which a home in the market sent no receipt.
+
+    Args:
+        first, last: one slot, or several between two readings of which none can be receipted
+        net_wh: import − export in them
+
+    Returns:
+        The energy to bill from the registers; nothing where none flowed on balance.
+    """
+    if net_wh == 0:
+        return []
+    when = f"slot {last}" if first == last else f"slots {first} to {last}"
+    return [Finding(NO_RECEIPT, f"{when}: registers moved by {net_wh} Wh, no receipt")]
 
 
 def judge_cpf(

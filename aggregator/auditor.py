@@ -22,6 +22,7 @@ from aggregator.audit import (
     judge,
     judge_cpf,
     judge_receipt,
+    judge_silence,
     net_wh,
 )
 from aggregator.store import AggregatorStore
@@ -124,10 +125,15 @@ class Auditor:
         after = store.reading(meter, seq=reading.seq + 1)
         store.add_reading(reading, document)
         self._evidence(now_ms, home, judge(reading, before, after, self.grid), document)
+        for earlier, later in ((before, reading), (reading, after)):
+            if earlier is not None and later is not None:
+                self._judge_gap(home, earlier, later, now_ms)
         for slot in (reading.slot, reading.slot + 1):
             first, last = store.reading(meter, slot=slot - 1), store.reading(meter, slot=slot)
             if first is not None and last is not None:
                 store.set_net(meter, slot, net_wh(first, last))
+                if slot < store.judged_before():
+                    self._judge_silence(slot, slot + 1, now_ms, meter)
         self._compare(meter, now_ms)
 
     # --- what was said on chain -----------------------------------------------------------------
@@ -142,6 +148,12 @@ class Auditor:
             if meter:
                 self._compare(meter, now_ms)
 
+    def take_grant(self, event: dict[str, Any]) -> None:
+        """Keep in which slots an address is in the market: its meter's receipts are due then."""
+        with self.store.atomic():
+            self.store.add_grant(event["address"], event["startSlot"], event["endSlot"])
+        self.stale = self.stale or event["address"] not in self.directory.meter_of_address
+
     def take_cpf(self, event: dict[str, Any], now_ms: int) -> None:
         """Keep a finalised attestation and compare it when its readings are there."""
         validator = event["validator"]
@@ -155,12 +167,30 @@ class Auditor:
                 self._compare(meter, now_ms)
 
     def give_up_overdue(self, current_slot: int, now_ms: int) -> None:
-        """Receipts whose readings never came are evidence too."""
+        """Receipts whose readings never came are evidence too, and so are missing receipts."""
+        before = current_slot - OVERDUE_SLOTS
         with self.store.atomic():
-            for row in self.store.overdue_receipts(current_slot - OVERDUE_SLOTS):
+            self._judge_silence(self.store.judged_before(), before, now_ms)
+            self.store.put_judged_before(max(before, self.store.judged_before()))
+            for row in self.store.overdue_receipts(before):
                 finding = Finding(NO_READING, f"slot {row['slot']}: receipt without readings")
                 self._evidence(now_ms, self._home(row["meter"]) or row["address"], [finding])
                 self.store.close_receipt(row["address"], row["slot"], "unproven")
+
+    def _judge_silence(self, first: int, before: int, now_ms: int, meter: str = "") -> None:
+        """Slots whose receipt can come no more: what flowed is the DSO's to bill."""
+        for row in self.store.unreceipted(first, before):
+            owner = self.directory.meter_of_address.get(row["address"], "")
+            if owner and owner == row["meter"] and meter in ("", owner):
+                findings = judge_silence(row["slot"], row["slot"], row["net_wh"])
+                self._evidence(now_ms, self._home(owner), findings)
+
+    def _judge_gap(self, home: str, before: Reading, after: Reading, now_ms: int) -> None:
+        """Neighbours in the chain that are slots apart: no receipt covers what flowed between."""
+        first, last = before.slot + 1, after.slot
+        mine = [a for a, meter in self.directory.meter_of_address.items() if meter == after.meter]
+        if first < last and any(self.store.in_market(a, first, last) for a in mine):
+            self._evidence(now_ms, home, judge_silence(first, last, net_wh(before, after)))
 
     def _compare(self, meter: str, now_ms: int) -> None:
         """Compare what can be compared of a meter's open receipts and attestations."""

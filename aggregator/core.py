@@ -236,12 +236,15 @@ def book(event: Mapping[str, Any]) -> Book:
 def book_true_up(event: Mapping[str, Any]) -> Book:
     """
     What a late receipt changes in the books: the home as it is now, less the home as it was
-    settled with a net energy of 0 (or not at all, where it had no position).
+    settled with an assumed net energy (or not at all, where no receipt was expected of it).
     """
     [row] = event["rows"]
     position_wh = row["boughtWh"] - row["soldWh"]
-    settled = row["boughtWh"] != 0 or row["soldWh"] != 0
-    before = {"residualWh": -position_wh, "amountUc": row["amountUc"] - event["amountUc"]}
+    settled = "assumedNetWh" in event
+    before = {
+        "residualWh": event.get("assumedNetWh", 0) - position_wh,
+        "amountUc": row["amountUc"] - event["amountUc"],
+    }
     now, then = book({"rows": [row]}), book({"rows": [before] if settled else []})
     return Book(
         residual_in_wh=now.residual_in_wh - then.residual_in_wh,

@@ -149,6 +149,7 @@ class Aggregator:
             case "address-registered":
                 slot = self.genesis.grid.slot_at(now_ms)
                 self.outbox.add(fund(event, slot, self._funding))
+                self.auditor.take_grant(event)
             case "tx":
                 await self.outbox.take_event(height, event)
             case "receipt":

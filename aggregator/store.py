@@ -85,6 +85,12 @@ def first_tables(db: Database) -> None:
     db.create_table("meta", {"name": str, "value": str}, pk="name")
 
 
+@migrations()
+def grants_of_addresses(db: Database) -> None:
+    """In which slots an address is in the market."""
+    db.create_table("grants", {"address": str, "start_slot": int, "end_slot": int}, pk="address")
+
+
 class AggregatorStore:
     """What the aggregator remembers, beside its outbox."""
 
@@ -193,6 +199,48 @@ class AggregatorStore:
         self.db.execute(
             "UPDATE receipts SET status = ? WHERE address = ? AND slot = ?", [status, address, slot]
         )
+
+    def add_grant(self, address: str, start_slot: int, end_slot: int) -> None:
+        """Keep an address' slots; a renewed grant goes on where the one before began."""
+        self.db.execute(
+            "INSERT INTO grants VALUES (?, ?, ?) ON CONFLICT (address) DO UPDATE SET"
+            " start_slot = MIN(start_slot, excluded.start_slot),"
+            " end_slot = MAX(end_slot, excluded.end_slot)",
+            [address, start_slot, end_slot],
+        )
+
+    def in_market(self, address: str, first_slot: int, last_slot: int) -> bool:
+        """Was an address in the market in any of these slots?"""
+        sql = "SELECT 1 FROM grants WHERE address = ? AND start_slot <= ? AND end_slot >= ?"
+        return self._one(sql, address, last_slot, first_slot) is not None
+
+    def unreceipted(self, first_slot: int, before_slot: int) -> list[dict[str, Any]]:
+        """
+        Slots with a net energy for which a meter confirmed nothing, and addresses in the market.
+
+        Returns:
+            `{meter, slot, net_wh, address}` for each meter and each address valid in the slot;
+            the caller knows which address is of which meter.
+        """
+        return list(
+            self.db.query(
+                "SELECT r.meter, r.slot, r.net_wh, g.address FROM readings r JOIN grants g"
+                " ON r.slot BETWEEN g.start_slot AND g.end_slot"
+                " WHERE r.slot >= ? AND r.slot < ? AND r.net_wh IS NOT NULL AND NOT EXISTS"
+                " (SELECT 1 FROM receipts c WHERE c.meter = r.meter AND c.slot = r.slot)"
+                " ORDER BY r.slot",
+                [first_slot, before_slot],
+            )
+        )
+
+    def judged_before(self) -> int:
+        """Slots before this one were looked through for missing receipts."""
+        row = self._one("SELECT value FROM meta WHERE name = 'judged_before'")
+        return int(row["value"]) if row is not None else 0
+
+    def put_judged_before(self, slot: int) -> None:
+        """Keep how far slots were looked through."""
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES ('judged_before', ?)", [str(slot)])
 
     def add_attestation(
         self, validator: str, end_slot: int, meter: str, q16: int, eligible: bool

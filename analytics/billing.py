@@ -13,10 +13,12 @@ the same nets in the market (awards and residuals, `market.settlement`), slot by
     flexibility  what auctions of the aggregator paid above feed-in (or saved below retail)
     shortfall    sold but not delivered: bought back at the imbalance price
     surplus      bought but not taken: sold on at the feed-in price
-                 (these four add up to C₀ − C)
+                 (these four and `assumed` add up to C₀ − C)
     battery      without-market cost − C₀: the battery ran for the market instead of for the house
     stored       energy left in the battery, against the day without a market
-    other        what is left: slots that were not settled, roundings
+    assumed      slots without a receipt, settled at the most the connection carries (ADR 0004);
+                 nobody knows what flowed, so their whole cost is here and C₀ leaves them out
+    other        what is left: slots that were not settled, roundings; never passed over in silence
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ PART_WORDS = {
     "surplus": "energy bought but not taken (forecast error)",
     "battery": "the battery ran for the market instead of for the house",
     "stored": "less energy left in the battery",
+    "assumed": "slots without a receipt, settled at the most the connection carries",
     "other": "slots not settled and roundings",
 }
 SIGNIFICANT_UC = 5_000
@@ -54,6 +57,7 @@ class Parts:
     surplus: int = 0
     battery: int = 0
     stored: int = 0
+    assumed: int = 0
     other: int = 0
 
 
@@ -100,16 +104,22 @@ def explain(
         tariff: the supervisor's prices
 
     Returns:
-        The parts (only the first four), C₀ [µ¤], and sums: importWh, exportWh, boughtWh, soldWh,
-        shortfallWh, surplusWh.
+        The parts (the first four and `assumed`), C₀ [µ¤], and sums: importWh, exportWh, boughtWh,
+        soldWh, shortfallWh, surplusWh of metered slots; assumedWh and assumedSlots of the others.
     """
     parts = Parts()
     at_tariff_uc = 0
     names = ("importWh", "exportWh", "boughtWh", "soldWh", "shortfallWh", "surplusWh")
-    sums = dict.fromkeys(names, 0)
+    sums = dict.fromkeys((*names, "assumedWh", "assumedSlots"), 0)
     for row, awards in settled:
         net, bought, sold = row["netWh"], row["boughtWh"], row["soldWh"]
         result = settle(net, bought, sold, tariff)
+        if row.get("assumed"):
+            paid_uc = _money(awards, "buy") - _money(awards, "sell") + result.amount_uc
+            parts.assumed -= paid_uc
+            sums["assumedWh"] += net
+            sums["assumedSlots"] += 1
+            continue
         alone_uc = settle(net, 0, 0, tariff).amount_uc
         paid_uc = _money(awards, "buy")
         earned_uc = _money(awards, "sell")
@@ -183,6 +193,7 @@ def bill(
         "parts": asdict(parts),
         "worseOff": saved_uc < -SIGNIFICANT_UC,
         "why": _why(parts) if saved_uc < -SIGNIFICANT_UC else "",
+        "warning": _warning(home, parts, sums),
     }
 
 
@@ -204,6 +215,19 @@ def _flexibility(awards: list[Row], tariff: Tariff) -> int:
             reference = tariff.feed_in_uc_per_kwh if sells else tariff.retail_uc_per_kwh
             gain_uc += cost_uc(energy, price - reference) * (1 if sells else -1)
     return gain_uc
+
+
+def _warning(home: HomeDay, parts: Parts, sums: Mapping[str, int]) -> str:
+    """What of a bill rests on no receipt, in a sentence; empty when all of it is metered."""
+    said = []
+    if sums["assumedSlots"]:
+        said.append(
+            f"slots without a receipt: {sums['assumedSlots']}, settled with an assumed"
+            f" {sums['assumedWh']} Wh ({parts.assumed / 1e6:.3f})"
+        )
+    if parts.other:
+        said.append(f"{PART_WORDS['other']}: {parts.other / 1e6:.6f} unexplained")
+    return f"{home.name}: {'; '.join(said)}.".replace("-", "−") if said else ""
 
 
 def _why(parts: Parts) -> str:

@@ -117,7 +117,7 @@ def measures(facts: MarketFacts, rollup: Rollup, now_ms: int) -> dict[str, Any]:
     day = [row for row in rollup.slots.values() if start <= row["slot"] < end]
     settled = [row["slot"] for row in day if "netWh" in row]
     balance = energy_balance(
-        ((item["netWh"] for item in rollup.settlements[slot].values()) for slot in settled),
+        (rollup.metered_nets(slot) for slot in settled),
         rollup.energy_wh("load", settled),
         rollup.energy_wh("pv", settled),
     )

@@ -157,6 +157,7 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
             f" {row['why']}."
             for row in worse
         ]
+        lines += [row["warning"] for row in bills if row.get("warning")]
     finality = blocks["finality"]
     if finality["p50"] is not None:
         lines.append(
@@ -197,7 +198,7 @@ def _energy(
     rollup: Rollup, settled: Sequence[int], homes: Sequence[Mapping[str, Any]]
 ) -> EnergyBalance:
     """Load and generation as handed in when known of every home, else from the homes' states."""
-    nets = ([item["netWh"] for item in rollup.settlements[slot].values()] for slot in settled)
+    nets = (rollup.metered_nets(slot) for slot in settled)
     if homes and all("load_wh" in home and "generation_wh" in home for home in homes):
         load_wh = sum(int(home["load_wh"]) for home in homes)
         generation_wh = sum(int(home["generation_wh"]) for home in homes)

@@ -219,16 +219,25 @@ class Rollup:
             by_address[item["address"]] = item
             missing.discard(item["address"])  # a late receipt settles its home again
         missing.update(event.get("missing", ()))
-        nets = [item["netWh"] for item in by_address.values()]
+        nets = self.metered_nets(slot)
         row = self._slot(slot)
         row.update(
             netWh=sum(nets),
             homeImportWh=sum(net for net in nets if net > 0),
             homeExportWh=-sum(net for net in nets if net < 0),
-            settled=len(nets),
+            settled=len(by_address),
             missing=len(self._missing.get(slot, ())),
         )
         self._put_slot(slot, row)
+
+    def metered_nets(self, slot: int) -> list[int]:
+        """
+        Net energy of the homes whose receipt is there [Wh].
+
+        What is assumed of the others is a price, not energy: it has no place in a balance.
+        """
+        rows = self.settlements.get(slot, {}).values()
+        return [row["netWh"] for row in rows if not row.get("assumed")]
 
     def _cpf(self, event: Row) -> None:
         row = self._validator(event["validator"])

@@ -48,7 +48,7 @@ SCHEMA: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
     "settlements": (
         {
             "slot": int, "address": str, "net_wh": int, "bought_wh": int, "sold_wh": int,
-            "residual_wh": int, "amount_uc": int, "height": int,
+            "residual_wh": int, "amount_uc": int, "height": int, "assumed": int,
         },
         ("slot", "address"),
     ),
@@ -91,7 +91,9 @@ class AnalyticsStore:
         self._db.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
         for name, (columns, key) in SCHEMA.items():
             primary = key[0] if len(key) == 1 else key
-            self._db.table(name).create(columns, pk=primary, if_not_exists=True)
+            table = self._db.table(name).create(columns, pk=primary, if_not_exists=True)
+            for column in columns.keys() - table.columns_dict.keys():
+                table.add_column(column, columns[column], not_null_default=0)
         self._db.table("events").create_index(["time_ms"], if_not_exists=True)
         self._db.table("states").create_index(["time_ms"], if_not_exists=True)
         self._pending: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
@@ -240,7 +242,7 @@ def _auction(height: int, event: dict[str, Any]) -> Rows:
 def _settlement(height: int, event: dict[str, Any]) -> Rows:
     return [
         ("settlements", (event["slot"], r["address"], r["netWh"], r["boughtWh"], r["soldWh"],
-                         r["residualWh"], r["amountUc"], height))
+                         r["residualWh"], r["amountUc"], height, int(r.get("assumed", False))))
         for r in event["rows"]
     ]  # fmt: skip
 

@@ -20,7 +20,7 @@ const reportState = {
 const PARTS = [["neighbours", "neighbours", "battery"], ["flexibility", "flexibility", "solar"],
   ["shortfall", "not delivered", "v3"], ["surplus", "not taken", "v4"],
   ["battery", "battery use", "grid"], ["stored", "energy left", "v5"],
-  ["other", "other", "rule"]];
+  ["assumed", "no receipt", "ink"], ["other", "other", "rule"]];
 
 charts.bills = (state, colour) => {
   const names = report.bills.map((row) => row.home);

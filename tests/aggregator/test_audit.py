@@ -189,6 +189,50 @@ def test_a_receipt_without_readings_becomes_evidence_in_the_end(auditor, meter):
     assert kinds(auditor) == [audit.NO_READING]
 
 
+def granted(first, last, address=ADDRESS):
+    return {"event": "address-registered", "address": address, "startSlot": first, "endSlot": last}
+
+
+def details(auditor):
+    return [(row["kind"], row["detail"]) for row in auditor.store.evidence()]
+
+
+def test_energy_without_a_receipt_is_named_for_the_bill_once_none_can_come(auditor, meter):
+    auditor.take_grant(granted(FIRST + 1, FIRST + 3))
+    for slot, net_wh in enumerate((0, 500, -700, 0, 900), FIRST):
+        take(auditor, meter.read(slot, net_wh))
+    auditor.take_receipt(receipt(FIRST + 2, -700), NOW_MS)
+    auditor.give_up_overdue(FIRST + 1 + OVERDUE_SLOTS, NOW_MS)
+    assert kinds(auditor) == [], "it may still come"
+    for later in (6, 7):
+        auditor.give_up_overdue(FIRST + later + OVERDUE_SLOTS, NOW_MS)
+    said = f"slot {FIRST + 1}: registers moved by 500 Wh, no receipt"
+    assert details(auditor) == [(audit.NO_RECEIPT, said)], "not outside the grant, not for 0 Wh"
+
+
+def test_readings_that_are_held_back_until_nobody_looks_are_looked_at(auditor, meter):
+    auditor.take_grant(granted(FIRST, FIRST + 9))
+    auditor.give_up_overdue(FIRST + 50 + OVERDUE_SLOTS, NOW_MS)
+    take(auditor, meter.read(FIRST, 0))
+    take(auditor, meter.read(FIRST + 1, 500))
+    assert kinds(auditor) == [audit.NO_RECEIPT]
+
+
+def test_what_flowed_while_the_meter_signed_nothing_is_named_when_it_signs_again(auditor, meter):
+    auditor.take_grant(granted(FIRST, FIRST + 9))
+    take(auditor, meter.read(FIRST, 0))
+    take(auditor, meter.read(FIRST + 6, 3_000))
+    said = f"slots {FIRST + 1} to {FIRST + 6}: registers moved by 3000 Wh, no receipt"
+    assert details(auditor) == [(audit.NO_RECEIPT, said)]
+
+
+def test_a_home_that_is_not_in_the_market_owes_no_receipt(auditor, meter):
+    for slot, net_wh in ((FIRST, 0), (FIRST + 1, 500), (FIRST + 5, 900)):
+        take(auditor, meter.read(slot, net_wh))
+    auditor.give_up_overdue(FIRST + 50 + OVERDUE_SLOTS, NOW_MS)
+    assert kinds(auditor) == []
+
+
 @pytest.mark.parametrize("lie_q16", [0, 1])
 def test_an_attested_cpf_is_recomputed_from_the_registers(auditor, meter, lie_q16):
     nets, generations = [100, -50, 0, 30], [500, 500, 200, 0]

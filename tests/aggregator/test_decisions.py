@@ -162,17 +162,21 @@ def row(net_wh, bought_wh, sold_wh):
     }
 
 
-@given(flows, positions, positions)
-def test_books_after_a_late_receipt_are_those_of_one_in_time(net_wh, bought_wh, sold_wh):
+@given(flows, positions, positions, flows, st.booleans())
+def test_books_after_a_late_receipt_are_those_of_one_in_time(
+    net_wh, bought_wh, sold_wh, assumed_wh, idle
+):
     """Settled without a receipt, then trued up, adds up to settled with it."""
-    traded = bought_wh != 0 or sold_wh != 0
+    if idle:  # nothing was expected of it, so it had not been settled at all
+        bought_wh = sold_wh = assumed_wh = 0
     missed = {
-        "rows": [row(0, bought_wh, sold_wh)] if traded else [],
-        "missing": ["hg1a"] if traded else [],
+        "rows": [] if idle else [row(assumed_wh, bought_wh, sold_wh)],
+        "missing": [] if idle else ["hg1a"],
     }
     late = {
         "rows": [row(net_wh, bought_wh, sold_wh)],
-        "amountUc": -true_up(net_wh, bought_wh, sold_wh, TARIFF),
+        "amountUc": -true_up(net_wh, bought_wh, sold_wh, TARIFF, assumed_wh),
+        **({} if idle else {"assumedNetWh": assumed_wh}),
     }
     in_time = book({"rows": [row(net_wh, bought_wh, sold_wh)], "missing": []})
     first, second = book(missed), book_true_up(late)

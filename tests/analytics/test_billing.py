@@ -61,6 +61,25 @@ def test_flexibility_is_told_apart_from_trade():
     assert (parts.flexibility, parts.neighbours) == (200 * 170, 300 * 120)
 
 
+def test_a_slot_without_a_receipt_is_told_apart_and_warned_of():
+    silent = {**row(5_000, bought=600), "assumed": True}
+    paid = 600 * 200 + 4_400 * 300
+    balances = {"a": {"depositedUc": 10**9, "balanceUc": 10**9 - paid}}
+    line = bill(read_home(home()), [(silent, [award("buy", 600, 200_000)])], balances, TARIFF)
+    assert {name: uc for name, uc in line["parts"].items() if uc} == {"assumed": -paid}
+    assert line["importWh"] == 0, "nobody measured it"
+    assert line["warning"] == (
+        "h: slots without a receipt: 1, settled with an assumed 5000 Wh (−1.440)."
+    )
+
+
+def test_money_that_no_settlement_explains_is_warned_of():
+    balances = {"a": {"depositedUc": 100, "balanceUc": 99}}
+    line = bill(read_home(home()), [], balances, TARIFF)
+    assert line["parts"]["other"] == -1
+    assert line["warning"] == "h: slots not settled and roundings: −0.000001 unexplained."
+
+
 SLOT = st.tuples(
     st.integers(-3000, 3000),
     st.lists(
@@ -94,6 +113,7 @@ def test_the_parts_add_up_to_what_was_saved(slots, stored, alone_stored):
     line = bill(read_home(value), settled, balances, TARIFF)
     assert sum(line["parts"].values()) == line["savedUc"]
     assert line["parts"]["other"] == 0, "every settled slot is explained to the last µ¤"
+    assert line["warning"] == ""
     assert line["paidUc"] == paid
     assert line["baselineUc"] - line["marketUc"] == line["savedUc"]
 

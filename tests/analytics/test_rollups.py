@@ -81,6 +81,16 @@ def test_a_late_receipt_settles_its_home_again(rollup):
     assert (row["missing"], row["netWh"], row["homeExportWh"]) == (0, 400, 300)
 
 
+def test_what_is_assumed_of_a_silent_home_is_no_energy_of_the_feeder(rollup):
+    event = settled({"a": 5_000, "b": 700}, missing=("a",))
+    event["rows"][0]["assumed"] = True
+    rollup.fold_event(1, event)
+    row = rollup.slots.get(SLOT)
+    assert (row["missing"], row["settled"], row["netWh"], row["homeImportWh"]) == (1, 2, 700, 700)
+    rollup.fold_event(2, settled({"a": 400}, name="trued-up"))
+    assert rollup.slots.get(SLOT)["netWh"] == 1_100
+
+
 def test_a_message_refused_by_every_node_counts_once(rollup):
     for node in ("v1", "v2"):
         rollup.fold_refused(node, "mempool", {"REPLAYED": 3})
