@@ -215,8 +215,10 @@ def test_a_validator_with_another_block_or_state_fails(run: FinishedRun, column:
     assert failed(run) == {"nodes"}
 
 
-def test_money_put_into_an_account_fails(run: FinishedRun) -> None:
-    key = f"account/{run.address('home-02', 0).id}"
+@pytest.mark.parametrize("who", ["home", "supervisor"])
+def test_money_put_into_an_account_fails(run: FinishedRun, who: str) -> None:
+    home, supervisor = run.address("home-02", 0).id, run.genesis.supervisor.address
+    key = f"account/{home if who == 'home' else supervisor}"
     row = encode({"balanceUc": 10**9, "lockedUc": 0, "nonce": 9})
     everywhere(run, "UPDATE state SET value = ? WHERE key = ?", row, key)
     assert failed(run) == {"chain", "money"}
@@ -259,6 +261,18 @@ def test_a_deleted_reading_fails_although_more_than_enough_are_left(run: Finishe
     assert result.facts["readings"] > HOMES * SLOTS
 
 
+def test_a_reading_that_does_not_follow_the_one_before_fails(run: FinishedRun) -> None:
+    meter = run.homes["home-03"].meter
+    other = replace(run.readings["home-03"][SLOTS + 1], previous="ab" * 32)
+    put_reading(run, meter.id, sign_record(other, meter, run.genesis.chain_id))
+    assert failed(run) == {"readings"}
+
+
+def test_a_register_that_goes_backwards_fails(run: FinishedRun) -> None:
+    lie_from(run, "home-03", SLOTS + 1, by_wh=-1_000)
+    assert failed(run) == {"readings"}
+
+
 def test_receipts_without_registers_around_them_fail(run: FinishedRun) -> None:
     meter = run.homes["home-03"].meter.id
     change(run.dso_file, "DELETE FROM readings WHERE meter = ? AND seq >= ?", meter, SLOTS)
@@ -282,6 +296,13 @@ def test_a_receipt_that_the_registers_do_not_give_fails(tmp_path: Path) -> None:
     result = audited(run)
     assert set(result.failed) == {"receipts", "dso"}
     assert "FALSE_RECEIPT" in line(result, "dso")
+
+
+def test_false_receipts_that_make_up_for_each_other_fail(tmp_path: Path) -> None:
+    nets = NETS_WH["home-02"]
+    lies = {("home-02", 0): nets[0] - 50, ("home-02", 1): nets[1] + 50}
+    result = audited(FinishedRun(tmp_path / "run", lies=lies))
+    assert set(result.failed) == {"receipts", "dso"}
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
