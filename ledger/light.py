@@ -102,7 +102,7 @@ class LightClient:
         self._check_newer(header)
         validators = trust.validators
         if header.seal and header.next_validators_hash != validators.hash:
-            if following is None or header.next_validators_hash != following.hash:
+            if following is None:
                 raise UnknownValidatorsError("a seal begins another set", epoch=header.epoch + 1)
             validators = following
         self.trust = checkpoint_at(header, validators, trust.firm_height)

@@ -144,6 +144,10 @@ def test_bytes_that_are_no_proof_are_refused(made):
     ):
         with pytest.raises(MalformedError):
             proofs.decode_proof(wrong)
+    longer_spelling = b"\xdc\x00" + bytes([raw[0] & 15]) + raw[1:]
+    assert msgspec.msgpack.decode(longer_spelling) == msgspec.msgpack.decode(raw)
+    with pytest.raises(MalformedError, match="canonical"):
+        proofs.decode_proof(longer_spelling)
     with pytest.raises(MalformedError):
         proofs.decode(proofs.ReceiptProof, raw)
     with pytest.raises(OversizedError):
@@ -182,6 +186,23 @@ def test_a_header_without_a_quorum_of_finalize_votes_is_refused(made):
     ):
         with pytest.raises(proofs.NotFinalError):
             proofs.verify(with_finality(made.state, wrong), made.trust)
+
+
+def test_finalize_votes_of_another_view_or_epoch_make_no_header_final(made):
+    """Also when they name the very block, or a descendant."""
+    header, chain = made.state.header, made.chain
+    votes = [
+        types.make_vote(VALIDATORS[i], chain.chain_id, i, header.epoch, header.view + 1,
+                        types.VoteKind.FINALIZE, types.header_hash(header))
+        for i in (0, 2, 3)
+    ]  # fmt: skip
+    elsewhere = types.Finality(types.make_certificate(votes))
+    with pytest.raises(proofs.NotFinalError):
+        proofs.verify(with_finality(made.state, elsewhere), made.trust)
+    seal, child = made.prover.anchor(5), made.prover.anchor(6)
+    later = types.Finality(child.finality.certificate, (child.header,))
+    with pytest.raises(proofs.NotFinalError):
+        proofs.verify_anchor(proofs.Anchor(seal.header, later), made.trust)
 
 
 def test_a_header_that_claims_roots_of_its_own_block_is_refused(made):
@@ -304,6 +325,22 @@ def test_a_client_never_goes_back(made, client):
     with pytest.raises(light.RollbackError):
         client.check(old, NOW_MS)
     assert client.check(made.receipt, NOW_MS).height == 3, "history stays true"
+
+
+def test_a_client_that_was_started_again_does_not_go_back_either(made, client):
+    """Not to the same height, an ended epoch or an older state, whatever the header's time."""
+    client.advance(made.prover.anchor(7), NOW_MS)
+    header = made.prover.anchor(7).header
+    later = {"time_ms": header.time_ms + 1, "view": header.view + 1}
+    for change in (
+        {"height": 7},
+        {"height": 8, "epoch": 0},
+        {"height": 8, "exec_height": header.exec_height - 1},
+    ):
+        again = light.LightClient(client.trust)
+        with pytest.raises(light.RollbackError):
+            again.advance(fork(made.chain, header, (0, 1, 2), **later, **change), NOW_MS)
+        assert again.advance(fork(made.chain, header, (0, 1, 2), **later, height=8), NOW_MS)
 
 
 def test_a_client_refuses_headers_that_are_not_final_of_another_chain_or_of_the_future(

@@ -133,14 +133,47 @@ async def test_with_no_honest_answer_it_says_so_and_trusts_nothing_new():
         assert follower.light.trust == genesis_checkpoint(servers[0].chain.genesis)
 
 
-async def test_a_server_that_holds_news_back_is_outvoted_by_f_plus_1():
+@pytest.mark.parametrize("liar", range(4))
+async def test_a_server_that_holds_news_back_is_outvoted_by_f_plus_1(liar):
     """One old answer among f + 1 does not keep the client in the past."""
     async with feeder() as (follower, servers, _):
         old = proofs.encode(proofs.Step(Prover(servers[0].chain.store).anchor(1)))
-        servers[2].change = lambda q, raw: old if q["kind"] == "anchor" else raw
+        servers[liar].change = lambda q, raw: old if q["kind"] == "anchor" else raw
+        await follower.follow()
+        assert follower.light.trust.height == servers[0].chain.store.height
+
+
+async def test_a_header_is_not_confirmed_by_another_height():
+    async with feeder() as (follower, servers, _):
+        old = proofs.encode(proofs.Step(Prover(servers[0].chain.store).anchor(1)))
+        for server in servers:
+            server.change = lambda q, raw: old if q["key"].startswith("at/") else raw
+        assert not await follower.follow()
+        assert follower.light.trust.height == servers[0].chain.store.height
+
+
+async def test_an_answer_counts_only_from_the_validator_that_was_asked():
+    async with feeder() as (follower, servers, _):
+        chain = servers[0].chain
+        topic = topics.build(chain.genesis.market, topics.SYNC_RSP, ME.id)
+
+        async def butt_in(message):
+            question = decode(message.payload)
+            said = {"reqId": question["reqId"], "kind": question["kind"], "value": ""}
+            if question["to"] != servers[1].key.id:
+                await servers[1].bus.publish(
+                    topic, sign_message(said, servers[1].key, chain.chain_id)
+                )
+
+        servers[1].bus._handlers.insert(
+            0, (topics.build(chain.genesis.market, topics.SYNC_REQ, "+"), butt_in)
+        )
+        servers[1].silent = True
+        hub = servers[1].bus.hub
+        hub.buses.remove(servers[1].bus)
+        hub.buses.insert(0, servers[1].bus)  # it hears first, so it speaks first
         for _ in range(4):
-            await follower.follow()
-            assert follower.light.trust.height == servers[0].chain.store.height
+            assert (await follower.prove(ROW)).value is not None
 
 
 async def test_two_validators_that_show_different_final_blocks_are_evidence():
