@@ -25,11 +25,8 @@ from ledger.genesis import GenesisValidator, Membership, write_genesis
 from ledger.membership import (
     Standing,
     Status,
-    churn_limit,
     faults,
-    least_size,
     next_members,
-    votes_allowed,
 )
 from ledger.schedule import Epochs
 from ledger.store import LedgerStore
@@ -260,6 +257,47 @@ def test_one_controller_gets_no_more_votes_than_may_fail(chain):
     assert votes == 3 == faults(12)
 
 
+# --- one step -------------------------------------------------------------------------------------
+
+
+def people(prefix, count, status, controller=None):
+    return {
+        f"{prefix}{i}": Standing(controller or f"party {prefix}{i}", status.value, i)
+        for i in range(count)
+    }
+
+
+@pytest.mark.parametrize(
+    ("size", "changes"), [(1, 1), (3, 1), (4, 1), (6, 1), (7, 2), (10, 3), (31, 10)]
+)
+def test_a_step_seats_or_lets_go_no_more_than_may_fail(size, changes):
+    members = people("v", size, Status.ACTIVE)
+    crowd = people("w", 40, Status.CANDIDATE)
+    assert len(next_members(list(members), members | crowd, b"", 100)) == size + changes
+    for status in (Status.LEAVING, Status.BANNED):
+        members = people("v", size, status)
+        after = next_members(list(members), members, b"", 100)
+        assert len(after) == max(size - changes, min(size, 4) if size > 3 else 1)
+    mixed = people("v", size - 1, Status.ACTIVE) | people("x", 1, Status.BANNED)
+    after = next_members(list(mixed), mixed | crowd, b"", 100)
+    assert len(set(after) ^ set(mixed)) == changes
+
+
+@pytest.mark.parametrize(("size", "votes"), [(4, 1), (5, 1), (7, 2), (10, 3)])
+def test_a_step_seats_no_vote_of_a_controller_that_has_as_many_as_may_fail(size, votes):
+    members = people("v", size - votes, Status.ACTIVE) | people("g", votes, Status.ACTIVE, "giant")
+    one_more = people("w", 1, Status.CANDIDATE, "giant")
+    assert next_members(list(members), members | one_more, b"", 100) == tuple(members)
+
+
+def test_joined_votes_that_became_too_many_make_room_but_founders_stay():
+    members = people("v", 4, Status.ACTIVE) | people("g", 2, Status.ACTIVE, "giant")
+    assert set(members) - set(next_members(list(members), members, b"", 100)) == {"g1"}
+    founding = {name: Standing(one.controller, one.status, 0, founder=True)
+                for name, one in members.items()}  # fmt: skip
+    assert next_members(list(founding), founding, b"", 100) == tuple(founding)
+
+
 # --- properties -----------------------------------------------------------------------------------
 
 SEATED = [Status.ACTIVE, Status.LEAVING, Status.BANNED]
@@ -284,15 +322,15 @@ def test_a_step_is_bounded_and_never_below_what_is_safe(data, size, seed):
     most = data.draw(st.integers(size, 33))
     after = next_members(current, known, seed, most)
     gone, come = set(current) - set(after), set(after) - set(current)
-    assert len(gone) + len(come) <= churn_limit(size)
-    assert least_size(size) <= len(after) <= most
+    assert len(gone) + len(come) <= max(1, (size - 1) // 3)
+    assert (4 if size >= 4 else 1) <= len(after) <= most
     assert len(set(after)) == len(after)
     assert [one for one in current if one in after] == list(after[: len(current) - len(gone)])
     assert all(known[one].status == Status.CANDIDATE for one in come)
     assert after == next_members(current, dict(reversed(known.items())), seed, most)
     for one in come:
         votes = sum(known[name].controller == known[one].controller for name in after)
-        assert votes <= votes_allowed(len(after))
+        assert votes <= max(1, (len(after) - 1) // 3)
     if any(known[one].status == Status.BANNED for one in after) and len(after) < most:
         assert all(known[one].status == Status.BANNED for one in gone), "the banned go first"
 
@@ -322,8 +360,8 @@ def test_whatever_is_asked_the_sets_change_slowly_and_the_audit_agrees(
             chain.block(soon(chain), chain.tx(who, LEAVE, nonce=nonce))
     for epoch in range(1, chain.epoch.epoch + 2):
         before, after = set(ids(chain, epoch - 1)), set(ids(chain, epoch))
-        assert len(before ^ after) <= churn_limit(len(before))
-        assert len(after) >= least_size(len(before))
+        assert len(before ^ after) <= max(1, (len(before) - 1) // 3)
+        assert len(after) >= (4 if len(before) >= 4 else 1)
     chain.store.close()
     verify_folder(folder)
 
