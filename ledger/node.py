@@ -21,6 +21,7 @@ from pathlib import Path
 
 import structlog
 
+from ledger.duties import Duties
 from ledger.execution import Ledger
 from ledger.fetch import Fetcher
 from ledger.genesis import Genesis
@@ -73,7 +74,8 @@ from ledger.types import (
 )
 from ledger.wal import WriteAheadLog
 from runtime.metrics import count_refusal
-from runtime.ports import Bus, Clock, Message
+from runtime.ports import Bus, Clock, Message, Rng
+from runtime.rng import SystemRng
 from wire import topics
 from wire.errors import WireError
 from wire.keys import SigningKey
@@ -115,6 +117,7 @@ class Node:
         bus: Bus,
         clock: Clock,
         block_interval_s: float = 0.02,
+        rng: Rng | None = None,
     ) -> None:
         self.genesis = genesis
         self.clock = clock
@@ -129,6 +132,7 @@ class Node:
         self._kept_bodies: set[bytes] = set()
         self._publisher = Publisher(self)
         self._fetcher = Fetcher(self)
+        self._duties = Duties(self, rng or SystemRng())
         self._interval_s = block_interval_s
         self._last_block_s = 0.0
         self._events: deque[Event] = deque()
@@ -340,8 +344,7 @@ class Node:
                 if nullified:
                     log.info("view nullified", epoch=self._epoch.epoch, view=view, leader=leader)
             case Evidence(first, second):
-                log.warning("evidence", validator=first.validator, view=first.view,
-                            kinds=[first.kind.name, second.kind.name])  # fmt: skip
+                self._duties.accuse(first, second)
             case Refused(reason, what):
                 count_refusal("consensus", reason)
                 log.debug("refused", reason=reason.value, what=what)
@@ -462,6 +465,7 @@ class Node:
         txs = [tx for txid in txids if (tx := self.mempool.get(txid)) is not None]
         assert len(txs) == len(txids)
         result = self.ledger.execute(header, txs, encode(finality))
+        self._duties.saw_block(header, [tx.sender for tx in txs])
         self.mempool.remove(txids)
         self._kept_bodies.difference_update(txids)
         started_s = self._proposed_s.pop(header_hash(header), None)
@@ -558,6 +562,7 @@ class Node:
             if self.clock.monotonic_s() - self._swept_s >= HOUSEKEEPING_S:
                 self._swept_s = self.clock.monotonic_s()
                 self._drop_useless()
+                self.do_soon(self._duties.tend)
                 self._publisher.tell_refusals()
 
     def _drop_useless(self) -> None:

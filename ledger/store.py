@@ -6,7 +6,7 @@ always at a block boundary. WAL with synchronous=NORMAL: a power cut may lose th
 tear one, and a lost block is executed again from the network. Bodies of blocks that are still being
 voted on must survive (`keep_bodies` waits for the disk): a validator vouches for having them.
 
-Tables: blocks, bodies, receipts, events, state, pending, meta.
+Tables: blocks, bodies, receipts, events, state, pending, meta, evidence.
 """
 
 from __future__ import annotations
@@ -60,6 +60,16 @@ def tables(db: Database) -> None:
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     ):
         db.execute(statement)
+
+
+@_SCHEMA()
+def evidence(db: Database) -> None:
+    """What this node found out about others."""
+    db.execute(
+        "CREATE TABLE evidence (epoch INTEGER, validator INTEGER, first BLOB NOT NULL,"
+        " second BLOB NOT NULL, judged INTEGER NOT NULL DEFAULT 0,"
+        " PRIMARY KEY (epoch, validator)) WITHOUT ROWID"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +283,38 @@ class LedgerStore:
         """Drop kept bodies that can never be executed."""
         with self._atomic():
             self._db.executemany("DELETE FROM pending WHERE txid = ?", [(t,) for t in txids])
+
+    def keep_evidence(self, first: types.Vote, second: types.Vote) -> bool:
+        """
+        Keep two votes that exclude each other: the first such pair of a validator and epoch.
+
+        Returns:
+            True when there was none before.
+        """
+        row = (first.epoch, first.validator, types.encode(first), types.encode(second))
+        with self._durable():
+            cursor = self._db.execute("INSERT OR IGNORE INTO evidence VALUES (?, ?, ?, ?, 0)", row)
+            return cursor.rowcount == 1
+
+    def evidence(self, *, judged: bool | None = None) -> list[tuple[types.Vote, types.Vote, bool]]:
+        """Pairs of votes, and whether the chain has judged them; all, or those that (not) are."""
+        rows = self._db.execute(
+            "SELECT first, second, judged FROM evidence WHERE judged = coalesce(?, judged)"
+            " ORDER BY epoch, validator",
+            (judged,),
+        )
+        return [
+            (types.decode(types.Vote, first), types.decode(types.Vote, second), bool(done))
+            for first, second, done in rows
+        ]
+
+    def evidence_judged(self, epoch: int, validator: int) -> None:
+        """The chain has decided about this validator's votes."""
+        with self._atomic():
+            self._db.execute(
+                "UPDATE evidence SET judged = 1 WHERE epoch = ? AND validator = ?",
+                (epoch, validator),
+            )
 
     def put_meta(self, key: str, value: bytes) -> None:
         """Set a fact about the file; it and every block before it are on disk when this returns."""

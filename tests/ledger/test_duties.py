@@ -1,0 +1,97 @@
+"""What validators say on the chain by themselves: accusations and seeds, on four real nodes."""
+
+import asyncio
+
+from support.chain_builder import FIRST_SLOT, VALIDATORS, key, register, slot_ms
+from support.nodes import HubBus, feeder
+
+from ledger.duties import onion_of, seed_operation
+from ledger.types import VoteKind, encode, make_vote
+from wire import topics
+
+ANN = key("ann")
+
+
+async def say(market, nonce, slot=None):
+    """One transaction of a home, in a later slot if one is named."""
+    if slot is not None:
+        market.clock.move_to(slot_ms(slot) + 1)
+    tx = market.chain.tx(ANN, register(ANN), nonce=nonce)
+    market.send(tx)
+    await market.executed(tx)
+
+
+def standing(market, index):
+    rows = {
+        (row or {}).get("status")
+        for node in market.nodes
+        for row in [node.ledger.query(f"validator/{VALIDATORS[index].id}")]
+    }
+    return rows.pop() if len(rows) == 1 else None
+
+
+async def test_who_signs_two_blocks_in_one_view_is_accused_on_chain_and_leads_no_more(tmp_path):
+    async with feeder(tmp_path) as market:
+        await say(market, 0)
+        guilty, chain_id = VALIDATORS[3], market.genesis.chain_id
+        epoch = market.nodes[0]._epoch.epoch
+        topic = topics.build(market.genesis.market, topics.CONSENSUS_VOTE, guilty.id)
+        bus = HubBus(market.hub)
+        for block in (b"\1" * 32, b"\2" * 32):
+            vote = make_vote(guilty, chain_id, 3, epoch, 9, VoteKind.NOTARIZE, block)
+            bus.publish_soon(topic, encode(vote))
+        await market.until(lambda: standing(market, 3) == "banned")
+        assert {standing(market, i) for i in range(3)} == {"active"}, "the honest are accused"
+        await market.until(lambda: all(not n.store.evidence(judged=False) for n in market.nodes))
+        assert [len(node.store.evidence()) for node in market.nodes[:3]] == [1, 1, 1]
+
+        await say(market, 1, FIRST_SLOT + 1)
+        await market.until(lambda: all(node._epoch.epoch == epoch + 1 for node in market.nodes))
+        assert all(3 not in node._epoch.schedule for node in market.nodes)
+        await say(market, 2)
+
+
+async def test_evidence_outlives_a_crash(tmp_path):
+    async with feeder(tmp_path) as market:
+        await say(market, 0)
+        epoch = market.nodes[0]._epoch.epoch
+        votes = [
+            make_vote(
+                VALIDATORS[1],
+                market.genesis.chain_id,
+                1,
+                epoch,
+                9,
+                VoteKind.FINALIZE,
+                bytes([i]) * 32,
+            )
+            for i in (1, 2)
+        ]
+        await market.stop(0)
+        node = market.start(0)
+        await asyncio.sleep(0.05)
+        assert node.store.keep_evidence(*votes) and not node.store.keep_evidence(*votes)
+        await market.stop(0)
+        market.start(0)
+        await market.until(lambda: standing(market, 1) == "banned")
+
+
+async def test_seeds_are_opened_once_per_eventful_epoch_and_an_idle_chain_rests(tmp_path):
+    async with feeder(tmp_path) as market:
+        seeds = []
+        for number in range(4):
+            await say(market, 2 * number, FIRST_SLOT + number)  # seals the epoch before
+            await say(market, 2 * number + 1)
+            await market.until(
+                lambda: all(
+                    seed_operation(market.nodes[0].ledger, one.id, onion_of(one)) is None
+                    for one in VALIDATORS
+                )
+            )
+            seeds.append(market.nodes[0].ledger.query("poe/seed"))
+        assert seeds[0] == seeds[1] and len(set(seeds[1:])) == 3, "folded from epoch 2 on"
+        await asyncio.sleep(1.2)
+        height = market.nodes[0].executed_height
+        market.clock.move_to(slot_ms(FIRST_SLOT + 5))
+        await asyncio.sleep(1.5)
+        assert market.nodes[0].executed_height == height
