@@ -56,8 +56,12 @@ persistent_client_expiration 3d
 
 persistence true
 persistence_location {state_folder}/
+# Once a second. `autosave_on_changes true` would write all sessions with all their queues at every
+# message: a millisecond each when all is well, and more the further a subscriber is behind, until
+# nothing gets through. A crash may lose a second of queued messages: consensus repeats its own,
+# bodies are fetched, outboxes resend until final.
 autosave_interval 1
-autosave_on_changes true
+autosave_on_changes false
 
 log_type error
 log_type warning

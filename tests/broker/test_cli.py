@@ -90,7 +90,7 @@ def test_mosquitto_gets_the_limits_and_identity_rules(tmp_path):
     for line in (
         "listener 18883", "use_identity_as_username true", "use_username_as_clientid true",
         "allow_anonymous false", "require_certificate true", "set_tcp_nodelay true",
-        "autosave_interval 1", "autosave_on_changes true", "max_queued_messages 100000",
+        "autosave_interval 1", "autosave_on_changes false", "max_queued_messages 100000",
     ):  # fmt: skip
         assert line in text.splitlines()
     assert "per_listener_settings" not in text
