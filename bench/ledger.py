@@ -398,7 +398,7 @@ def run(plan: Plan, broker: str, folder: Path, tell: Callable[[str], None]) -> R
     finally:
         cluster.processes.stop()
     tell("auditing what the validators kept")
-    # again, because somebody else may have used the machine meanwhile; a limit is the most it can do
+    # again, because others may have used the machine meanwhile: a limit is the most it can do
     result.verify_per_s_one_core = max(one, limits.verifications_per_s(1, plan.limit_s))
     if cores > 1:
         both = max(both, limits.verifications_per_s(2, plan.limit_s))

@@ -102,7 +102,7 @@ class BenchChain:
             n_tx=len(txs),
             exec_height=executed,
             state_root=ledger.state_root(executed),
-            receipts_root=ledger.receipts_root(executed),
+            receipts_root=ledger.receipts_root(ledger.covered_height, executed),
             validators_hash=self._epoch.validators.hash,
             schedule_root=self._epoch.schedule_root,
             time_ms=START_MS + view,

@@ -330,9 +330,17 @@ class _Socket:
         chunks = [self._buffer[self._at :]]
         try:
             chunks.append(self._raw.recv(READ_CHUNK_BYTES))
-            self._ended = not chunks[-1]
-            while isinstance(self._raw, ssl.SSLSocket) and self._raw.pending():
+            # a TLS read returns one record, which from Mosquitto is one message: take all there are
+            # (up to a point), so that they share one turn of the loop and one write of their acks
+            taken = len(chunks[-1])
+            while (
+                isinstance(self._raw, ssl.SSLSocket)
+                and chunks[-1]
+                and (taken < READ_CHUNK_BYTES or self._raw.pending())
+            ):
                 chunks.append(self._raw.recv(READ_CHUNK_BYTES))
+                taken += len(chunks[-1])
+            self._ended = not chunks[-1]
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             pass
         except OSError:

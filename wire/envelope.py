@@ -73,7 +73,12 @@ def date_ms(text: str) -> int:
     if not _DATE.fullmatch(text):
         raise MalformedError("date is not YYYY-MM-DDTHH:MM:SSZ")
     try:
-        return int(datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z").timestamp()) * 1000
+        # strptime takes ten times as long, and every transaction has a date
+        at = datetime(
+            int(text[:4]), int(text[5:7]), int(text[8:10]),
+            int(text[11:13]), int(text[14:16]), int(text[17:19]), tzinfo=UTC,
+        )  # fmt: skip
+        return int(at.timestamp()) * 1000
     except ValueError:
         raise MalformedError("no such date") from None
 
