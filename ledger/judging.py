@@ -71,7 +71,7 @@ def build_content(
         txids=txids,
         exec_height=executed,
         state_root=ledger.state_root(executed),
-        receipts_root=ledger.receipts_root(executed),
+        receipts_root=ledger.receipts_root(_covered(request.parent, ledger, epoch), executed),
         time_ms=time_ms,
         seal=seal,
         next_validators_hash=epoch.next_validators_hash if seal else b"",
@@ -100,9 +100,10 @@ def judge(
         return Judgement(Verdict.INVALID, fault)
     if header.exec_height > ledger.executed_height:
         return Judgement(Verdict.WAIT, "not executed here yet")
+    covered = _covered(request.parent, ledger, epoch)
     if (
         ledger.state_root(header.exec_height) != header.state_root
-        or ledger.receipts_root(header.exec_height) != header.receipts_root
+        or ledger.receipts_root(covered, header.exec_height) != header.receipts_root
     ):
         return Judgement(Verdict.INVALID, "roots are not ours")
     txids = request.proposal.txids
@@ -139,8 +140,7 @@ def _form_fault(request: ValidateProposal, ledger: Ledger, epoch: Epoch, now_ms:
         or len(txids) > BLOCK_BUDGET.transactions
     ):
         return "transactions are not the header's"
-    least = request.parent.exec_height if request.parent else 0
-    if not least <= header.exec_height < header.height:
+    if not _covered(request.parent, ledger, epoch) <= header.exec_height < header.height:
         return "executed height out of range"
     seals = not request.empty and _seals(ledger, epoch, header.time_ms)
     if request.empty and txids:
@@ -155,6 +155,14 @@ def _form_fault(request: ValidateProposal, ledger: Ledger, epoch: Epoch, now_ms:
 def _seals(ledger: Ledger, epoch: Epoch, time_ms: int) -> bool:
     grid = ledger.genesis.grid
     return grid.slot_at(time_ms) > grid.slot_at(epoch.base_time_ms)
+
+
+def _covered(parent: Header | None, ledger: Ledger, epoch: Epoch) -> int:
+    """Height up to which the parent's roots reach; an epoch's first parent is its base."""
+    if parent is not None:
+        return parent.exec_height
+    base = ledger.store.get_block(epoch.base_height)
+    return base.header.exec_height if base is not None else 0
 
 
 def _time_of(parent: Header | None, epoch: Epoch) -> int:

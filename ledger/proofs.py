@@ -8,9 +8,10 @@ root in it. Whoever knows the genesis (or a newer `Checkpoint`) checks it alone,
 - `ReceiptProof`: RFC 6962 path to its `receipts_root`;
 - `InclusionProof`: RFC 6962 path to its `tx_root`.
 
-**Which height.** A header of height h carries the roots after executing `exec_height` ≤ h − 1. The
-state after height e, and the receipts of block e, are therefore proved by a *later* final header
-whose exec_height is e. Inclusion is proved by the block's own header.
+**Which height.** A header of height h carries the state root after executing `exec_height` ≤ h − 1,
+and the root of the receipts of all blocks for which its parent did not answer, up to that height.
+State and receipts are therefore proved by a *later* final header: the state of every height that
+some header names, every receipt. Inclusion is proved by the block's own header.
 
 **Seals.** Descendants of an epoch's seal are voted on but dropped (`ledger.simplex`, deviation 9),
 so a quorum can have finalised a header that is no block of the chain. Such a header is empty and
@@ -95,7 +96,7 @@ class StateProof(_Object, frozen=True, tag="state"):
 
 
 class ReceiptProof(_Object, frozen=True, tag="receipt"):
-    """What became of a transaction of block `exec_height` of the header."""
+    """What became of a transaction of a block up to the header's `exec_height`."""
 
     header: types.Header
     finality: types.Finality
@@ -152,7 +153,7 @@ class _Fact:
 
     chain_id: str
     height: int
-    """The block after (state) or in (receipt, inclusion) which it is true."""
+    """The block after which it is true."""
     proved_by: int
     """Height of the final header."""
     time_ms: int
@@ -180,7 +181,7 @@ class RowFact(_Fact):
 
 @dataclass(frozen=True, slots=True)
 class ReceiptFact(_Fact):
-    """Block `height` executed a transaction with this receipt."""
+    """Block `height`, or one not far below, executed a transaction with this receipt."""
 
     receipt: dict[str, Any]
     """txid (hex), sender, code, codes."""

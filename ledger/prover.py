@@ -1,8 +1,9 @@
 """
 Making proofs (`ledger.proofs`) from a store and, for rows of the state, a ledger. Reads only.
 
-A proof about height e needs a final header with exec_height = e. Of several the one with the
-shortest way to its finalization is taken, then the newest.
+A row after height e needs a final header with exec_height = e. Of several the one with the shortest
+way to its finalization is taken, then the newest. The receipts of a block are under the root of one
+header only, the first with exec_height ≥ e.
 
 The store holds the state after its tip, and the newest header carries the root of one before. A
 running ledger can still look back at that one (`ledger.state.State.past`); from a folder, the chain
@@ -126,12 +127,14 @@ class Prover:
         Proof of what became of a transaction.
 
         Raises:
-            NotProvableError: not executed, or no header carries the root of its block's receipts.
+            NotProvableError: not executed, or no header answers for its block yet.
         """
         height = self._height_of(txid)
-        anchor = self.covering(height)
-        leaves = [encode(receipt) for receipt in self._store.receipts(height)]
+        anchor, after = self._answering(height)
+        blocks = range(after + 1, anchor.header.exec_height + 1)
         index = self._block(height).txids.index(txid)
+        index += sum(len(self._block(number).txids) for number in blocks if number < height)
+        leaves = [encode(one) for number in blocks for one in self._store.receipts(number)]
         siblings = merkle.inclusion_proof(leaves, index)
         return ReceiptProof(
             header=anchor.header,
@@ -195,6 +198,17 @@ class Prover:
             raise NotProvableError("the chain has no block yet")
         return tip
 
+    def _answering(self, height: int) -> tuple[Anchor, int]:
+        """The one header whose receipts are also those of a block, and its parent's exec_height."""
+        after, later = 0, height + 1
+        if (parent := self._store.get_block(height)) is not None:
+            after = parent.header.exec_height
+        while (block := self._store.get_block(later)) is not None:
+            if block.header.exec_height >= height:
+                return self.anchor(later), after
+            after, later = block.header.exec_height, later + 1
+        raise NotProvableError(self._why_uncovered(height))
+
     def _height_of(self, txid: bytes) -> int:
         height = self._store.executed_at(txid)
         if height is None:
@@ -226,8 +240,8 @@ class Prover:
                 "a later block must become final first"
             )
         return (
-            f"no header carries the roots after block {height}: the leaders proposed faster than "
-            "they executed; inclusion can be proved"
+            f"no header carries the state after block {height}: the leaders proposed faster than "
+            "they executed; prove a later one"
         )
 
 

@@ -21,6 +21,7 @@ from ledger.fetch import (
     answer_nullifications,
     answer_proposal,
 )
+from ledger.prover import answer_anchor, answer_proof
 from ledger.statements import (
     CONTRACTS,
     LOCAL_CONTRACTS,
@@ -35,6 +36,7 @@ from runtime.ports import Message
 from wire import topics
 from wire.canonical import decode, encode
 from wire.errors import MalformedError, Refusal, WireError
+from wire.keys import to_text
 
 if TYPE_CHECKING:
     from ledger.node import Node
@@ -133,6 +135,10 @@ class Publisher:
                 value = self._fate(key)
             case "tip":
                 value = {"height": node.executed_height}
+            case "proof":
+                value = to_text(answer_proof(node.store, node.ledger, key))
+            case "anchor":
+                value = to_text(answer_anchor(node.store, key))
             case _:
                 raise MalformedError("no such question", kind=kind[:32])
         statement = {"reqId": request["reqId"], "kind": kind, "value": value}

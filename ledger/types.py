@@ -80,6 +80,8 @@ class Header(_Object, frozen=True, kw_only=True):
     """Height after whose execution the two roots were taken; at most height − 1."""
     state_root: Hash
     receipts_root: Hash
+    """RFC 6962 root over the receipts of all blocks above the parent's `exec_height`, up to this
+    one's: every receipt is under one header's root."""
     validators_hash: Hash
     schedule_root: Hash
     time_ms: Count

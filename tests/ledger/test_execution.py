@@ -244,12 +244,22 @@ def test_a_block_that_does_not_belong_here_changes_nothing(chain, change, named)
 
 
 def test_roots_may_lag_behind(chain):
-    roots = chain.ledger.state_root(1), chain.ledger.receipts_root(1)
-    header = chain.header(
-        START_MS + 60_000, [], exec_height=1, state_root=roots[0], receipts_root=roots[1]
-    )
-    chain.execute(header, [], chain.finality(header))
-    assert chain.ledger.state_root(0) != roots[0]
+    """A header answers for the receipts that its parent left open: of no block, or of several."""
+    for executed, blocks in ((1, []), (1, []), (4, [2, 3, 4])):
+        leaves = [encode(one) for number in blocks for one in chain.store.receipts(number)]
+        header = chain.header(
+            START_MS + 60_000 + chain.ledger.executed_height, [],
+            exec_height=executed, state_root=chain.ledger.state_root(executed),
+            receipts_root=merkle.root(leaves),
+        )  # fmt: skip
+        chain.execute(header, [], chain.finality(header))
+    assert chain.ledger.covered_height == 4
+    back = chain.header(
+        START_MS + 70_000, [], exec_height=3, state_root=chain.ledger.state_root(3),
+        receipts_root=merkle.EMPTY_ROOT,
+    )  # fmt: skip
+    with pytest.raises(ChainError, match="older than"):
+        chain.ledger.execute(back, [], b"")
 
 
 def test_a_reopened_ledger_goes_on_where_it_was(tmp_path):

@@ -237,25 +237,47 @@ def test_a_block_that_a_descendant_finalises_is_proved_through_the_headers_betwe
 
 
 def test_what_no_header_covers_is_named(made):
-    """The tip's own roots come with the next block; a skipped height has none."""
+    """The tip's own roots come with the next block; the state after a skipped height never."""
     chain, prover = made.chain, made.prover
     with pytest.raises(NotProvableError, match="a later block must become final"):
         prover.covering(chain.store.height)
     with pytest.raises(NotProvableError, match="in no executed block"):
         prover.receipt(bytes(32))
-    skipping = Chain()
-    tx = skipping.tx(ANN, register(ANN))
-    for time_ms, txs, executed in ((1, [], 0), (2, [tx], 0), (3, [], 1), (4, [], 3)):
-        roots = skipping.ledger
-        header = skipping.header(
-            START_MS + time_ms, txs, exec_height=executed,
-            state_root=roots.state_root(executed), receipts_root=roots.receipts_root(executed),
-        )  # fmt: skip
-        skipping.execute(header, txs, skipping.finality(header))
+    skipping, txids = skipping_chain()
     with pytest.raises(NotProvableError, match="faster than they executed"):
-        Prover(skipping.store).receipt(tx.txid)
-    trust = genesis_checkpoint(skipping.genesis)
-    assert proofs.verify(Prover(skipping.store).inclusion(tx.txid), trust).height == 2
+        Prover(skipping.store).covering(3)
+    with pytest.raises(NotProvableError, match="a later block must become final"):
+        Prover(skipping.store).receipt(txids[-1])
+
+
+def skipping_chain():
+    """Leaders that name now an old height, now one far above the last."""
+    chain = Chain()
+    homes = [key(f"skipped {number}") for number in range(12)]
+    txids = []
+    for number, executed in enumerate((0, 0, 0, 2, 2, 5, 6, 6)):
+        txs = [chain.tx(home, register(home)) for home in homes[2 * number : 2 * number + 2]]
+        ledger = chain.ledger
+        header = chain.header(
+            START_MS + 1 + number, txs, exec_height=executed,
+            state_root=ledger.state_root(executed),
+            receipts_root=ledger.receipts_root(ledger.covered_height, executed),
+        )  # fmt: skip
+        chain.execute(header, txs, chain.finality(header))
+        txids += [tx.txid for tx in txs]
+    last = chain.tx(homes[0], bid("buy", SLOT, 1, 1))
+    chain.execute(*(header := chain.header(START_MS + 99, [last]), [last]), chain.finality(header))
+    return chain, [*txids, last.txid]
+
+
+def test_every_receipt_can_be_proved_however_far_execution_lags_behind():
+    chain, txids = skipping_chain()
+    trust = genesis_checkpoint(chain.genesis)
+    for txid in txids[:-1]:
+        fact = proofs.verify(Prover(chain.store).receipt(txid), trust)
+        assert fact.receipt["txid"] == txid.hex()
+        assert fact.height >= chain.store.executed_at(txid)
+    assert len(txids) == 13
 
 
 def test_a_running_ledger_proves_the_newest_state_that_a_header_carries():

@@ -204,7 +204,7 @@ class Chain:
             "n_tx": len(txs),
             "exec_height": executed,
             "state_root": self.ledger.state_root(executed),
-            "receipts_root": self.ledger.receipts_root(executed),
+            "receipts_root": self.ledger.receipts_root(self.ledger.covered_height, executed),
             "validators_hash": epoch.validators.hash,
             "schedule_root": epoch.schedule_root,
             "time_ms": time_ms,
