@@ -17,6 +17,7 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, PublicKey, SealedBox
@@ -64,7 +65,7 @@ class SigningKey:
     @property
     def public(self) -> bytes:
         """The public key, 32 bytes."""
-        return bytes(_NaclSigningKey(self.seed).verify_key)
+        return bytes(_pair(self.seed).verify_key)
 
     @property
     def id(self) -> str:
@@ -73,12 +74,18 @@ class SigningKey:
 
     def sign(self, domain: Domain, chain_id: str, message: bytes) -> bytes:
         """Detached signature, 64 bytes."""
-        signed = _NaclSigningKey(self.seed).sign(preimage(domain, chain_id, message))
+        signed = _pair(self.seed).sign(preimage(domain, chain_id, message))
         return signed.signature
 
     def derive(self, label: str) -> SigningKey:
         """An unlinkable child key: HMAC-SHA-256(seed, label) as its seed."""
         return SigningKey(hmac.new(self.seed, label.encode(), hashlib.sha256).digest())
+
+
+@lru_cache(maxsize=32)
+def _pair(seed: bytes) -> _NaclSigningKey:
+    """The expanded key pair of a seed: making it costs as much as signing."""
+    return _NaclSigningKey(seed)
 
 
 def preimage(domain: Domain, chain_id: str, message: bytes) -> bytes:
