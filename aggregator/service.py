@@ -34,7 +34,7 @@ from aggregator.core import (
     fund,
 )
 from aggregator.store import AggregatorStore
-from ledger.client import LedgerClient, QueryError
+from ledger.client import LedgerClient, QueryError, Validators
 from ledger.genesis import Genesis
 from runtime.csmdb_client import CsmDbClient, CsmDbRefusedError
 from runtime.metrics import count_refusal
@@ -89,11 +89,10 @@ class Aggregator:
         self._funding, self._flexible = funding, flexible
         self._standing_wh, self._history_days = standing_wh, history_days
         self.auditor = Auditor(store, box, genesis.chain_id, genesis.grid, genesis.poe)
-        self._heights = store.heights()
-        self._current = dict(self._heights)
         self.ledger = LedgerClient(
-            bus, genesis, clock, key.id, resume=dict(self._heights), from_start=True, rng=rng
-        )
+            bus, genesis, clock, key.id, resume=store.heights(), from_start=True, rng=rng,
+            validators=Validators.kept(store.validators()),
+        )  # fmt: skip
         self.csmdb = CsmDbClient(
             bus, key, box, genesis.market, genesis.issuer, csmdb_box, clock, rng
         )
@@ -138,12 +137,6 @@ class Aggregator:
     # --- events ---------------------------------------------------------------------------------
 
     async def _take_event(self, height: int, event: dict[str, Any]) -> None:
-        contract = _contract_of(event["event"])
-        if self._current.get(contract) != height:
-            # all events of the last message were handled: it is where a restart goes on
-            if contract in self._current:
-                self._heights[contract] = self._current[contract]
-            self._current[contract] = height
         now_ms = self._clock.now_ms()
         match event["event"]:
             case "address-registered":
@@ -197,7 +190,8 @@ class Aggregator:
         self.outbox.add(operations)
         self.auditor.give_up_overdue(slot, self._clock.now_ms())
         with self.store.atomic():
-            self.store.put_heights(self._heights)
+            self.store.put_validators(self.ledger.validators().to_json())
+            self.store.put_heights(self.ledger.delivered())
         await self._publish_board()
 
     def _schedule_day(self, slot: int) -> None:
@@ -285,13 +279,6 @@ class Aggregator:
 def _report(key: str, operation: dict[str, Any], code: str) -> None:
     if code != "OK":
         log.warning("operation refused", key=key, op=operation["op"], code=code)
-
-
-def _contract_of(name: str) -> str:
-    """The contract whose chain of messages an event belongs to (see `ledger.client`)."""
-    if name in ("balance", "asset-added", "address-registered", "tx"):
-        return "wallet"
-    return "poe" if name == "cpf" else "market"
 
 
 @contextlib.asynccontextmanager

@@ -356,6 +356,18 @@ class AggregatorStore:
         """Keep where to go on after a restart."""
         self.db.execute("INSERT OR REPLACE INTO meta VALUES ('heights', ?)", [json.dumps(heights)])
 
+    def validators(self) -> dict[str, Any]:
+        """Who speaks for the ledger; empty: the founders."""
+        row = self._one("SELECT value FROM meta WHERE name = 'validators'")
+        found: dict[str, Any] = json.loads(row["value"]) if row is not None else {}
+        return found
+
+    def put_validators(self, validators: dict[str, Any]) -> None:
+        """Keep who speaks for the ledger."""
+        self.db.execute(
+            "INSERT OR REPLACE INTO meta VALUES ('validators', ?)", [json.dumps(validators)]
+        )
+
     def counts(self) -> dict[str, int]:
         """How much of everything there is."""
         sql = {

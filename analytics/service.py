@@ -20,7 +20,7 @@ from analytics.live import LiveView, Situation
 from analytics.rollups import KEEP_DAYS, Rollup
 from analytics.statements import BlockVotes, StateDoor, read_refused
 from analytics.store import AnalyticsStore
-from ledger.client import LedgerClient
+from ledger.client import LedgerClient, Validators
 from ledger.genesis import Genesis
 from runtime.metrics import count_refusal, refusals
 from runtime.ports import Bus, Clock, Message, Rng
@@ -74,8 +74,9 @@ class AnalyticsService:
         self._blocks = BlockVotes(facts)
         self._started_s = clock.monotonic_s()
         self._client = LedgerClient(
-            bus, genesis, clock, client_id, resume=self.store.delivered(), from_start=True, rng=rng
-        )
+            bus, genesis, clock, client_id, resume=self.store.delivered(), from_start=True, rng=rng,
+            validators=Validators.kept(self.store.validators()),
+        )  # fmt: skip
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -113,11 +114,16 @@ class AnalyticsService:
 
     def flush(self) -> int:
         """Write what has gathered; returns the number of rows."""
-        return self.store.flush(self._client.delivered())
+        return self.store.flush(self._client.delivered(), self._client.validators().to_json())
 
     async def _take_event(self, height: int, event: dict[str, Any]) -> None:
         self.store.add_event(height, self._clock.now_ms(), event)
-        self.rollup.fold_event(height, event)
+        try:
+            self.rollup.fold_event(height, event)
+        except Exception:
+            # The event is kept and folded again at the next start; the view must not stop for it,
+            # and handing it on again would keep it twice.
+            log.exception("event not counted", name=event.get("event"), height=height)
 
     async def _take_statement(self, _height: int, statement: dict[str, Any]) -> None:
         if statement.get("event") == "block":

@@ -143,9 +143,11 @@ class AnalyticsStore:
         for reason, count in counts.items():
             self._pending["refusals"].append((node, component, reason, count))
 
-    def flush(self, delivered: dict[str, int]) -> int:
+    def flush(self, delivered: dict[str, int], validators: dict[str, Any]) -> int:
         """
-        Write everything pending, and how far the ledger has been followed, in one transaction.
+        Write everything pending, and how far and from whom the ledger has been followed.
+
+        All in one transaction.
 
         Returns:
             Rows written.
@@ -154,6 +156,7 @@ class AnalyticsStore:
         if not pending:
             return 0
         pending["meta"].append(("delivered", json.dumps(delivered)))
+        pending["meta"].append(("validators", json.dumps(validators)))
         with self._db.atomic():
             for table, rows in pending.items():
                 marks = ",".join("?" * len(SCHEMA[table][0]))
@@ -179,6 +182,12 @@ class AnalyticsStore:
         """How far the ledger has been followed, per contract."""
         row = self._db.execute("SELECT value FROM meta WHERE key = 'delivered'").fetchone()
         return {str(k): int(v) for k, v in json.loads(row[0]).items()} if row else {}
+
+    def validators(self) -> dict[str, Any]:
+        """Who speaks for the ledger; empty: the founders."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'validators'").fetchone()
+        found: dict[str, Any] = json.loads(row[0]) if row else {}
+        return found
 
     def rows(self, table: str, order: str = "") -> list[dict[str, Any]]:
         """All rows of a table, in the order of its primary key or `order`."""

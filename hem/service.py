@@ -45,7 +45,7 @@ from hem.ems.readings import ReadingOutbox
 from hem.ems.schedule import Phase, Timetable
 from hem.ems.wallet import Wallet
 from hem.gateway.client import GatewayClient, GatewayError
-from ledger.client import LedgerClient, QueryError
+from ledger.client import LedgerClient, QueryError, Validators
 from ledger.genesis import load_genesis
 from runtime.bus import MqttBus, lane
 from runtime.csmdb_client import CsmDbClient
@@ -219,7 +219,7 @@ class HomeEnergyManager:
         self.wallet = Wallet(self.store, key.id)
         self.client = LedgerClient(
             bus, self.genesis, self.clock, key.id, resume=self.wallet.resume(), from_start=True,
-            rng=self.rng,
+            rng=self.rng, validators=Validators.kept(self.wallet.validators()),
         )  # fmt: skip
         self.outbox = self._make_outbox(key, bus)
         self.client.on_event(self.wallet.take_event)
@@ -562,6 +562,7 @@ class HomeEnergyManager:
         slot_kept = 0
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
+            self.wallet.keep_validators(self.client.validators().to_json())
             self.wallet.keep_heights(self.client.delivered())
             slot = self.grid.slot_at(self.clock.now_ms())
             if slot != slot_kept:

@@ -84,6 +84,11 @@ class Validators:
         """Those of the first epoch."""
         return cls(0, {v.id: from_text(v.key) for v in genesis.validators})
 
+    @classmethod
+    def kept(cls, value: dict[str, Any]) -> Validators | None:
+        """What was kept by `to_json`; None of an empty object."""
+        return cls.from_json(value) if value else None
+
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads."""
         rows = [{"id": name, "key": to_text(key)} for name, key in self.keys.items()]

@@ -19,7 +19,7 @@ from ledger.contracts.evidence import evidence_operation
 from ledger.contracts.seed import COMMIT_EPOCHS
 from ledger.execution import Ledger
 from ledger.membership import Status
-from ledger.onion import Onion
+from ledger.onion import LAYERS, Onion
 from runtime.ports import Rng
 from wire import topics
 from wire.envelope import new_req_id
@@ -33,29 +33,64 @@ if TYPE_CHECKING:
 LIFE_SLOTS = 4
 ONION_LABEL = "hearthgrid seed onion"
 RESEND_S = 3.0
+MAX_ONIONS = 8
+"""Tried to find the one that the chain knows."""
 MAX_ACCUSATIONS = 16
 """Operations in one transaction."""
 
 log = structlog.get_logger(component="ledger")
 
 
-def onion_of(key: SigningKey) -> Onion:
-    """The onion of a validator: made from its key, so there is nothing more to keep safe."""
-    return Onion(key.derive(ONION_LABEL).seed)
+class Seeds:
+    """
+    The onions of a validator, one after the other: made from its key, so nothing more is kept safe.
+
+    Args:
+        key: the validator's
+        layers: of each onion
+    """
+
+    def __init__(self, key: SigningKey, layers: int = LAYERS) -> None:
+        self._key = key
+        self._layers = layers
+        self._number = 0
+        self._onion = self._make(0)
+
+    def after(self, tip: bytes) -> tuple[str, bytes]:
+        """
+        What to say when the chain holds `tip` (empty: nothing yet).
+
+        Returns:
+            ("reveal-seed", the next layer), or ("commit-seed", the tip of an unused onion).
+        """
+        first = self._number
+        while tip and self._number < first + MAX_ONIONS:
+            layer = self._onion.under(tip)
+            if layer is not None:
+                return "reveal-seed", layer
+            used_up = self._onion.layer(self._layers) == tip
+            self._number += 1
+            self._onion = self._make(self._number)
+            if used_up:
+                return "commit-seed", self._onion.tip
+        return "commit-seed", self._onion.tip
+
+    def _make(self, number: int) -> Onion:
+        return Onion(self._key.derive(f"{ONION_LABEL} {number}").seed, self._layers)
 
 
-def seed_operation(ledger: Ledger, validator: str, onion: Onion) -> dict[str, Any] | None:
+def seed_operation(ledger: Ledger, validator: str, seeds: Seeds) -> dict[str, Any] | None:
     """The `commit-seed` or `reveal-seed` that is due in the running epoch, if any."""
     row = ledger.query(keys.validator(validator))
     if row is None or row["status"] in (Status.CANDIDATE, Status.BANNED):
         return None
-    layer = onion.under(from_text(row["tip"])) if row["tip"] else None
-    if layer is None:
-        return {"op": "commit-seed", "tip": to_text(onion.tip)}
+    operation, value = seeds.after(from_text(row["tip"]) if row["tip"] else b"")
+    if operation == "commit-seed":
+        return {"op": operation, "tip": to_text(value)}
     too_soon = ledger.epoch < row["tipEpoch"] + COMMIT_EPOCHS
     if too_soon or row["revealEpoch"] >= ledger.epoch:
         return None
-    return {"op": "reveal-seed", "preimage": to_text(layer)}
+    return {"op": operation, "preimage": to_text(value)}
 
 
 class Duties:
@@ -64,7 +99,7 @@ class Duties:
     def __init__(self, node: Node, rng: Rng) -> None:
         self._node = node
         self._rng = rng
-        self._onion = onion_of(node.key)
+        self._seeds = Seeds(node.key)
         self._flight: Transaction | None = None
         self._sent_s = 0.0
         self._eventful = False
@@ -106,7 +141,7 @@ class Duties:
         found = node.store.evidence(judged=False)[:MAX_ACCUSATIONS]
         due: list[dict[str, Any]] = [evidence_operation(one, other) for one, other, _ in found]
         if self._eventful:
-            seed = seed_operation(node.ledger, node.key.id, self._onion)
+            seed = seed_operation(node.ledger, node.key.id, self._seeds)
             due += [seed] if seed is not None else []
         return due
 

@@ -77,6 +77,15 @@ class Wallet:
         if heights != self.resume():
             self._put("read", heights)
 
+    def validators(self) -> dict[str, Any]:
+        """Who speaks for the ledger (`ledger.client.Validators.to_json`); empty: the founders."""
+        return self._get("validators")
+
+    def keep_validators(self, validators: dict[str, Any]) -> None:
+        """Remember who speaks for the ledger."""
+        if validators != self.validators():
+            self._put("validators", validators)
+
     @property
     def registered(self) -> bool:
         """Our address is known on the ledger."""

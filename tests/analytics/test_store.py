@@ -35,10 +35,11 @@ def test_what_is_not_flushed_is_not_written(tmp_path: Path):
     store.add_reading("hg1a", DAY_START_MS, 400, "00")
     with sqlite3.connect(tmp_path / "a.sqlite") as reader:
         assert reader.execute("SELECT COUNT(*) FROM readings").fetchone() == (0,)
-        assert store.flush({"market": 7}) == 2
+        assert store.flush({"market": 7}, {"epoch": 3}) == 3
         assert reader.execute("SELECT COUNT(*) FROM readings").fetchone() == (1,)
     assert store.delivered() == {"market": 7}
-    assert store.flush({"market": 9}) == 0, "nothing new, nothing written"
+    assert store.validators() == {"epoch": 3}
+    assert store.flush({"market": 9}, {}) == 0, "nothing new, nothing written"
     assert store.delivered() == {"market": 7}
     store.close()
 
@@ -48,7 +49,7 @@ def test_readings_are_counted_per_home_across_restarts(tmp_path: Path):
         store = AnalyticsStore(tmp_path / "a.sqlite")
         store.add_reading("hg1a", DAY_START_MS, 400, "00")
         store.add_reading("hg1b", DAY_START_MS, 401, "01")
-        store.flush({})
+        store.flush({}, {})
         rows = store.rows("readings")
         store.close()
     assert [(r["home"], r["sequence"]) for r in rows] == [
@@ -76,7 +77,7 @@ def test_an_auction_cleared_after_a_restart_keeps_its_side(tmp_path: Path):
     for event in (opened, cleared):
         store = AnalyticsStore(tmp_path / "a.sqlite")
         store.add_event(1, DAY_START_MS, event)
-        store.flush({})
+        store.flush({}, {})
         rows = store.rows("trades")
         store.close()
     assert [(r["side"], r["kind"], r["reference"]) for r in rows] == [("buy", "auction", "f")]

@@ -5,7 +5,7 @@ import asyncio
 from support.chain_builder import FIRST_SLOT, VALIDATORS, key, register, slot_ms
 from support.nodes import HubBus, feeder
 
-from ledger.duties import onion_of, seed_operation
+from ledger.duties import Seeds, seed_operation
 from ledger.types import VoteKind, encode, make_vote
 from wire import topics
 
@@ -84,7 +84,7 @@ async def test_seeds_are_opened_once_per_eventful_epoch_and_an_idle_chain_rests(
             await say(market, 2 * number + 1)
             await market.until(
                 lambda: all(
-                    seed_operation(market.nodes[0].ledger, one.id, onion_of(one)) is None
+                    seed_operation(market.nodes[0].ledger, one.id, Seeds(one)) is None
                     for one in VALIDATORS
                 )
             )
@@ -95,3 +95,20 @@ async def test_seeds_are_opened_once_per_eventful_epoch_and_an_idle_chain_rests(
         market.clock.move_to(slot_ms(FIRST_SLOT + 5))
         await asyncio.sleep(1.5)
         assert market.nodes[0].executed_height == height
+
+
+def test_a_used_up_onion_is_followed_by_another_also_after_a_restart():
+    def walk(seeds, tip, steps):
+        said = []
+        for _ in range(steps):
+            operation, tip = seeds.after(tip)
+            said.append((operation, tip))
+        return said
+
+    whole = walk(Seeds(ANN, layers=3), b"", 10)
+    assert [operation[:6] for operation, _ in whole] == (["commit"] + ["reveal"] * 3) * 2 + [
+        "commit", "reveal",
+    ]  # fmt: skip
+    assert len({value for _, value in whole}) == 10, "no layer is used twice"
+    for step in range(1, 10):
+        assert walk(Seeds(ANN, layers=3), whole[step - 1][1], 10 - step) == whole[step:]

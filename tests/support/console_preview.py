@@ -59,7 +59,7 @@ class Preview:
             self._next = next(self._moments, None)
             fed = True
         if fed:
-            self.store.flush({})
+            self.store.flush({}, {})
         return Situation(now_ms, 600.0, True, 1.0)
 
     def feed(self, moment: Moment) -> None:
