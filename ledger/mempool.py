@@ -226,6 +226,14 @@ class Mempool:
             turns.append((queue, nonce + 1))
         return taken
 
+    def has_work(self, now_ms: int) -> bool:
+        """True when something that waits here may be executed on top of the executed state."""
+        return any(
+            tx is not None and self._chain.check_admission(tx, now_ms) is None
+            for sender, queue in self._queues.items()
+            for tx in (queue.get(self._chain.next_nonce(sender)),)
+        )
+
     def _nonces_after(self, txids: Iterable[bytes]) -> dict[str, int]:
         """What senders of these transactions need next, as far as the bodies are here."""
         nonces: dict[str, int] = {}

@@ -26,7 +26,7 @@ from ledger.execution import Ledger
 from ledger.fetch import Fetcher
 from ledger.genesis import Genesis
 from ledger.judging import DRIFT_MS, Verdict, build_content, judge, work_is_due
-from ledger.mempool import Budget, Mempool
+from ledger.mempool import Mempool
 from ledger.protocol import (
     BodiesReady,
     BornRecord,
@@ -89,7 +89,6 @@ HOUSEKEEPING_S = 1.0
 EARLY_WAIT_S = 0.3
 MAX_EARLY = 256
 MAX_PROPOSED = 1024
-ONE_TRANSACTION = Budget(transactions=1)
 Heard = ProposalReceived | VoteReceived | CertificateReceived
 """Events that say what others said; the rest is about one core only."""
 
@@ -411,9 +410,7 @@ class Node:
 
     def _tell_work(self) -> None:
         now_ms = self.clock.now_ms()
-        pending = work_is_due(self.ledger, now_ms) or bool(
-            self.mempool.take(now_ms, ONE_TRANSACTION, self._unexecuted())
-        )
+        pending = work_is_due(self.ledger, now_ms) or self.mempool.has_work(now_ms)
         self._post(WorkAvailable(pending))
 
     def _unexecuted(self) -> list[bytes]:

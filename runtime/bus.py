@@ -38,6 +38,8 @@ MAX_PAYLOAD_BYTES = 128 * 1024 - 512
 """The broker takes packets of 128 KiB and disconnects whoever sends more; the rest is the topic."""
 MAX_WAITING_QOS0 = 1_000
 MAX_ROUTES = 4_096
+TURN_S = 0.003
+"""How long one handler may work through its queue before the others have their turn."""
 
 HANDLER_ERRORS = Counter(
     "hearthgrid_handler_errors_total", "Messages whose handler failed", ["topic_filter"]
@@ -325,8 +327,17 @@ class _Worker:
         self._queue.put_nowait(job)
 
     async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         while True:
-            job = await self._queue.get()
+            if loop.time() - began_s > TURN_S:
+                await asyncio.sleep(0)  # a full queue must not keep the other handlers waiting
+                began_s = loop.time()
+            if self._queue.empty():
+                job = await self._queue.get()
+                began_s = loop.time()
+            else:
+                job = self._queue.get_nowait()
             try:
                 await self._handler(job.message)
             except WireError as error:

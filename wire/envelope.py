@@ -120,7 +120,7 @@ def parse_envelope(raw: bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> tuple[Enve
             raise MalformedError("not a short string", field=name)
     if type(value["parameters"]) is not dict:
         raise MalformedError("parameters is not an object")
-    signature = value.pop("signature")
+    signature = value["signature"]
     envelope = Envelope(
         client_id=value["clientId"],
         req_id=value["reqId"],
@@ -129,7 +129,14 @@ def parse_envelope(raw: bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> tuple[Enve
         parameters=value["parameters"],
         signature=signature,
     )
-    return envelope, encode(value)
+    return envelope, _without_signature(raw, signature)
+
+
+def _without_signature(raw: bytes, signature: str) -> bytes:
+    """The canonical bytes of a message without its signature, which is its last field."""
+    tail = b',"signature":' + encode(signature) + b"}"
+    assert raw.endswith(tail), "signature sorts after all other fields"
+    return raw[: -len(tail)] + b"}"
 
 
 def check_signature(
