@@ -187,6 +187,13 @@ class LedgerStore:
         name = txid.hex()
         return height, next(r for r in self.receipts(height) if r["txid"] == name)
 
+    def last_blocks(self, height: int, limit: int) -> list[StoredBlock]:
+        """Up to `limit` blocks from `height` down, the newest first."""
+        rows = self._db.execute(
+            _BLOCK_COLUMNS + " WHERE height <= ? ORDER BY height DESC LIMIT ?", (height, limit)
+        )
+        return [stored_block(row) for row in rows]
+
     # --- events -----------------------------------------------------------------------------------
 
     def events(self, height: int, contract: str | None = None) -> list[dict[str, Any]]:
@@ -226,6 +233,11 @@ class LedgerStore:
         """All rows of the state, in key order."""
         for key, value in self._db.execute("SELECT key, value FROM state ORDER BY key"):
             yield key, _read(value)
+
+    def state_row(self, key: str) -> Any | None:
+        """One row of the state, or None."""
+        row = self._db.execute("SELECT value FROM state WHERE key = ?", (key,)).fetchone()
+        return None if row is None else _read(row[0])
 
     def meta(self, key: str) -> bytes | None:
         """A fact about the file."""
