@@ -10,6 +10,8 @@ may go. Its validators are rows of the state, made two seals ahead and never cha
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import msgspec
 
 from ledger.execution import Ledger
@@ -130,6 +132,27 @@ class Epochs:
         found = self._ledger.validator_set(epoch)
         assert found is not None, f"the validators of epoch {epoch} are not known yet"
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What is kept of the running epoch, for readers of a store."""
+
+    epoch: int
+    schedule: tuple[int, ...]
+    """Indexes of the epoch's validators; view v is led by `schedule[(v − 1) % len]`."""
+    base_height: int
+    """The seal before it; 0 is the genesis."""
+    base_time_ms: int
+
+
+def running_epoch(store: LedgerStore) -> Running | None:
+    """The epoch that a node works in with this store; None when none has begun."""
+    raw = store.meta(META_KEY)
+    if raw is None:
+        return None
+    saved = msgspec.msgpack.decode(raw, type=_Saved)
+    return Running(saved.epoch, saved.schedule, saved.base_height, saved.base_time_ms)
 
 
 def validator_set(genesis: Genesis) -> ValidatorSet:
