@@ -1,4 +1,4 @@
-"""The `ledger` command: run a node, verify a chain, look at it."""
+"""The `ledger` command: begin a chain, run a node, verify a chain, look at it, prove from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from ledger.cli_proofs import Role, add_commands
+from ledger import cli_export, cli_init, cli_look, cli_proofs
+from ledger.roles import Role
 from wire.errors import ConfigError
 
 app = typer.Typer(
@@ -37,22 +38,41 @@ def run(
         Path | None, typer.Option(help="Folder of ca.crt, client.crt, client.key: TLS.")
     ] = None,
     role: Annotated[
-        Role, typer.Option(help="`light`: headers only, the place kept in checkpoint.json.")
-    ] = Role.FULL,
+        Role | None,
+        typer.Option(
+            help="`validator`: votes when its key has a seat. `full`: executes and answers, never "
+            "votes. `light`: headers only, the place kept in checkpoint.json. Default: what the "
+            "key is for."
+        ),
+    ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Serve the read-only API and the explorer there, e.g. 127.0.0.1:8334. The "
+            "address is in DIR/http.url while it runs.",
+        ),
+    ] = None,
 ) -> None:
     """
     Follow the chain until stopped.
 
-    A key named in the genesis votes; any other observes.
+    The key must fit the role: `--role full` refuses a validator's key, which would vote;
+    `--role validator` with another key says so, and watches until the chain seats it.
     """
     if role is Role.LIGHT:
+        if http is not None:
+            raise ConfigError("--http: a light client holds no chain to show; use --role full")
         from ledger.light_process import run_light  # noqa: PLC0415
 
         run_light(folder, key_file, certificate, host, port, tls)
         return
     from ledger.process import run_node  # noqa: PLC0415  (help should not wait for imports)
 
-    run_node(folder, key_file, certificate, host, port, block_interval_ms / 1000, tls)
+    run_node(
+        folder, key_file, certificate, host, port, block_interval_ms / 1000, tls,
+        role=role, http=http,
+    )  # fmt: skip
 
 
 @app.command()
@@ -83,38 +103,8 @@ def verify(
     print("chain is valid")
 
 
-@app.command()
-def status(
-    folder: Annotated[Path, typer.Argument(help="Folder of a chain.")], as_json: Json = False
-) -> None:
-    """Show a chain's tip without running a node."""
-    from ledger.genesis import load_genesis  # noqa: PLC0415
-    from ledger.store import LedgerStore  # noqa: PLC0415
-    from wire.envelope import date_text  # noqa: PLC0415
-
-    genesis = load_genesis(folder / "genesis.json")
-    database = folder / "ledger.sqlite"
-    if not database.exists():
-        raise ConfigError(f"{folder}: no chain here; is this a node's folder?")
-    store = LedgerStore(database)
-    tip = store.tip
-    facts = {
-        "chainId": genesis.chain_id,
-        "validators": len(genesis.validators),
-        "height": tip.header.height if tip else 0,
-        "epoch": tip.header.epoch if tip else 0,
-        "time": date_text(tip.header.time_ms) if tip else "",
-        "proposer": tip.header.proposer if tip else "",
-    }
-    store.close()
-    if as_json:
-        print(json.dumps(facts))
-        return
-    for name, value in facts.items():
-        print(f"{name}: {value}")
-
-
-add_commands(app)
+for module in (cli_init, cli_look, cli_export, cli_proofs):
+    module.add_commands(app)
 
 
 def main() -> None:

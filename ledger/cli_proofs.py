@@ -6,7 +6,6 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,15 +33,6 @@ prove_app = typer.Typer(
 )
 
 
-class Role(StrEnum):
-    """What `ledger run` does."""
-
-    FULL = "full"
-    """Executes every block; votes when its key is a validator's."""
-    LIGHT = "light"
-    """Follows headers."""
-
-
 def add_commands(app: typer.Typer) -> None:
     """Add `prove`, `check-proof` and `checkpoint` to the `ledger` command."""
     app.add_typer(prove_app, name="prove")
@@ -55,6 +45,7 @@ def balance(
     address: Annotated[str, typer.Argument(help="Whose account (hg1…).")],
     folder: Folder = HERE,
     out: Out = None,
+    as_json: Json = False,
 ) -> None:
     """
     Prove an account: balance, locked money and nonce; or that there is none.
@@ -66,25 +57,25 @@ def balance(
     if not is_id(address):
         raise ConfigError(f"{address}: not an address; it begins with hg1")
     with _opened(folder) as (genesis, store):
-        _write(prove_row(genesis, store, f"account/{address}", None), out)
+        _write(prove_row(genesis, store, f"account/{address}", None), out, as_json)
 
 
 @prove_app.command()
-def receipt(txid: Txid, folder: Folder = HERE, out: Out = None) -> None:
+def receipt(txid: Txid, folder: Folder = HERE, out: Out = None, as_json: Json = False) -> None:
     """Prove what became of a transaction: its code, and one for each of its operations."""
     from ledger.prover import Prover  # noqa: PLC0415
 
     with _opened(folder) as (_, store):
-        _write(Prover(store).receipt(_txid(txid)), out)
+        _write(Prover(store).receipt(_txid(txid)), out, as_json)
 
 
 @prove_app.command()
-def inclusion(txid: Txid, folder: Folder = HERE, out: Out = None) -> None:
+def inclusion(txid: Txid, folder: Folder = HERE, out: Out = None, as_json: Json = False) -> None:
     """Prove that a transaction is in a final block."""
     from ledger.prover import Prover  # noqa: PLC0415
 
     with _opened(folder) as (_, store):
-        _write(Prover(store).inclusion(_txid(txid)), out)
+        _write(Prover(store).inclusion(_txid(txid)), out, as_json)
 
 
 def check_proof(
@@ -129,6 +120,7 @@ def check_proof(
 def checkpoint(
     folder: Annotated[Path, typer.Argument(help="Chain folder that you trust.")],
     out: Annotated[Path, typer.Option(help="Where to write.")] = Path("checkpoint.json"),
+    as_json: Json = False,
 ) -> None:
     """
     Write a checkpoint of the newest seal, for light clients that trust you.
@@ -141,7 +133,12 @@ def checkpoint(
     with _opened(folder) as (genesis, store):
         made = newest_checkpoint(genesis, store)
     write_checkpoint(made, out)
-    typer.echo(f"height: {made.height}\nblockHash: {made.block_hash.hex()}\nwritten: {out}")
+    facts = {"height": made.height, "blockHash": made.block_hash.hex(), "written": str(out)}
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        typer.echo(f"{name}: {value}")
 
 
 @contextmanager
@@ -172,10 +169,16 @@ def _opened(folder: Path) -> Iterator[tuple[Genesis, LedgerStore]]:
         raise typer.Exit(1) from None
 
 
-def _write(proof: Proof, out: Path | None) -> None:
+def _write(proof: Proof, out: Path | None, as_json: bool) -> None:
+    from ledger.proof_facts import facts_of  # noqa: PLC0415
     from ledger.proofs import encode  # noqa: PLC0415
 
     raw = encode(proof)
+    if as_json:
+        if out is not None:
+            out.write_bytes(raw)
+        typer.echo(facts_of(proof).model_dump_json(by_alias=True))
+        return
     if out is None:
         typer.echo(raw.hex())
         return

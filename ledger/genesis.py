@@ -210,6 +210,20 @@ def genesis_from_json(value: Any) -> Genesis:
     return genesis
 
 
+def sealed_json(value: dict[str, Any]) -> dict[str, Any]:
+    """
+    A genesis object with the chain id that its content makes; whether it can work is not checked.
+
+    Raises:
+        ConfigError: a field is missing or wrong.
+    """
+    try:
+        genesis = msgspec.convert(value, Genesis, strict=True)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error)) from None
+    return genesis_json(msgspec.structs.replace(genesis, chain_id=chain_id_of(genesis)))
+
+
 def genesis_json(genesis: Genesis) -> dict[str, Any]:
     """The genesis as a JSON object."""
     value = msgspec.to_builtins(genesis)

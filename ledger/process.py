@@ -1,11 +1,18 @@
-"""A node's process: key, certificate, lane, node."""
+"""A node's process: key, certificate, lane, node, and the HTTP API when it is wanted."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Literal
 
+from ledger.api import build_app
 from ledger.genesis import load_genesis
 from ledger.node import Node
+from ledger.node_view import NodeView
+from ledger.peers import Peers
+from ledger.roles import Role, decide, standing
+from ledger.serving import is_loopback, listen, parse_address, serving
 from runtime.bus import lane
 from runtime.clock import clock_from_environment
 from runtime.keyfiles import read_key
@@ -13,6 +20,7 @@ from runtime.log import configure
 from runtime.process import run_until_stopped
 from runtime.rng import SystemRng
 from runtime.tls import client_context
+from wire import topics
 from wire.certificates import Certificate, parse
 from wire.errors import ConfigError, WireError
 
@@ -25,28 +33,61 @@ def run_node(
     port: int,
     block_interval_s: float,
     tls_folder: Path | None = None,
+    *,
+    role: Role | None = None,
+    http: str | None = None,
 ) -> None:
     """
-    Run a node until SIGTERM or SIGINT; `tls_folder`: see `runtime.tls`.
+    Run a node until SIGTERM or SIGINT.
+
+    Args:
+        tls_folder: see `runtime.tls`
+        role: `validator` or `full`; None: what the key is for
+        http: HOST:PORT of the HTTP API; None: not served
 
     Raises:
-        ConfigError: a file is missing or wrong.
+        ConfigError: a file is missing or wrong, the key does not fit the role, or the port is
+            taken.
     """
     log = configure("ledger")
     genesis = load_genesis(folder / "genesis.json")
     key = read_key(key_file)
     certificate = read_certificate(certificate_file)
     tls = client_context(tls_folder) if tls_folder is not None else None
-    validator = any(v.id == key.id for v in genesis.validators)
-    log.info("starting", id=key.id, chain=genesis.chain_id, validator=validator)
+    decided, warning = decide(role, standing(genesis, folder, key.id), key.id)
+    listener = listen(*parse_address(http)) if http is not None else None
+    log.info("starting", id=key.id, chain=genesis.chain_id, role=decided.value)
+    if warning:
+        log.warning("role and key disagree", what=warning)
 
     async def main() -> None:
         clock = clock_from_environment()
         bus = lane(key, genesis.market, certificate, host, port, clock, SystemRng(), tls=tls)
         node = Node(genesis, folder, key, bus, clock, block_interval_s)
-        await node.run()
+        async with contextlib.AsyncExitStack() as stack:
+            if listener is not None:
+                anywhere = not is_loopback(str(listener.getsockname()[0]))
+                if anywhere:
+                    log.warning("the HTTP API is open to others, without a password")
+                peers = watch_peers(node)
+                view = NodeView(node, _running_as(decided), peers)
+                app = build_app(genesis, folder, clock, view, anywhere=anywhere)
+                await stack.enter_async_context(serving(app, listener, folder))
+            await node.run()
 
     run_until_stopped(main)
+
+
+def watch_peers(node: Node) -> Peers:
+    """Note every vote that comes in on a node's bus; the node takes it too."""
+    peers = Peers(node.clock.wall_ms, node.find_proposal)
+    votes = topics.build(node.genesis.market, topics.CONSENSUS_VOTE, "+")
+    node.bus.subscribe(votes, peers.take_vote)
+    return peers
+
+
+def _running_as(role: Role) -> Literal["validator", "full"]:
+    return "validator" if role is Role.VALIDATOR else "full"
 
 
 def read_certificate(path: Path) -> Certificate:
