@@ -785,11 +785,13 @@ class Core:
 
     def _republish(self, vote: Vote) -> None:
         block = self.tree.get(vote.block_hash)
-        if vote.kind == VoteKind.NOTARIZE and self.epoch.leader(vote.view) == self.me:
-            if block is not None:
-                self._out.append(BroadcastProposal(block.proposal))
-        else:
+        leads = vote.kind == VoteKind.NOTARIZE and self.epoch.leader(vote.view) == self.me
+        # a quorum has what it notarized: whoever lacks it asks for it
+        notarized = self._pool.certificate(vote.view, VoteKind.NOTARIZE) is not None
+        if not leads or notarized:
             self._out.append(BroadcastVote(vote))
+        elif block is not None:
+            self._out.append(BroadcastProposal(block.proposal))
 
     def _answer(self) -> None:
         """Somebody lags: show how far we are, not too often."""
