@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from wire import topics
 from wire.certificates import dump, seal
 from wire.envelope import new_req_id
 from wire.keys import SigningKey, to_text
-from wire.transactions import make_transaction
+from wire.transactions import Transaction, make_transaction
 
 VALIDATORS = [make_key(f"validator-{number}") for number in range(4)]
 SUPERVISOR = make_key("supervisor")
@@ -65,6 +65,7 @@ class Actor:
     nonce: int = 0
     fates: dict[str, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
     events: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    sent: list[Transaction] = field(default_factory=list)
 
     async def take(self, height: int, event: dict[str, Any]) -> None:
         """Remember events; tell who waits for a transaction."""
@@ -83,11 +84,20 @@ class Actor:
             new_req_id(clock.wall_ms(), SystemRng().bytes(10)), clock.now_ms(),
         )  # fmt: skip
         self.nonce += 1
+        self.sent.append(tx)
         future = self.fates[tx.txid.hex()] = asyncio.get_running_loop().create_future()
-        topic = topics.build(self.genesis.market, topics.TX, self.key.id)
         async with asyncio.timeout(timeout_s):
-            await self.bus.publish(topic, tx.raw)
+            await self._publish(tx)
             return await future
+
+    async def send_again(self) -> None:
+        """Send all again whose fate is not known, as an outbox does."""
+        for tx in self.sent:
+            if not self.fates[tx.txid.hex()].done():
+                await self._publish(tx)
+
+    async def _publish(self, tx: Transaction) -> None:
+        await self.bus.publish(topics.build(self.genesis.market, topics.TX, self.key.id), tx.raw)
 
 
 @dataclass(slots=True)
@@ -98,6 +108,8 @@ class RunningLedger:
     genesis: Genesis
     port: int
     folder: Path
+    node_ports: Mapping[int, int] = field(default_factory=dict)
+    """Where a validator finds the broker, when that is not `port`."""
     nodes: dict[int, Node] = field(default_factory=dict)
     tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     actors: list[Actor] = field(default_factory=list)
@@ -108,7 +120,8 @@ class RunningLedger:
         folder = self.folder / f"validator-{number}"
         folder.mkdir(exist_ok=True)
         (folder / "genesis.json").write_bytes(genesis_bytes(self.genesis))
-        bus = self.authority.bus(self.port, key, {"validator"})
+        port = self.node_ports.get(number, self.port)
+        bus = self.authority.bus(port, key, {"validator"})
         node = Node(self.genesis, folder, key, bus, self.authority.clock)
         self.nodes[number] = node
         self.tasks[number] = asyncio.create_task(node.run())
@@ -160,10 +173,15 @@ class RunningLedger:
 
 @asynccontextmanager
 async def running_ledger(
-    authority: Authority, port: int, folder: Path, **rules: Any
+    authority: Authority,
+    port: int,
+    folder: Path,
+    node_ports: Mapping[int, int] | None = None,
+    **rules: Any,
 ) -> AsyncIterator[RunningLedger]:
     """Four validators on the broker at `port`."""
-    chain = RunningLedger(authority, make_genesis(authority, **rules), port, folder)
+    genesis = make_genesis(authority, **rules)
+    chain = RunningLedger(authority, genesis, port, folder, node_ports or {})
     for number in range(len(VALIDATORS)):
         chain.start_node(number)
     try:
