@@ -102,9 +102,9 @@ class LightFollower:
             NoProofError: no validator answered with a final header.
         """
         heard, source = 0, ""
-        for validator in self._validators():
+        for validator in self.in_turn():
             before = self.light.trust
-            if not await self._attempt(self._walk(validator), validator):
+            if not await self.attempt(self._walk(validator), validator):
                 continue
             heard += 1
             if self.light.trust != before:
@@ -113,9 +113,9 @@ class LightFollower:
                 break
         if not heard:
             raise NoProofError("no validator answered with a final header; is the broker there?")
-        others = [validator for validator in self._validators() if validator != source]
+        others = [validator for validator in self.in_turn() if validator != source]
         for validator in others:
-            if await self._attempt(self._confirm(validator), validator):
+            if await self.attempt(self._confirm(validator), validator):
                 return True
         return False
 
@@ -129,8 +129,8 @@ class LightFollower:
             TrustExpiredError: offline for too long, a checkpoint is needed.
         """
         found: list[Fact] = []
-        for validator in self._validators():
-            if await self._attempt(self._check(validator, key, found), validator):
+        for validator in self.in_turn():
+            if await self.attempt(self._check(validator, key, found), validator):
                 return found[0]
         raise NoProofError(f"no validator gave a proof of {key} that holds")
 
@@ -159,7 +159,7 @@ class LightFollower:
         for _ in range(MAX_STEPS):
             trust = self.light.trust
             key = f"{NEXT}{trust.height}/{trust.validators.hash.hex()}"
-            step = decode(Step, await self._ask(validator, "anchor", key))
+            step = decode(Step, await self.ask(validator, "anchor", key))
             try:
                 self.light.advance(step.anchor, self._clock.now_ms(), step.following())
             except RollbackError:
@@ -170,19 +170,19 @@ class LightFollower:
     async def _confirm(self, validator: str) -> None:
         """Raise unless a validator calls our newest header final."""
         trust = self.light.trust
-        other = decode(Step, await self._ask(validator, "anchor", f"{AT}{trust.height}")).anchor
+        other = decode(Step, await self.ask(validator, "anchor", f"{AT}{trust.height}")).anchor
         if header_hash(other.header) != trust.block_hash:
             self.light.expose(other)
             raise MalformedError("not the header that was asked for", height=other.header.height)
 
     async def _check(self, validator: str, key: str, found: list[Fact]) -> None:
-        proof = decode_proof(await self._ask(validator, "proof", key))
+        proof = decode_proof(await self.ask(validator, "proof", key))
         fact = self.light.check(proof, self._clock.now_ms())
         if _key_of(fact) != key:
             raise MalformedError("proof of something else", key=_key_of(fact))
         found.append(fact)
 
-    async def _attempt(self, work: Coroutine[Any, Any, None], validator: str) -> bool:
+    async def attempt(self, work: Coroutine[Any, Any, None], validator: str) -> bool:
         """True when it went well; what one validator does wrong is counted and costs no more."""
         try:
             await work
@@ -197,13 +197,13 @@ class LightFollower:
             return True
         return False
 
-    def _validators(self) -> list[str]:
+    def in_turn(self) -> list[str]:
         """All validators, another one first each time."""
         ids = self.light.trust.validators.ids
         self._turn = (self._turn + 1) % len(ids)
         return [*ids[self._turn :], *ids[: self._turn]]
 
-    async def _ask(self, validator: str, kind: str, key: str) -> bytes:
+    async def ask(self, validator: str, kind: str, key: str) -> bytes:
         """
         One validator's answer.
 

@@ -23,7 +23,7 @@ from ledger.contracts.keys import validator_set as validator_set_key
 from ledger.execution import Ledger, contract_of
 from ledger.genesis import Genesis
 from ledger.proofs import Anchor, InclusionProof, Proof, ReceiptProof, StateProof, Step
-from ledger.store import LedgerStore, StoredBlock
+from ledger.store import LedgerStore, OldSeal, StoredBlock
 from wire.canonical import encode
 from wire.errors import HearthgridError, MalformedError
 from wire.keys import KEY_BYTES, from_text
@@ -59,6 +59,8 @@ class Prover:
         Raises:
             NotProvableError: no such block, or nothing on disk finalises it.
         """
+        if (seal := self._old_seal(height)) is not None:
+            return Anchor(seal.header, seal.finality)
         block = self._block(height)
         path: list[types.Header] = []
         later: StoredBlock | None = block
@@ -171,7 +173,12 @@ class Prover:
         Raises:
             NotProvableError: the chain has no block, or that set never was in it.
         """
-        low, high = max(height, 1), self._tip().height
+        if self._store.floor and height <= self._store.floor:
+            change = self._store.old_change(height, validators_hash)
+            if change is not None:
+                return Step(Anchor(change.header, change.finality), change.keys)
+        low, high = max(height, self._store.floor + 1, 1), self._tip().height
+        low = min(low, high)
         if self._decides_after(high) == validators_hash:
             return Step(self.anchor(high))
         # Somewhere between the set stops deciding: find one such place.
@@ -181,10 +188,9 @@ class Prover:
                 low = middle + 1
             else:
                 high = middle
-        anchor = self.anchor(high)
-        for event in self._store.events(high, contract_of("validators")):
-            if event["event"] == "validators":
-                return Step(anchor, tuple(from_text(one["key"]) for one in event["validators"]))
+        anchor, keys = self.anchor(high), keys_of(self._store, high)
+        if keys:
+            return Step(anchor, keys)
         raise NotProvableError(f"block {high} does not end the validators that were named")
 
     def _decides_after(self, height: int) -> bytes:
@@ -215,6 +221,9 @@ class Prover:
             raise NotProvableError(f"transaction {txid.hex()} is in no executed block")
         return height
 
+    def _old_seal(self, height: int) -> OldSeal | None:
+        return self._store.old_seal(height) if height <= self._store.floor else None
+
     def _block(self, height: int) -> StoredBlock:
         block = self._store.get_block(height)
         if block is None:
@@ -243,6 +252,14 @@ class Prover:
             f"no header carries the state after block {height}: the leaders proposed faster than "
             "they executed; prove a later one"
         )
+
+
+def keys_of(store: LedgerStore, height: int) -> tuple[bytes, ...]:
+    """Keys of the validators that a seal brings in, by index; empty when it changes none."""
+    for event in store.events(height, contract_of("validators")):
+        if event["event"] == "validators":
+            return tuple(from_text(one["key"], KEY_BYTES) for one in event["validators"])
+    return ()
 
 
 def replay(genesis: Genesis, store: LedgerStore, height: int) -> Ledger:

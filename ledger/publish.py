@@ -22,6 +22,7 @@ from ledger.fetch import (
     answer_proposal,
 )
 from ledger.prover import answer_anchor, answer_proof
+from ledger.snapshots import answer_chunk, answer_snapshot
 from ledger.statements import (
     CONTRACTS,
     LOCAL_CONTRACTS,
@@ -116,7 +117,7 @@ class Publisher:
             topic = topics.build(self._node.genesis.market, topics.SYNC_RSP, asker)
             self._node.bus.publish_soon(topic, answer)
 
-    def _answer(self, request: dict[str, Any]) -> bytes | None:
+    def _answer(self, request: dict[str, Any]) -> bytes | None:  # noqa: PLR0912
         node, kind, key = self._node, request["kind"], request["key"]
         match kind:
             case "blocks":
@@ -139,6 +140,10 @@ class Publisher:
                 value = to_text(answer_proof(node.store, node.ledger, key))
             case "anchor":
                 value = to_text(answer_anchor(node.store, key))
+            case "snapshot":
+                value = to_text(answer_snapshot(node.store))
+            case "chunk":
+                value = to_text(answer_chunk(node.store, key))
             case _:
                 raise MalformedError("no such question", kind=kind[:32])
         statement = {"reqId": request["reqId"], "kind": kind, "value": value}
@@ -149,7 +154,8 @@ class Publisher:
         What became of a transaction (`txid`, or `txid/sender/nonce`).
 
         Whoever names sender and nonce learns also that it can never be executed: answered by f + 1
-        validators, that is true whichever of them are behind.
+        validators, that is true whichever of them are behind. Nothing is said of nonces that were
+        used in blocks that are not here any more.
         """
         text, *rest = key.split("/")
         if len(rest) not in (0, 2):
@@ -158,7 +164,11 @@ class Publisher:
         if found is not None:
             height, receipt = found
             return {"height": height, "code": receipt["code"], "codes": receipt["codes"]}
-        if rest and self._node.ledger.next_nonce(rest[0]) > _number(rest[1]):
+        if rest and (
+            self._node.store.used_nonce(rest[0])  # it may be what used that nonce
+            <= _number(rest[1])
+            < self._node.ledger.next_nonce(rest[0])
+        ):
             return {"height": 0, "code": Refusal.WRONG_NONCE.value, "codes": []}
         return {}
 

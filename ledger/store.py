@@ -6,13 +6,17 @@ always at a block boundary. WAL with synchronous=NORMAL: a power cut may lose th
 tear one, and a lost block is executed again from the network. Bodies of blocks that are still being
 voted on must survive (`keep_bodies` waits for the disk): a validator vouches for having them.
 
-Tables: blocks, bodies, receipts, events, state, pending, meta, evidence.
+Blocks up to `LedgerStore.floor` are not here: they were dropped (`ledger.pruning`), or the folder
+began with a snapshot (`ledger.joining`). Of their seals, header and finality stay, for light
+clients.
+
+Tables: blocks, bodies, receipts, events, state, pending, meta, evidence, seals, used_nonces.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +26,16 @@ from sqlite_utils import Database, Migrations
 
 from ledger import types
 from wire.canonical import decode, encode
+from wire.transactions import parse_transaction
 
 FILE_NAME = "ledger.sqlite"
 GENESIS = "genesis"
+HISTORY = "history"
 MAX_ROW_BYTES = 64 * 1024 * 1024
 _HASH = 32
+_ACCOUNT = "account/"
+_LAST = "\U0010ffff"
+"""Sorts after every character of a key."""
 _BLOCK_COLUMNS = (
     "SELECT height, hash, header, certificate, txids, state_root, receipts_root FROM blocks"
 )
@@ -70,6 +79,29 @@ def evidence(db: Database) -> None:
         " second BLOB NOT NULL, judged INTEGER NOT NULL DEFAULT 0,"
         " PRIMARY KEY (epoch, validator)) WITHOUT ROWID"
     )
+
+
+@_SCHEMA()
+def history(db: Database) -> None:
+    """What stays of blocks that are not here."""
+    db.execute(
+        "CREATE TABLE seals (height INTEGER PRIMARY KEY, header BLOB NOT NULL,"
+        " certificate BLOB NOT NULL, validators BLOB NOT NULL, next_validators BLOB NOT NULL,"
+        " keys BLOB NOT NULL)"
+    )
+    db.execute(
+        "CREATE TABLE used_nonces (address TEXT PRIMARY KEY, nonce INTEGER NOT NULL) WITHOUT ROWID"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OldSeal:
+    """A seal block that is not here any more, as far as light clients need it."""
+
+    header: types.Header
+    finality: types.Finality
+    keys: tuple[bytes, ...] = ()
+    """Of the validators it brings in, by index; empty when it changes none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +148,15 @@ class LedgerStore:
     """
 
     def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
+        self.path = None if str(path) == ":memory:" else Path(path)
+        """None in memory."""
+        self._known_history: dict[str, Any] | None = None
         if read_only:
             uri = f"{Path(path).absolute().as_uri()}?mode=ro"
-            self._db = sqlite3.connect(uri, uri=True, isolation_level=None)
+            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
             return
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of use in a new file only
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute("PRAGMA busy_timeout=5000")
@@ -217,10 +253,17 @@ class LedgerStore:
         row = self._db.execute(
             "SELECT max(height) FROM events WHERE contract = ? AND height < ?", (contract, height)
         ).fetchone()
-        return int(row[0] or 0)
+        return int(row[0] or self._event_heads().get(contract, 0))
 
     def event_heights(self, contract: str, above: int, limit: int) -> list[int]:
-        """Up to `limit` heights above `above` with events of a contract, ascending."""
+        """
+        Up to `limit` heights above `above` with events of a contract, ascending.
+
+        Nothing when the next one is not here any more: who follows without gaps must ask a node
+        that keeps everything.
+        """
+        if above < self._event_heads().get(contract, 0):
+            return []
         rows = self._db.execute(
             "SELECT height FROM events WHERE contract = ? AND height > ? ORDER BY height LIMIT ?",
             (contract, above, limit),
@@ -244,6 +287,60 @@ class LedgerStore:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else bytes(row[0])
 
+    # --- history that is not here -----------------------------------------------------------------
+
+    @property
+    def floor(self) -> int:
+        """Blocks up to this height are not here in full; 0 when all are."""
+        return int(self._history().get("floor", 0))
+
+    @property
+    def joined_at(self) -> dict[str, Any] | None:
+        """The checkpoint (as JSON) that was trusted when the folder began with a snapshot."""
+        return self._history().get("trust")
+
+    def used_nonce(self, address: str) -> int:
+        """Nonces of an address below this one were used up in blocks that are not here."""
+        row = self._db.execute(
+            "SELECT nonce FROM used_nonces WHERE address = ?", (address,)
+        ).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def old_seals(self) -> Iterator[OldSeal]:
+        """What is kept of seals that are not here, ascending."""
+        query = "SELECT header, certificate, keys FROM seals ORDER BY height"
+        return (_old_seal(row) for row in self._db.execute(query))
+
+    def old_seal(self, height: int) -> OldSeal | None:
+        """The kept seal of a height."""
+        row = self._db.execute(
+            "SELECT header, certificate, keys FROM seals WHERE height = ?", (height,)
+        ).fetchone()
+        return None if row is None else _old_seal(row)
+
+    def old_change(self, height: int, validators_hash: bytes) -> OldSeal | None:
+        """The first kept seal from a height on that ends a set of validators."""
+        row = self._db.execute(
+            "SELECT header, certificate, keys FROM seals WHERE height >= ? AND validators = ?"
+            " AND next_validators != validators ORDER BY height LIMIT 1",
+            (height, validators_hash),
+        ).fetchone()
+        return None if row is None else _old_seal(row)
+
+    def _history(self) -> dict[str, Any]:
+        if self._known_history is None:
+            raw = self.meta(HISTORY)
+            self._known_history = {} if raw is None else decode(raw, MAX_ROW_BYTES)
+        return self._known_history
+
+    def _event_heads(self) -> dict[str, int]:
+        heads: dict[str, int] = self._history().get("eventHeads", {})
+        return heads
+
+    def _put_history(self, history: dict[str, Any]) -> None:
+        self._known_history = None
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (HISTORY, encode(history)))
+
     # --- writing ----------------------------------------------------------------------------------
 
     def write_genesis(self, genesis: bytes, writes: Mapping[str, bytes]) -> None:
@@ -256,13 +353,7 @@ class LedgerStore:
         """Append an executed block; all of it or nothing."""
         block, height = record.block, record.block.height
         with self._atomic():
-            self._db.execute(
-                "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    height, block.hash, block.header_bytes, block.certificate,
-                    b"".join(block.txids), block.state_root, block.receipts_root,
-                ),
-            )  # fmt: skip
+            self._insert_block(block)
             self._db.executemany(
                 "INSERT INTO bodies VALUES (?, ?, ?, ?)",
                 [(txid, height, i, raw) for i, (txid, raw) in enumerate(record.bodies)],
@@ -278,6 +369,87 @@ class LedgerStore:
                 [(name, height, encode(events)) for name, events in record.events.items()],
             )
             self._put_state(record.writes)
+
+    def write_snapshot(
+        self,
+        genesis: bytes,
+        rows: Iterable[tuple[str, bytes]],
+        tip: StoredBlock,
+        receipts: Mapping[int, list[dict[str, Any]]],
+        *,
+        event_heads: Mapping[str, int],
+        trust: dict[str, Any],
+        seals: Iterable[OldSeal],
+    ) -> int:
+        """
+        Begin in the middle of a chain, in an empty file; all of it or nothing.
+
+        Args:
+            rows: the state after `tip`, canonical values
+            receipts: by height, those that no header up to `tip` answers for
+            event_heads: by contract, the last height with events
+            trust: the checkpoint (as JSON) from which the way to `tip` was checked
+            seals: on that way
+
+        Returns:
+            The number of rows.
+        """
+        with self._atomic():
+            self._db.execute("INSERT INTO meta VALUES (?, ?)", (GENESIS, genesis))
+            self._put_history(
+                {"floor": tip.height, "eventHeads": dict(event_heads), "trust": trust}
+            )
+            self._insert_block(tip)
+            self._db.executemany(
+                "INSERT INTO receipts VALUES (?, ?)",
+                [(height, encode(found)) for height, found in receipts.items()],
+            )
+            count = self._db.executemany("INSERT INTO state VALUES (?, ?)", rows).rowcount
+            self._db.execute(
+                "INSERT INTO used_nonces SELECT substr(key, length(:under) + 1),"
+                " json_extract(CAST(value AS TEXT), '$.nonce') FROM state"
+                " WHERE key >= :under AND key < :under || :last",
+                {"under": _ACCOUNT, "last": _LAST},
+            )
+            for seal in seals:
+                self._put_seal(seal)
+            return max(count, 0)
+
+    def drop_blocks(
+        self, up_to: int, keys_of: Callable[[int], tuple[bytes, ...]], contracts: Iterable[str]
+    ) -> None:
+        """
+        Drop blocks up to a height with all that hangs on them; that height is the new floor.
+
+        Headers and finality of seals stay. One transaction: keep the step small.
+
+        Args:
+            keys_of: the keys of the validators that the seal of a height brings in, if it does
+            contracts: whose events there are
+        """
+        floor, heads = self.floor, dict(self._event_heads())
+        for contract in contracts:
+            heads[contract] = self.previous_event_height(contract, up_to + 1)
+        blocks = self.last_blocks(up_to, max(0, up_to - floor))
+        with self._atomic():
+            for block in reversed(blocks):
+                if block.header.seal and block.height > floor:
+                    finality = types.decode(types.Finality, block.certificate)
+                    self._put_seal(OldSeal(block.header, finality, keys_of(block.height)))
+                self._use_nonces(block.txids)
+                self._db.executemany(
+                    "DELETE FROM bodies WHERE txid = ?", [(txid,) for txid in block.txids]
+                )
+            for table in ("blocks", "receipts", "events"):
+                self._db.execute(f"DELETE FROM {table} WHERE height <= ?", (up_to,))  # noqa: S608
+            self._put_history({**self._history(), "floor": up_to, "eventHeads": heads})
+
+    def shrink(self, pages: int) -> int:
+        """Give up to `pages` free pages of the file back to the disk; how many are still free."""
+        self._db.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
+        if self._db.execute("PRAGMA auto_vacuum").fetchone()[0] == 0:
+            return 0  # an older file: free pages are used again, but stay
+        return int(self._db.execute("PRAGMA freelist_count").fetchone()[0])
 
     def keep_bodies(self, bodies: Iterable[tuple[bytes, bytes]]) -> None:
         """Keep (txid, raw) of transactions in blocks that are voted on; on disk when it returns."""
@@ -352,6 +524,38 @@ class LedgerStore:
         found = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         return None if found == "ok" else str(found)
 
+    def _insert_block(self, block: StoredBlock) -> None:
+        self._db.execute(
+            "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                block.height, block.hash, block.header_bytes, block.certificate,
+                b"".join(block.txids), block.state_root, block.receipts_root,
+            ),
+        )  # fmt: skip
+
+    def _put_seal(self, seal: OldSeal) -> None:
+        header = seal.header
+        self._db.execute(
+            "INSERT OR REPLACE INTO seals VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                header.height, types.encode(header), types.encode(seal.finality),
+                header.validators_hash, header.next_validators_hash, b"".join(seal.keys),
+            ),
+        )  # fmt: skip
+
+    def _use_nonces(self, txids: Iterable[bytes]) -> None:
+        """Remember which nonces the bodies that go have used."""
+        for txid in txids:
+            row = self._db.execute("SELECT raw FROM bodies WHERE txid = ?", (txid,)).fetchone()
+            if row is None:
+                continue
+            tx = parse_transaction(bytes(row[0]))
+            self._db.execute(
+                "INSERT INTO used_nonces VALUES (?, ?)"
+                " ON CONFLICT (address) DO UPDATE SET nonce = max(nonce, excluded.nonce)",
+                (tx.sender, tx.nonce + 1),
+            )
+
     def _put_state(self, writes: Mapping[str, bytes | None]) -> None:
         gone = [(key,) for key, value in writes.items() if value is None]
         kept = [(key, value) for key, value in writes.items() if value is not None]
@@ -394,6 +598,15 @@ def stored_block(row: Sequence[Any]) -> StoredBlock:
         txids=tuple(txids[i : i + _HASH] for i in range(0, len(txids), _HASH)),
         state_root=bytes(row[5]),
         receipts_root=bytes(row[6]),
+    )
+
+
+def _old_seal(row: Sequence[Any]) -> OldSeal:
+    keys = bytes(row[2])
+    return OldSeal(
+        types.decode(types.Header, bytes(row[0])),
+        types.decode(types.Finality, bytes(row[1])),
+        tuple(keys[i : i + _HASH] for i in range(0, len(keys), _HASH)),
     )
 
 
