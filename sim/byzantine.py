@@ -96,6 +96,38 @@ class Equivocator(Node):
         return Vote(epoch, view, kind, block_hash, self.index, signature)
 
 
+class TwoFaced(Equivocator):
+    """
+    Leads with two blocks and stands by both: each half hears only of the one that it was shown.
+
+    With a broker in league, which alone knows that there were two.
+    """
+
+    def take(self, event: Event) -> None:
+        """Follow the protocol in the views of others."""
+        Node.take(self, event)
+
+    def do(self, effect: Effect) -> None:
+        """Say of one's own blocks to each half what it wants to hear."""
+        match effect:
+            case BroadcastProposal(proposal):
+                for number, one in enumerate((self._other(proposal), proposal)):
+                    for node in self._half(number):
+                        self.world.send(self, node, ProposalReceived(one))
+                        for kind in (VoteKind.NOTARIZE, VoteKind.FINALIZE):
+                            header = one.header
+                            named = header_hash(header)
+                            vote = self._vote(header.epoch, header.view, kind, named)
+                            self.world.send(self, node, VoteReceived(vote))
+            case BroadcastVote(vote) if self.epoch.leader(vote.view) == self.index:
+                pass  # all is said
+            case _:
+                Node.do(self, effect)
+
+    def _half(self, number: int) -> list[Node]:
+        return [n for n in self.world.nodes if n is not self and n.place % 2 == number]
+
+
 class Forker(Node):
     """As a leader, builds beside the newest block instead of on it, and hides what it skips."""
 

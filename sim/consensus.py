@@ -80,6 +80,8 @@ BUILD_DELAY_S = 0.03
 NULLIFICATIONS_PER_ANSWER = 8
 HOLE = 0.3
 """How often a torn write has a hole: later sectors were written before earlier ones."""
+KINDS = (*(kind.name for kind in VoteKind), "ProposalReceived", "CertificateReceived")
+"""Of messages, as a broker tells them apart."""
 OLD_LOG = 0.5
 """How often a machine that dies at the end of an epoch has not replaced its log yet."""
 FIRST_ROOT = hashlib.sha256(b"state").digest()
@@ -96,6 +98,10 @@ class Faults:
     crashes: int = 3
     lost_blocks_max: int = 2
     """Executed blocks that a crash may take back (they are re-executed)."""
+    moods: int = 0
+    """How often the broker changes its mind about whom it shows what."""
+    hide: float = 0.0
+    """Share of what one validator says to another, by kind of message, that it hides in a mood."""
 
 
 CALM = Faults(drop=0.0, duplicate=0.0, partitions=0, crashes=0)
@@ -141,6 +147,8 @@ class Result:
     """Views that some correct node entered."""
     log_hash: str
     """Hash over all events: equal for equal seeds."""
+    hidden: int = 0
+    """Messages that the broker showed to others only."""
 
 
 class SimCrypto:
@@ -178,6 +186,9 @@ class World:
         keys = tuple(hashlib.sha256(name.encode()).digest() for name in ids)
         self.validators = plan.validator_set(ids, keys)
         self.groups: dict[int, int] = {}
+        self.mood: frozenset[tuple[int, int, str]] = frozenset()
+        """What the broker hides: the sender's place, the receiver's, and the kind of message."""
+        self.hidden = 0
         self.claims = {index: kind.claims_cpf_q16 for index, kind in plan.byzantine.items()}
         """The CPF that a validator says it has; None: whatever the epoch's lot gives it."""
         self.retained: Certificate | None = None
@@ -232,6 +243,7 @@ class World:
             self.messages,
             len(self.watcher.views),
             self._log.hexdigest(),
+            self.hidden,
         )
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
@@ -257,6 +269,13 @@ class World:
 
     def send(self, sender: Node, receiver: Node, event: Event) -> None:
         """Send to one, as well as the network is today."""
+        if (
+            self.mood
+            and self.faulty
+            and (sender.place, receiver.place, kind_of(event)) in self.mood
+        ):
+            self.hidden += 1
+            return
         self.carry(sender, receiver, lambda: receiver.take(event))
 
     def carry(self, sender: Node, receiver: Node, action: Callable[[], None]) -> None:
@@ -284,8 +303,21 @@ class World:
         for node in self.nodes:
             self.after(plan.heal_s + 0.2, node.connected)
 
+        for number in range(plan.faults.moods):
+            self.after(plan.heal_s * number / plan.faults.moods, self._change_mood)
+
     def _split(self, groups: dict[int, int]) -> None:
         self.groups = groups
+
+    def _change_mood(self) -> None:
+        places = range(len(self.nodes))
+        self.mood = frozenset(
+            (sender, receiver, kind)
+            for sender in places
+            for receiver in places
+            for kind in KINDS
+            if self.rng.random() < self.plan.faults.hide
+        )
 
     def _schedule_work(self) -> None:
         for number in range(self.plan.transactions):
@@ -764,6 +796,11 @@ class Watcher:
         heights = {node.height for node in self._world.correct}
         if len(heights) > 1:
             self.fail(f"correct nodes stand at heights {sorted(heights)}")
+
+
+def kind_of(event: Event) -> str:
+    """What a broker can see of a message: its type, and of a vote what it says."""
+    return event.vote.kind.name if isinstance(event, VoteReceived) else type(event).__name__
 
 
 def _words(vote: Vote) -> bytes:

@@ -2,9 +2,9 @@
 Which schedule belongs to a seed, and running many of them on several processes.
 
 A seed names one combination of network and machine faults (`MIXES`) with one kind of Byzantine
-validator (`ACTORS`): with 8 mixes and 9 actors, any 72 seeds in a row are every combination once.
+validator (`ACTORS`): with 9 mixes and 10 actors, any 90 seeds in a row are every combination once.
 The seed also decides which validators are Byzantine, and everything that happens in the run. In
-every other 72 a justify carries one nullification only and the rest must be fetched, as it happens
+every other 90 a justify carries one nullification only and the rest must be fetched, as it happens
 in life after hundreds of failed views.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from random import Random
 
 from ledger.types import ValidatorSet
-from sim.byzantine import Equivocator, FalseCpf, Forker, Lazy, Repeater, Silent
+from sim.byzantine import Equivocator, FalseCpf, Forker, Lazy, Repeater, Silent, TwoFaced
 from sim.consensus import CALM, Faults, Node, Plan, Result, World
 
 SIZES = (4, 7)
@@ -33,6 +33,9 @@ MIXES: dict[str, Faults] = {
     "disorder": Faults(drop=0.05, delay_s=(0.001, 0.5), partitions=0, crashes=0),
     "partitions": Faults(drop=0.02, partitions=6, crashes=0),
     "crashes": Faults(drop=0.02, partitions=0, crashes=25, lost_blocks_max=3),
+    "split-broker": Faults(
+        drop=0.05, delay_s=(0.001, 0.25), partitions=0, crashes=2, moods=8, hide=0.4
+    ),
     "rough": Faults(drop=0.25, duplicate=0.15, delay_s=(0.001, 0.25), partitions=3, crashes=10),
 }
 ACTORS: dict[str, tuple[type[Node], ...]] = {
@@ -41,6 +44,7 @@ ACTORS: dict[str, tuple[type[Node], ...]] = {
     "lazy": (Lazy, Silent),
     "equivocator": (Equivocator, Equivocator),
     "twins": (),
+    "two-faced": (TwoFaced, TwoFaced),
     "forker": (Forker, Equivocator),
     "forkers": (Forker, Forker),
     "repeater": (Repeater, Equivocator),
