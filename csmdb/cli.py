@@ -77,6 +77,24 @@ def service_cert(
         print(dump_text(csmdb.issue_service_certificate(public, _split(roles), name)))
 
 
+@app.command()
+def licence(
+    folder: Folder,
+    key: Annotated[str, typer.Option(help="Public key of the validator, base64url.")],
+    controller: Annotated[str, typer.Option(help="Who runs it; one name per party.")],
+    days: Annotated[int, typer.Option(min=1, max=3650, help="How long it is good [d].")] = 365,
+) -> None:
+    """
+    Print a licence to validate. Put it into the node's folder as licence.json: a running node asks
+    for a seat at once, and renews it when a later licence takes the file's place.
+    """
+    from wire.certificates import dump_text  # noqa: PLC0415
+    from wire.keys import KEY_BYTES, from_text  # noqa: PLC0415
+
+    with _open(folder) as csmdb:
+        print(dump_text(csmdb.license_validator(from_text(key, KEY_BYTES), controller, days)))
+
+
 @app.command("list")
 def list_all(
     folder: Folder,

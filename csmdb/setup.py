@@ -27,9 +27,9 @@ from runtime.keyfiles import read_key, read_secret, write_secret
 from runtime.ports import Clock, Rng
 from runtime.rng import SystemRng
 from wire import topics
-from wire.certificates import Certificate, dump_text
+from wire.certificates import Certificate, ValidatorLicence, dump_text, seal
 from wire.errors import ConfigError, TopicError
-from wire.keys import KEY_BYTES, BoxKey, SigningKey, is_id, to_text
+from wire.keys import KEY_BYTES, BoxKey, SigningKey, id_of, is_id, to_text
 from wire.slots import DEFAULT_SLOT_S, SlotGrid
 
 ISSUING_KEY = "issuing.key"
@@ -38,6 +38,7 @@ DATABASE = "csmdb.sqlite"
 CERTIFICATE = "certificate.json"
 FACTS = "csmdb.json"
 CONNECTION_MAX_W = 10_000_000
+MAX_CONTROLLER_CHARS = 64
 
 
 @dataclass(slots=True)
@@ -126,6 +127,29 @@ class CsmDb:
             ConfigError: unknown roles, or the key of a home.
         """
         return self.desk.certify_service(public_key, tuple(roles), name, self.clock.now_ms())
+
+    def license_validator(self, public_key: bytes, controller: str, days: int) -> ValidatorLicence:
+        """
+        Permit a key to validate from now on.
+
+        Raises:
+            ConfigError: the controller has no short name.
+        """
+        if not 1 <= len(controller) <= MAX_CONTROLLER_CHARS:
+            raise ConfigError(f"controller: 1 to {MAX_CONTROLLER_CHARS} characters")
+        now_ms = self.clock.now_ms()
+        given = ValidatorLicence(
+            validator=id_of(public_key),
+            key=to_text(public_key),
+            controller=controller,
+            not_before_ms=now_ms,
+            not_after_ms=now_ms + days * DAY_MS,
+        )
+        with self.repository.atomic():
+            self.repository.audit(
+                now_ms, "operator", "licence", "OK", f"{given.validator} {days} d"
+            )
+        return seal(given, self.issuing_key, self.market)
 
     def ban(self, participant: str, reason: str) -> None:
         """

@@ -1,14 +1,17 @@
 """
-What a validator itself has to say on the chain: evidence against others, and its seeds.
+What a validator itself has to say on the chain: that it comes or goes, evidence, its seeds.
 
-A validator is a sender like any other; its transactions carry these operations, one transaction at
-a time. Evidence is kept on the disk until it has been judged, so that a crash does not save the
-guilty. Seeds (`ledger.contracts.seed`) are opened once per epoch, and only in an epoch in which
-somebody else had something to say: an idle chain must not keep itself busy.
+It asks for a seat when its folder holds a licence of the CSM-DB (`licence.json`), and gives it up
+when the folder holds a file `leave`. A validator is a sender like any other; its transactions carry
+these operations, one transaction at a time. Evidence is kept on the disk until it has been judged,
+so that a crash does not save the guilty. Seeds (`ledger.contracts.seed`) are opened once per epoch,
+and only in an epoch in which somebody else had something to say: an idle chain must not keep itself
+busy.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -22,6 +25,7 @@ from ledger.membership import Status
 from ledger.onion import LAYERS, Onion
 from runtime.ports import Rng
 from wire import topics
+from wire.certificates import ValidatorLicence, dump, parse
 from wire.envelope import new_req_id
 from wire.errors import WireError
 from wire.keys import SigningKey, from_text, to_text
@@ -30,6 +34,7 @@ from wire.transactions import Transaction, make_transaction
 if TYPE_CHECKING:
     from ledger.node import Node
 
+LICENCE_FILE, LEAVE_FILE = "licence.json", "leave"
 LIFE_SLOTS = 4
 ONION_LABEL = "hearthgrid seed onion"
 RESEND_S = 3.0
@@ -55,6 +60,11 @@ class Seeds:
         self._layers = layers
         self._number = 0
         self._onion = self._make(0)
+
+    @property
+    def tip(self) -> bytes:
+        """Of the onion in use."""
+        return self._onion.tip
 
     def after(self, tip: bytes) -> tuple[str, bytes]:
         """
@@ -93,11 +103,45 @@ def seed_operation(ledger: Ledger, validator: str, seeds: Seeds) -> dict[str, An
     return {"op": operation, "preimage": to_text(value)}
 
 
-class Duties:
-    """Speaks on the chain for a node that is a validator."""
+def membership_operation(
+    ledger: Ledger, key: SigningKey, folder: Path, seeds: Seeds
+) -> dict[str, Any] | None:
+    """
+    The `join-validator` or `leave-validator` that the files in the node's folder ask for, if any.
 
-    def __init__(self, node: Node, rng: Rng) -> None:
+    A licence that ends later than the chain knows renews the seat.
+    """
+    row = ledger.query(keys.validator(key.id))
+    if (folder / LEAVE_FILE).exists():
+        here = row is not None and row["status"] in (Status.ACTIVE, Status.CANDIDATE)
+        return {"op": "leave-validator"} if here else None
+    licence = _licence(folder / LICENCE_FILE)
+    if licence is None or licence.validator != key.id:
+        return None
+    if row is None:
+        return {"op": "join-validator", "licence": dump(licence), "tip": to_text(seeds.tip)}
+    renews = row["notAfterMs"] > 0 and licence.not_after_ms > row["notAfterMs"]
+    if renews and row["status"] in (Status.ACTIVE, Status.CANDIDATE):
+        return {"op": "join-validator", "licence": dump(licence), "tip": ""}
+    return None
+
+
+def _licence(path: Path) -> ValidatorLicence | None:
+    try:
+        return parse(ValidatorLicence, path.read_text().strip())
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, WireError) as error:
+        log.warning("licence cannot be read", file=path.name, reason=str(error))
+        return None
+
+
+class Duties:
+    """Speaks on the chain for a node that is, or wants to be, a validator."""
+
+    def __init__(self, node: Node, folder: Path, rng: Rng) -> None:
         self._node = node
+        self._folder = folder
         self._rng = rng
         self._seeds = Seeds(node.key)
         self._flight: Transaction | None = None
@@ -136,6 +180,9 @@ class Duties:
 
     def _due(self) -> list[dict[str, Any]]:
         node = self._node
+        membership = membership_operation(node.ledger, node.key, self._folder, self._seeds)
+        if membership is not None:
+            return [membership]  # alone: it makes the sender known
         if node.ledger.query(keys.validator(node.key.id)) is None:
             return []
         found = node.store.evidence(judged=False)[:MAX_ACCUSATIONS]

@@ -101,7 +101,7 @@ class Node:
 
     Args:
         genesis: the chain
-        folder: holds ledger.sqlite and votes.wal
+        folder: holds ledger.sqlite and votes.wal; what else it may hold see `ledger.duties`
         key: the validator key, or any key for an observer
         bus: a lane under `key.id`
         clock: market time for blocks, real time for timers
@@ -131,7 +131,7 @@ class Node:
         self._kept_bodies: set[bytes] = set()
         self._publisher = Publisher(self)
         self._fetcher = Fetcher(self)
-        self._duties = Duties(self, rng or SystemRng())
+        self._duties = Duties(self, folder, rng or SystemRng())
         self._interval_s = block_interval_s
         self._last_block_s = 0.0
         self._events: deque[Event] = deque()

@@ -2,12 +2,14 @@
 
 import asyncio
 
-from support.chain_builder import FIRST_SLOT, VALIDATORS, key, register, slot_ms
+from support.chain_builder import FIRST_SLOT, ISSUER, MARKET, VALIDATORS, key, register, slot_ms
 from support.nodes import HubBus, feeder
 
 from ledger.duties import Seeds, seed_operation
 from ledger.types import VoteKind, encode, make_vote
-from wire import topics
+from wire import certificates, topics
+from wire.certificates import ValidatorLicence
+from wire.keys import to_text
 
 ANN = key("ann")
 
@@ -112,3 +114,43 @@ def test_a_used_up_onion_is_followed_by_another_also_after_a_restart():
     assert len({value for _, value in whole}) == 10, "no layer is used twice"
     for step in range(1, 10):
         assert walk(Seeds(ANN, layers=3), whole[step - 1][1], 10 - step) == whole[step:]
+
+
+async def test_a_fifth_node_with_a_licence_joins_validates_and_leaves(tmp_path):
+    async with feeder(tmp_path) as market:
+        await say(market, 0)
+        fifth = market.key(4)
+        licence = ValidatorLicence(
+            validator=fifth.id,
+            key=to_text(fifth.public),
+            controller="home-4",
+            not_before_ms=0,
+            not_after_ms=slot_ms(FIRST_SLOT + 1000),
+        )
+        folder = tmp_path / "node-4"
+        folder.mkdir()
+        sealed = certificates.seal(licence, ISSUER, MARKET)
+        (folder / "licence.json").write_text(certificates.dump_text(sealed))
+        newcomer = market.start(4)
+        await market.until(
+            lambda: (
+                (newcomer.ledger.query(f"validator/{fifth.id}") or {}).get("status") == "candidate"
+            )
+        )
+        for number in (1, 2):
+            assert newcomer._core.me is None
+            await say(market, number, FIRST_SLOT + number)
+            await market.until(lambda: len({node._epoch.epoch for node in market.nodes}) == 1)
+        assert [node._core.me is not None for node in market.nodes] == [True] * 5
+        await market.stop(0)  # of five, four must vote: the newcomer's vote is needed
+        await say(market, 3)
+
+        (folder / "leave").touch()
+        await market.until(
+            lambda: newcomer.ledger.query(f"validator/{fifth.id}")["status"] == "leaving"
+        )
+        market.start(0)
+        for number in (4, 5, 6):
+            await say(market, number, FIRST_SLOT + number)
+        await market.until(lambda: newcomer._core.me is None)
+        await say(market, 7)

@@ -23,6 +23,7 @@ from runtime.metrics import count_refusal
 from runtime.ports import BusDownError, Handler, Message
 from wire import topics
 from wire.errors import WireError
+from wire.keys import SigningKey
 from wire.transactions import Transaction
 
 DELAY_S = 0.001
@@ -138,11 +139,16 @@ class Feeder:
         self.tasks: list[asyncio.Task[None]] = []
         self._client = HubBus(self.hub)
 
+    @staticmethod
+    def key(index: int) -> SigningKey:
+        """The key of a node; the first four are the founders'."""
+        return chain_builder.key(f"validator {index}")
+
     def start(self, index: int) -> Node:
         """Start (or start again) a node from its folder."""
         folder = self.folder / f"node-{index}"
         folder.mkdir(exist_ok=True)
-        key = chain_builder.VALIDATORS[index]
+        key = self.key(index)
         node = Node(self.genesis, folder, key, HubBus(self.hub), self.clock)
         task = asyncio.create_task(node.run())
         if index == len(self.nodes):
@@ -206,5 +212,5 @@ async def feeder(folder: Path, **genesis: object) -> AsyncIterator[Feeder]:
     try:
         yield running
     finally:
-        for index in range(4):
+        for index in range(len(running.nodes)):
             await running.stop(index)
