@@ -171,7 +171,7 @@ def is_empty(folder: Path) -> bool:
     """True when a chain folder has no block yet."""
     if not (folder / FILE_NAME).exists():
         return True
-    with contextlib.closing(LedgerStore.in_folder(folder)) as store:
+    with contextlib.closing(LedgerStore.in_folder(folder, read_only=True)) as store:
         return store.tip is None
 
 
