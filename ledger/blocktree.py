@@ -51,6 +51,8 @@ class BlockTree:
         self.final_view = 0
         self.final_header: Header | None = None
         self._blocks: dict[bytes, Block] = {}
+        self._by_view: tuple[Block, ...] | None = ()
+        """The same, oldest view first; None until it is asked for after a change."""
 
     def get(self, block_hash: bytes) -> Block | None:
         """A block above the last final one."""
@@ -59,11 +61,15 @@ class BlockTree:
     def add(self, proposal: Proposal) -> Block:
         """Add a block (once)."""
         block = Block(header_hash(proposal.header), proposal)
+        self._by_view = None
         return self._blocks.setdefault(block.hash, block)
 
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> tuple[Block, ...]:
         """All blocks, oldest view first."""
-        return sorted(self._blocks.values(), key=lambda block: block.header.view)
+        if self._by_view is None:  # asked for at every event, changed by few
+            ordered = sorted(self._blocks.values(), key=lambda block: block.header.view)
+            self._by_view = tuple(ordered)
+        return self._by_view
 
     def of_view(self, view: int) -> list[Block]:
         """The blocks of a view, in the order they came."""
@@ -98,6 +104,7 @@ class BlockTree:
         self.final_time_ms = header.time_ms
         self.final_view = header.view
         self.final_header = header
+        self._by_view = None
         self._blocks = {
             name: block for name, block in self._blocks.items() if block.header.view > header.view
         }

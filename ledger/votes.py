@@ -52,6 +52,8 @@ class VotePool:
         self._views: dict[int, _View] = {}
         self._highest: dict[VoteKind, int] = {}
         """The highest view with a certificate of each kind."""
+        self._ended = self._parent = 0
+        self._final: Certificate | None = None
         self._active: dict[int, set[int]] = defaultdict(set)
         self.evidence: list[tuple[Vote, Vote]] = []
         """Conflicting votes found since the caller last emptied the list."""
@@ -130,15 +132,15 @@ class VotePool:
 
     def last_ended(self) -> int:
         """The highest view that ended, 0 when none did."""
-        return max(self._highest.values(), default=0)
+        return self._ended
 
     def last_parent(self) -> int:
         """The highest view with a notarized block, 0 when there is none."""
-        return max(self._highest.get(VoteKind.NOTARIZE, 0), self._highest.get(VoteKind.FINALIZE, 0))
+        return self._parent
 
     def best_finalization(self) -> Certificate | None:
         """The finalization of the highest view."""
-        return self.certificate(self._highest.get(VoteKind.FINALIZE, 0), VoteKind.FINALIZE)
+        return self._final
 
     def prune(self, below_view: int) -> None:
         """Forget the views before `below_view`."""
@@ -146,11 +148,21 @@ class VotePool:
         self._highest = {kind: view for kind, view in self._highest.items() if view >= below_view}
         for views in self._active.values():
             views.difference_update([view for view in views if view < below_view])
+        self._look_up()
+
+    def _look_up(self) -> None:
+        """Keep at hand what is asked for at every event, after a change of the certificates."""
+        highest = self._highest
+        final = highest.get(VoteKind.FINALIZE, 0)
+        self._ended = max(highest.values(), default=0)
+        self._parent = max(highest.get(VoteKind.NOTARIZE, 0), final)
+        self._final = self.certificate(final, VoteKind.FINALIZE)
 
     def _hold(self, certificate: Certificate) -> None:
         self._view(certificate.view).certificates.setdefault(certificate.kind, certificate)
         highest = self._highest.get(certificate.kind, 0)
         self._highest[certificate.kind] = max(highest, certificate.view)
+        self._look_up()
 
     def _view(self, view: int) -> _View:
         return self._views.setdefault(view, _View())

@@ -280,15 +280,16 @@ class World:
 
     def carry(self, sender: Node, receiver: Node, action: Callable[[], None]) -> None:
         """Let something happen at the receiver, later, never or twice."""
-        faults = self.plan.faults
+        faults, rng = self.plan.faults, self.rng
         self.messages += 1
         if self.faulty:
-            split = self.groups.get(sender.place, 0) != self.groups.get(receiver.place, 0)
-            if split or self.rng.random() < faults.drop:
+            groups = self.groups
+            split = groups and groups.get(sender.place, 0) != groups.get(receiver.place, 0)
+            if split or rng.random() < faults.drop:
                 return
-            if self.rng.random() < faults.duplicate:
-                self.after(self.rng.uniform(*faults.delay_s) * 3, action)
-        self.after(self.rng.uniform(*faults.delay_s), action)
+            if rng.random() < faults.duplicate:
+                self.after(rng.uniform(*faults.delay_s) * 3, action)
+        self.after(rng.uniform(*faults.delay_s), action)
 
     def _schedule_faults(self) -> None:
         plan, rng = self.plan, self.rng

@@ -10,6 +10,7 @@ in life after hundreds of failed views.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,7 +23,7 @@ from sim.consensus import CALM, Faults, Node, Plan, Result, World
 
 SIZES = (4, 7)
 """Numbers of validators; f is 1 and 2."""
-PROCESSES = 2
+PROCESSES = max(2, os.cpu_count() or 2)
 CHUNK_SEEDS = 4
 
 MIXES: dict[str, Faults] = {
