@@ -44,7 +44,7 @@ from ledger.poe import Candidate
 from ledger.smt import Proof
 from ledger.state import State
 from ledger.store import GENESIS, BlockRecord, LedgerStore, StoredBlock
-from wire.canonical import encode
+from wire.canonical import encode, encode_checked
 from wire.certificates import AddressGrant, ValidatorLicence
 from wire.errors import HearthgridError, Refusal, WireError
 from wire.keys import KEY_BYTES, from_text
@@ -387,7 +387,7 @@ class Ledger:
         except AssertionError as error:
             raise ChainError(header.height, f"an invariant broke: {error}") from error
         _announce_balances(ctx)
-        leaves = [encode(receipt.to_json()) for receipt in receipts]
+        leaves = [encode_checked(receipt.to_json()) for receipt in receipts]
         result = BlockResult(
             height=header.height,
             block_hash=types.header_hash(header),
@@ -560,7 +560,7 @@ def state_digest(rows: Sequence[tuple[str, Any]]) -> str:
 
 def _open_bundle(ctx: Context, tx: Transaction) -> str:
     """Is the sender known, the nonce next, the bundle in time? Uses the nonce up if so."""
-    if grants.sender_key(ctx.state, ctx.genesis, tx.sender) is None:
+    if not grants.is_known(ctx.state, ctx.genesis, tx.sender):
         ctx.registration = first_grant(ctx.genesis, tx)
         if not _introduced(ctx, tx):
             return Refusal.UNKNOWN_SENDER.value

@@ -35,7 +35,7 @@ from ledger.types import Header, header_hash
 from runtime.metrics import refusals
 from runtime.ports import Message
 from wire import topics
-from wire.canonical import decode, encode
+from wire.canonical import decode, encode_checked
 from wire.errors import MalformedError, Refusal, WireError
 from wire.keys import to_text
 
@@ -187,7 +187,7 @@ class Publisher:
         size = 0
         for height in self._node.store.event_heights(contract, after, MAX_MESSAGES_PER_ANSWER):
             for message in self._event_messages(contract, height, first_part):
-                size += len(encode(message))
+                size += len(encode_checked(message))
                 if found and (size > MAX_ANSWER_BYTES or len(found) == MAX_MESSAGES_PER_ANSWER):
                     return found
                 found.append(message)

@@ -145,6 +145,9 @@ def _update(node: Node, changes: list[Change], depth: int) -> Node:
 
 def _grow(node: Leaf | None, changes: list[Change], depth: int) -> Node:
     """The subtree where an empty place or a lone leaf was."""
+    if len(changes) == 1 and (node is None or node.path == changes[0][0]):
+        path, value_hash = changes[0]
+        return None if value_hash is None else Leaf(path, value_hash)
     kept = [change for change in changes if change[1] is not None]
     if node is not None and all(path != node.path for path, _ in changes):
         kept.append((node.path, node.value_hash))

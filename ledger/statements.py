@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from wire.canonical import decode, encode
+from wire.canonical import decode, encode, encode_checked
 from wire.errors import BadSignatureError, MalformedError, UnknownSenderError
 from wire.keys import SIGNATURE_BYTES, Domain, SigningKey, from_text, to_text, verify
 
@@ -38,8 +38,8 @@ MAX_LOCAL_EVENTS = 64
 
 def sign_message(message: dict[str, Any], key: SigningKey, chain_id: str) -> bytes:
     """A node's signed statement (events, answers): canonical JSON with validator and signature."""
-    signature = key.sign(Domain.EVENT, chain_id, encode(message))
-    return encode({**message, "validator": key.id, "signature": to_text(signature)})
+    signature = key.sign(Domain.EVENT, chain_id, encode_checked(message))
+    return encode_checked({**message, "validator": key.id, "signature": to_text(signature)})
 
 
 def read_message(

@@ -25,7 +25,7 @@ from typing import Any
 from sqlite_utils import Database, Migrations
 
 from ledger import types
-from wire.canonical import decode, encode
+from wire.canonical import decode, encode, encode_checked
 from wire.transactions import parse_transaction
 
 FILE_NAME = "ledger.sqlite"
@@ -362,7 +362,7 @@ class LedgerStore:
                 "DELETE FROM pending WHERE txid = ?", [(txid,) for txid, _ in record.bodies]
             )
             self._db.execute(
-                "INSERT INTO receipts VALUES (?, ?)", (height, encode(record.receipts))
+                "INSERT INTO receipts VALUES (?, ?)", (height, encode_checked(record.receipts))
             )
             self._db.executemany(
                 "INSERT INTO events VALUES (?, ?, ?)",

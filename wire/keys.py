@@ -27,6 +27,8 @@ from nacl.signing import VerifyKey
 from wire.errors import MalformedError
 
 KEY_BYTES = 32
+KEY_CHARS = 43
+"""Of 32 bytes in base64url without padding."""
 SIGNATURE_BYTES = 64
 ID_PREFIX = "hg1"
 
@@ -134,13 +136,24 @@ def from_text(text: str, size: int | None = None) -> bytes:
     Raises:
         MalformedError: not base64url, a second spelling, or not `size` bytes.
     """
+    data = _key_bytes(text) if len(text) == KEY_CHARS else _from_text(text)
+    if size is not None and len(data) != size:
+        raise MalformedError("not canonical base64url of the right size", size=len(data))
+    return data
+
+
+def _from_text(text: str) -> bytes:
     try:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise MalformedError("not base64url") from None
-    if to_text(data) != text or (size is not None and len(data) != size):
-        raise MalformedError("not canonical base64url of the right size", size=len(data))
+    if to_text(data) != text:
+        raise MalformedError("not canonical base64url", size=len(data))
     return data
+
+
+_key_bytes = lru_cache(maxsize=65_536)(_from_text)
+"""The same keys come with every transaction."""
 
 
 @dataclass(frozen=True, slots=True)

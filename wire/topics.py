@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from wire.errors import TopicError
 
@@ -69,9 +70,10 @@ def build(market: str, kind: str, leaf: str = "") -> str:
     return f"{ROOT}/{market}/{kind.replace('<id>', leaf)}"
 
 
+@lru_cache(maxsize=8192)
 def parse(topic: str) -> Topic:
     """
-    Take a topic name apart.
+    Take a topic name apart (the same ones come again and again).
 
     Raises:
         TopicError: not one of ours.

@@ -80,6 +80,15 @@ def drop_grant(ctx: Context, address: str) -> None:
     ctx.state.delete(keys.participation(address))
 
 
+def is_known(state: State, genesis: Genesis, address: str) -> bool:
+    """True for whom `sender_key` has a key."""
+    return (
+        state.get(keys.grant(address)) is not None
+        or state.get(keys.validator(address)) is not None
+        or address == genesis.supervisor.address
+    )
+
+
 def sender_key(state: State, genesis: Genesis, address: str) -> bytes | None:
     """The public key of a registered address or a known validator, or None."""
     if address == genesis.supervisor.address:
