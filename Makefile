@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 
-.PHONY: demo sim test check bench bench-ledger format clean help
+.PHONY: demo sim test fuzz check bench bench-ledger format clean help
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,10 @@ sim: $(STAMP) ## Try to break consensus: SEED=42 replays one schedule, SEEDS=100
 
 test: $(STAMP) ## Run the tests (ARGS="-k name" to choose)
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+fuzz: $(STAMP) ## Fuzz by coverage: TARGET=name (default: all in turn) SECONDS=60 for each
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'
+	$(BIN)/python tests/fuzz/run.py --seconds $(or $(SECONDS),60) $(TARGET)
 
 check: $(STAMP) ## Formatting, lint, strict typing, import rules
 	$(BIN)/ruff format --check .

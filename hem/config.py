@@ -210,7 +210,7 @@ def load_provisioning(path: Path) -> Provisioning:
         raise ConfigError(f"{path}: cannot be read ({error}); give a provisioning file") from None
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     provisioning = _resolve(_validate(Provisioning, raw, path), path.absolute().parent)
     socket = provisioning.gateway.socket
@@ -231,7 +231,7 @@ def load_market_facts(path: Path) -> MarketFacts:
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a genesis file ({error}); check market.genesis") from None
     return _validate(MarketFacts, raw, path)
 
@@ -256,7 +256,11 @@ def _remedy(kind: str, message: str) -> str:
 
 def _resolve(provisioning: Provisioning, folder: Path) -> Provisioning:
     def absolute(section: M, key: str) -> M:
-        return section.model_copy(update={key: (folder / getattr(section, key)).resolve()})
+        path = getattr(section, key)
+        try:
+            return section.model_copy(update={key: (folder / path).resolve()})
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"{key}: {str(path)[:80]!r} is not a path ({error})") from None
 
     return provisioning.model_copy(
         update={

@@ -47,7 +47,7 @@ from ledger.types import (
     schedule_hash,
     vote_message,
 )
-from wire.errors import Refusal
+from wire.errors import MalformedError, Refusal
 from wire.keys import Domain, SigningKey, verify
 
 
@@ -204,9 +204,12 @@ def decode_record(raw: bytes) -> Record:
     Read a log entry of our own.
 
     Raises:
-        msgspec.DecodeError: not a record (the log's checksum passed, so this is our own mistake).
+        MalformedError: not a record (the log's checksum passed, so this is our own mistake).
     """
-    return _DECODER.decode(raw)
+    try:
+        return _DECODER.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedError(f"not a record of the vote log: {error}") from None
 
 
 # --- Events ---------------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ from runtime.ports import BusDownError
 MAX_INFLIGHT = 256
 """Publishes sent and not yet acknowledged; the rest of a burst waits in paho's queue."""
 MAX_QUEUED = 10_000
+MAX_PACKET_BYTES = 1024 * 1024
+"""Of a packet from the broker; paho alone would gather up to 256 MiB."""
 READ_CHUNK_BYTES = 64 * 1024
 WRITE_BUFFER_BYTES = 256 * 1024
 """Above this, packets stay in paho's queue until the socket takes more."""
@@ -242,7 +244,13 @@ class Link:
         assert self._socket is not None
         self._socket.fill()
         while not self.lost.done():
-            self._client.loop_read()
+            try:
+                self._client.loop_read()
+            except Exception as error:
+                # paho would stumble over the same packet for ever (a topic that is not UTF-8, say)
+                self._release(f"cannot read what the broker sent: {error!r}"[:200])
+            if self._client.packet_bytes > MAX_PACKET_BYTES:
+                self._release("the broker announced a packet that is too long")
             if not self._socket.has_data:
                 break
 
@@ -298,6 +306,12 @@ class _Client(mqtt.Client):
     """paho's client on a socket that was connected for it (its own connect would block)."""
 
     ready_socket: _Socket | None = None
+
+    @property
+    def packet_bytes(self) -> int:
+        """What the packet that is coming in says of its length."""
+        size: int = self._in_packet["remaining_length"]
+        return size
 
     def _create_socket(self) -> Any:
         assert self.ready_socket is not None

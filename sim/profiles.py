@@ -46,6 +46,8 @@ CITYLEARN_SOC0_PERMILLE = 300
 """The data set does not say; the night has used most of the day before."""
 CAR_KWH_PER_KM = 0.18
 CAR_CHARGER_W = 7_360
+SIZE_MAX = 1e6
+"""Of a home's equipment [kW, kWh]; more is a mistake in the schema."""
 
 CITYLEARN_COLUMNS = {
     "hour": "the hour of the day, 1 to 24",
@@ -137,7 +139,7 @@ def _read_schema(path: Path) -> dict[str, _Equipment]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); it names PV sizes") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
-    except (UnicodeDecodeError, KeyError, TypeError, AttributeError):
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         raise ConfigError(f"{path}: expected an object 'buildings' of buildings by name") from None
 
 
@@ -168,7 +170,7 @@ def _size(
     if building.get(device) is None:
         return 0.0
     value = building[device]["attributes"].get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= SIZE_MAX:
         raise ConfigError(
             f"{path}, {name}: {device}.attributes.{key} is {value!r}; write a number [{unit}]"
         )

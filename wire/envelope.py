@@ -60,7 +60,8 @@ class Envelope:
 
 def date_text(time_ms: int) -> str:
     """UTC with whole seconds, e.g. `2026-06-01T12:00:00Z`."""
-    return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # not strftime: how it writes a year below 1000 is the machine's business
+    return datetime.fromtimestamp(time_ms // 1000, UTC).isoformat()[:19] + "Z"
 
 
 def date_ms(text: str) -> int:

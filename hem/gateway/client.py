@@ -164,7 +164,7 @@ class GatewayClient:
         try:
             while (line := await reader.readline()).endswith(b"\n"):
                 self._take(msgspec.json.decode(line))
-        except (ConnectionError, ValueError, msgspec.DecodeError):
+        except (ConnectionError, ValueError, RecursionError, msgspec.DecodeError):
             pass  # a broken stream is a lost connection
         if writer is self._writer:
             self._drop("UNAVAILABLE", "the gateway hung up")
@@ -172,7 +172,8 @@ class GatewayClient:
     def _take(self, answer: Any) -> None:
         if not isinstance(answer, dict):
             return
-        future = self._waiting.get(answer.get("id", 0))
+        number = answer.get("id", 0)
+        future = self._waiting.get(number) if type(number) is int else None
         error = answer.get("error")
         if future is None or future.done():
             if isinstance(error, dict) and answer.get("id") == 0:

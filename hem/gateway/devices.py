@@ -21,7 +21,15 @@ from typing import Any, ClassVar, Protocol
 
 from hem.config import Device as DeviceConfig
 from hem.gateway.modbus import DeviceError, DeviceRefusedError, ModbusLink
-from hem.gateway.sunspec import Block, Snapshot, discover, model_points, read
+from hem.gateway.sunspec import (
+    ADDRESS_MAX,
+    SCALE_MAX,
+    Block,
+    Snapshot,
+    discover,
+    model_points,
+    read,
+)
 
 RETRY_S = 3.0
 """Pause before a lost device is asked again [real s]."""
@@ -220,14 +228,16 @@ class Battery(SunSpecDevice):
         max_discharge_w = snapshot.number("802:WDisChaRteMax", "124:WChaMax")
         charge_base_w = snapshot.number("124:WChaMax", "802:WChaRteMax")
         capacity_wh = snapshot.number("802:WHRtg", "713:WHRtg")
-        if not (max_charge_w and max_discharge_w and charge_base_w and capacity_wh):
+        rated = [int(one or 0) for one in (capacity_wh, max_charge_w, max_discharge_w)]
+        base_w = int(charge_base_w or 0)
+        if min(*rated, base_w) <= 0:  # we divide by them
             raise DeviceRefusedError("WHRtg, WChaRteMax, WDisChaRteMax or WChaMax not available")
         self.battery_w = round(power_w) if power_w is not None else 0
         self.soc_permille = round(soc_percent * 10) if soc_percent is not None else -1
-        self.limits = BatteryLimits(int(capacity_wh), int(max_charge_w), int(max_discharge_w))
-        self._charge_base_w = int(charge_base_w)
+        self.limits = BatteryLimits(*rated)
+        self._charge_base_w = base_w
         scale = snapshot.number("124:InOutWRte_SF")
-        self._scale = int(scale) if scale is not None else 0
+        self._scale = int(scale) if scale is not None and abs(scale) <= SCALE_MAX else 0
         self._watch(snapshot)
 
     def lose(self) -> None:
@@ -295,7 +305,7 @@ class Battery(SunSpecDevice):
 
     def _storage(self) -> Block:
         for block in self._chain:
-            if block.model == STORAGE:
+            if block.model == STORAGE and block.address + block.size <= ADDRESS_MAX:
                 return block
         raise DeviceRefusedError("the device has no SunSpec model 124 to command it by")
 

@@ -25,8 +25,12 @@ BASE_ADDRESSES = (40_000, 50_000, 0)
 MARKER = [0x5375, 0x6E53]  # "SunS"
 END = 0xFFFF
 MODELS_MAX = 64
+MODEL_REGISTERS_MAX = 1_000
+"""A longer model is left out: one poll must not become hundreds of requests."""
 ADDRESS_MAX = 0xFFFF
 SCALE_MAX = 10
+NUMBER_MAX = 10**12
+"""A terawatt, or a terawatt-hour: no home has it, and sums of such numbers still fit anywhere."""
 
 # Definitions come from the package only, never from the folder we happen to run in.
 sunspec.set_model_defs_path([sunspec.models_dir])
@@ -94,12 +98,15 @@ class Snapshot:
         """
         The scaled value of the first of `names` that this device has, None where it has none.
 
-        A zero accumulator counts as zero: a new meter has used nothing.
+        A zero accumulator counts as zero: a new meter has used nothing. What is larger than
+        `NUMBER_MAX` is not a measurement, and not available.
         """
         for name in names:
             raw = self._raw(name)
             if isinstance(raw, int | float) and math.isfinite(raw):
-                return Decimal(raw).scaleb(self._scale(name))
+                value = Decimal(raw).scaleb(self._scale(name))
+                if abs(value) <= NUMBER_MAX:
+                    return value
         return None
 
     def text(self, name: str) -> str:
@@ -172,6 +179,8 @@ async def read(
         joins = (
             block is not None
             and block.model in wanted
+            and block.size <= MODEL_REGISTERS_MAX
+            and block.address + block.size <= ADDRESS_MAX
             and block.model not in found
             and all(block.model != other.model for other in run)
         )

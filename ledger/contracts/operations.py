@@ -179,7 +179,8 @@ def read_operation(value: dict[str, Any]) -> Operation:
         UnknownOperationError: no contract has it.
         MalformedError: its fields are not the operation's.
     """
-    kind = BY_NAME.get(value.get("op", ""))
+    name = value.get("op")
+    kind = BY_NAME.get(name) if type(name) is str else None
     if kind is None:
         raise UnknownOperationError("no contract has this operation")
     try:
