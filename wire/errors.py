@@ -70,6 +70,8 @@ class Refusal(StrEnum):
     QUANTITY_OUT_OF_RANGE = "QUANTITY_OUT_OF_RANGE"
     DUPLICATE = "DUPLICATE"
     NOT_FOUND = "NOT_FOUND"
+    NO_OVERLAP = "NO_OVERLAP"
+    """An offer and what was given for it have no slot in common."""
     # Enrolment
     BAD_CLAIM = "BAD_CLAIM"
     CLAIM_USED = "CLAIM_USED"
