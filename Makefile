@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 
-.PHONY: demo sim test fuzz check bench bench-ledger format clean help
+.PHONY: demo sim test fuzz check bench bench-ledger bench-poe format clean help
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,10 @@ bench: $(STAMP) ## Benchmarks: how fast a market clears
 
 bench-ledger: $(STAMP) ## Four validators on a real broker: throughput, finality, cost (ARGS="--broker embedded")
 	$(BIN)/python -m bench.ledger $(ARGS)
+
+bench-poe: $(STAMP) ## Who leads under TMI's rule and ours, 30 days with cheats (ARGS="--days 30 --seed 1")
+	@mkdir -p out
+	$(BIN)/hearthgrid poe --chart out/poe.svg $(ARGS)
 
 format: $(STAMP) ## Format the code
 	$(BIN)/ruff format .

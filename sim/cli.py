@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sim.consensus_cli import simulate
+from sim.poe_cli import proof_of_energy
 from wire.errors import ConfigError
 
 app = typer.Typer(
@@ -56,6 +57,7 @@ def demo(
 
 
 app.command("sim")(simulate)
+app.command("poe")(proof_of_energy)
 
 
 def main() -> None:
