@@ -44,17 +44,15 @@ function download(text, path, name) {
   return button;
 }
 
+async function home(query) {
+  const [status, page, list, epoch] = await Promise.all([ask("/status"),
+    ask(`/blocks?limit=${PAGE}${query}`), ask("/validators"), ask("/epochs/current")]);
+  return { two: true, elements: views.home(status, page, list, epoch) };
+}
+
 const pages = {
-  async ""() {
-    const [status, page, list] = await Promise.all(
-      [ask("/status"), ask(`/blocks?limit=${PAGE}`), ask("/validators")]);
-    return { two: true, elements: views.home(status, page, list) };
-  },
-  async from(height) {
-    const [status, page, list] = await Promise.all(
-      [ask("/status"), ask(`/blocks?limit=${PAGE}&from=${height}`), ask("/validators")]);
-    return { two: true, elements: views.home(status, page, list) };
-  },
+  "": () => home(""),
+  from: (height) => home(`&from=${height}`),
   async block(height) {
     return { elements: views.block(await ask(`/blocks/${height}`)) };
   },

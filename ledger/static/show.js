@@ -30,7 +30,7 @@ const show = {
   percent: (permille) => `${(permille / 10).toFixed(1)} %`,
   many: (n, what) => `${show.count(n)} ${what}${n === 1 ? "" : "s"}`,
   /** A field's name without its unit, which stands beside the value. */
-  words: (name) => name.replace(/(.)(UcPerKwh|Uc|Wh|Ms|Q16)$/, "$1")
+  words: (name) => camel(name).replace(/(.)(UcPerKwh|Uc|Wh|Ms|Q16)$/, "$1")
     .replace(/([a-z0-9])([A-Z])/g, "$1 $2").toLowerCase(),
   since: (ms) => (ms < 1000 ? "now" : ms < 120000 ? `${Math.round(ms / 1000)} s ago`
     : `${Math.round(ms / 60000)} min ago`),
@@ -79,9 +79,12 @@ function wide(element) {
   return element;
 }
 
+/** Records that meters sign have snake_case names; operations and events are camelCase. */
+const camel = (name) => name.replace(/_([a-z0-9])/g, (_, letter) => letter.toUpperCase());
+
 /** A field of an operation or event, with its unit. */
 function field(name, value) {
-  const last = name.split(".").pop();
+  const last = camel(name.split(".").pop());
   if (value === null) return "none";
   if (typeof value === "number") {
     if (last.endsWith("Wh")) return show.energy(value);

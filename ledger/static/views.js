@@ -2,10 +2,9 @@
 /* The pages: each takes what the API answered and gives elements. */
 
 const views = {
-  home(status, page, validators) {
-    const main = [tiles(status)];
-    main.push(blockPanel(page), leaderPanel(validators));
-    return main;
+  home(status, page, validators, epoch) {
+    return [tiles(status), blockPanel(page), make("div", { class: "column" },
+      leaderPanel(validators), panel("Order of turns", make("p", null, ...turns(validators, epoch))))];
   },
 
   block(block) {

@@ -172,11 +172,25 @@ def test_validators_show_cpf_and_the_share_they_have_in_the_schedule(url, little
     assert [one["turns"] for one in rows] == [chain.epoch.schedule.count(i) for i in range(4)]
     assert [one["cpfQ16"] for one in rows] == [30_000, 40_000, 50_000, None]
     assert [one["eligible"] for one in rows] == [True, True, True, False]
-    assert rows[2]["sharePermille"] >= rows[3]["sharePermille"]
+    assert [one["sharePermille"] for one in rows] == [
+        one["turns"] * 1000 // answer["scheduleLength"] for one in rows
+    ]
+    assert rows[2]["sharePermille"] > rows[3]["sharePermille"]
     assert sum(one["blocks"] for one in rows) == chain.store.height - chain.epoch.base_height
     epoch = get(url + "/epochs/current").json()
     assert tuple(epoch["schedule"]) == chain.epoch.schedule
     assert epoch["baseHeight"] == chain.epoch.base_height
+
+
+def test_a_cpf_that_was_attested_long_ago_makes_nobody_eligible(tmp_path):
+    chain = little_chain(tmp_path)
+    for _ in range(5):
+        chain.seal()
+    with serving(build_app(chain.genesis, tmp_path, clock_from_environment())) as address:
+        rows = get(address + "/validators").json()["validators"]
+    assert [one["cpfQ16"] for one in rows] == [30_000, 40_000, 50_000, None]
+    assert not any(one["eligible"] for one in rows)
+    chain.store.close()
 
 
 def test_evidence_names_the_validator_and_both_votes(url):
