@@ -77,10 +77,17 @@ def run(
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(help="Folder of a chain.")], as_json: Json = False
+    folder: Annotated[Path, typer.Argument(help="Folder of a chain.")],
+    as_json: Json = False,
+    from_genesis: Annotated[
+        bool, typer.Option("--from-genesis", help="Refuse a folder without the whole chain.")
+    ] = False,
 ) -> None:
     """
     Re-execute a chain from its genesis and check everything in it.
+
+    A folder that has dropped old blocks, or began with a snapshot, is executed from its oldest
+    snapshot (`executed_from`); the way there is checked by the headers of seals.
 
     Signatures, links, finality, Merkle roots, receipts, money and energy. Exit code 1 names the
     block at which the chain is wrong.
@@ -88,7 +95,7 @@ def verify(
     from ledger.verify import ChainError, verify_folder  # noqa: PLC0415
 
     try:
-        report = verify_folder(folder)
+        report = verify_folder(folder, from_genesis=from_genesis)
     except ChainError as error:
         if as_json:
             print(json.dumps({"ok": False, "error": str(error)}))

@@ -512,12 +512,22 @@ class LedgerStore:
         self._db.execute("BEGIN")
         self._db.execute("SELECT 1 FROM meta").fetchone()
 
-    def raw_rows(self, table: str, height: int | None = None) -> Iterator[tuple[Any, ...]]:
-        """Rows of a table as they lie on disk, in key order; of one height where it has heights."""
+    def raw_rows(
+        self,
+        table: str,
+        height: int | None = None,
+        *,
+        above: int | None = None,
+        up_to: int | None = None,
+    ) -> Iterator[tuple[Any, ...]]:
+        """Rows of a table as they lie on disk, in key order; of some heights where it has them."""
         query = _AUDIT[table]
-        if height is None:
-            return iter(self._db.execute(query.format(where="")))
-        return iter(self._db.execute(query.format(where="WHERE height = ?"), (height,)))
+        for value, where in (
+            (height, "WHERE height = ?"), (above, "WHERE height > ?"), (up_to, "WHERE height <= ?"),
+        ):  # fmt: skip
+            if value is not None:
+                return iter(self._db.execute(query.format(where=where), (value,)))
+        return iter(self._db.execute(query.format(where="")))
 
     def file_damage(self) -> str | None:
         """What SQLite finds wrong with the file itself, or None."""

@@ -7,6 +7,9 @@ what the folder holds: blocks, bodies, receipts, events, state. The second execu
 invariants of money and energy of `ledger.execution` again.
 
 One changed byte anywhere in them makes it fail with the height of the block it belongs to.
+
+A folder that does not hold the whole chain (`ledger.pruning`, `ledger.joining`) is executed from
+its oldest snapshot on, and the report says so (`ledger.verify_base`).
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from ledger.execution import ChainError, Ledger, money_uc
 from ledger.genesis import Genesis, load_genesis
 from ledger.protocol import Epoch
 from ledger.schedule import META_KEY, Epochs
-from ledger.store import FILE_NAME, GENESIS, LedgerStore, StoredBlock, stored_block
+from ledger.store import FILE_NAME, GENESIS, HISTORY, LedgerStore, StoredBlock, stored_block
+from ledger.verify_base import base_of
 from wire.envelope import check_signature
 from wire.errors import ConfigError, WireError
 from wire.keys import Domain
@@ -56,15 +60,25 @@ class Report:
     residual_wh: int
     """Settled with the supervisor: what homes took beyond their contracts, less what they gave."""
     state_root: str
+    executed_from: int = 0
+    """Executed again from the state after this block on: 0 is the genesis, else a snapshot. Numbers
+    of transactions, operations (but for the totals of the state) and signatures are of what was."""
+    trusted: str = "genesis"
+    """What the way to that state was checked from."""
+    not_here: int = 0
+    """Blocks up to this one are not in the folder."""
 
 
-def verify_folder(path: Path) -> Report:
+def verify_folder(path: Path, *, from_genesis: bool = False) -> Report:
     """
     Audit the chain in a folder (`genesis.json`, `ledger.sqlite`).
 
+    Args:
+        from_genesis: refuse a folder that does not hold the whole chain
+
     Raises:
         ChainError: names the height and what is wrong there.
-        ConfigError: there is no chain in the folder.
+        ConfigError: there is no chain in the folder, or not the whole one.
     """
     if not (path / FILE_NAME).exists():
         raise ConfigError(f"{path}: has no {FILE_NAME}; give the folder of a chain")
@@ -72,7 +86,14 @@ def verify_folder(path: Path) -> Report:
     with _blame(0):
         stored = LedgerStore.in_folder(path, read_only=True)
     try:
-        return _Audit(genesis, stored).run()
+        with _blame(0):
+            floor = stored.floor
+        if from_genesis and floor:
+            raise ConfigError(
+                f"{path}: blocks up to {floor} are not here. Verify without --from-genesis (from "
+                "the oldest snapshot), or the folder of a node that keeps everything (--keep all)"
+            )
+        return _Audit(genesis, stored, floor).run()
     finally:
         stored.close()
 
@@ -80,17 +101,25 @@ def verify_folder(path: Path) -> Report:
 class _Audit:
     """One pass over a chain."""
 
-    def __init__(self, genesis: Genesis, stored: LedgerStore) -> None:
+    def __init__(self, genesis: Genesis, stored: LedgerStore, floor: int) -> None:
         self._genesis = genesis
         self._stored = stored
+        self._floor = floor
         self._replay = LedgerStore(":memory:")
-        self._ledger = Ledger.open(genesis, self._replay)
+        self._trusted = "genesis"
+        self._last: types.Header | None = None
+        if floor:
+            with _blame(floor):
+                base = base_of(genesis, stored, self._replay)
+            self._ledger, self._last, self._trusted = base.ledger, base.seal, base.trusted
+        else:
+            self._ledger = Ledger.open(genesis, self._replay)
+        self._base = self._ledger.executed_height
         self._epochs = Epochs(genesis, self._ledger, self._replay)
         self._epoch: Epoch = self._epochs.current()
         self._epoch_rows = [self._replay.meta(META_KEY)]
         """The kept epoch of the replay, and the one before it."""
         self._keys: dict[str, bytes] = {}
-        self._last: types.Header | None = None
         self._unproven: int | None = None
         self._txs = self._signatures = 0
 
@@ -101,7 +130,7 @@ class _Audit:
             if (damage := self._stored.file_damage()) is not None:
                 raise ChainError(0, f"the database file is damaged: {damage}")
             self._check_meta()
-        height = 0
+        height = self._base
         for height in self._heights():
             with _blame(height):
                 self._check_block(height)
@@ -114,8 +143,9 @@ class _Audit:
 
     def _heights(self) -> Iterator[int]:
         with _blame(0):
-            heights = [row[0] for row in self._stored.raw_rows("blocks")]
-        for expected, height in enumerate(heights, start=1):
+            rows = self._stored.raw_rows("blocks", above=self._base)
+            heights = [row[0] for row in rows]
+        for expected, height in enumerate(heights, start=self._base + 1):
             if height != expected:
                 raise ChainError(expected, "it is missing")
             yield expected
@@ -206,10 +236,23 @@ class _Audit:
     def _check_end(self, height: int) -> None:
         for table in (*_PER_BLOCK, "state"):
             self._compare(height, table)
+        for table in ("blocks", "receipts", "events") if self._floor else ():
+            self._check_nothing_below(table)
         self._check_meta(end=True)
         for txid, raw in self._stored.raw_rows("pending"):
             if parse_transaction(bytes(raw)).txid != bytes(txid):
                 raise ChainError(height + 1, "a kept body is of another transaction")
+
+    def _check_nothing_below(self, table: str) -> None:
+        """Nothing is left of blocks that are said not to be here."""
+        up_to = self._floor
+        if self._stored.joined_at is not None:
+            up_to -= 1  # the first block itself is here, without bodies,
+            if table == "receipts":
+                return  # and what its next header answers for
+        rows = self._stored.raw_rows(table, up_to=up_to)
+        if next(rows, None) is not None:
+            raise ChainError(self._floor, f"{table}: rows are left that should not be here")
 
     def _check_meta(self, *, end: bool = False) -> None:
         """The genesis in the file is the folder's; nothing is kept that we do not know."""
@@ -219,6 +262,8 @@ class _Audit:
         if not end:
             return
         height = self._ledger.executed_height
+        if self._floor:
+            rows.pop(HISTORY, None)
         if META_KEY in rows and rows.pop(META_KEY) not in self._allowed_epochs():
             raise ChainError(height, "the kept epoch is not the chain's")
         if rows:
@@ -230,7 +275,11 @@ class _Audit:
         return self._epoch_rows if at_seal else self._epoch_rows[:1]
 
     def _compare(self, height: int, table: str, only: int | None = None) -> None:
-        pairs = zip_longest(self._stored.raw_rows(table, only), self._replay.raw_rows(table, only))
+        above = self._base if only is None and table != "state" else None
+        pairs = zip_longest(
+            self._stored.raw_rows(table, only, above=above),
+            self._replay.raw_rows(table, only, above=above),
+        )
         for found, expected in pairs:
             if found != expected:
                 raise ChainError(height, _difference(table, found, expected))
@@ -254,6 +303,9 @@ class _Audit:
             energy_traded_wh=totals["tradedWh"],
             residual_wh=totals["residualWh"],
             state_root=self._ledger.state_root(height).hex(),
+            executed_from=self._base,
+            trusted=self._trusted,
+            not_here=self._floor,
         )
 
 
