@@ -17,7 +17,7 @@ SLOWEST_S = 2.0
 BYTES_PER_BYTE = 400
 """Memory taken per byte of input: an empty list of three bytes' text takes 64 in Python."""
 BASE_BYTES = 4 * 1024 * 1024
-EXAMPLES = {"modbus": 8, "client": 40, "sunspec": 60, "profiles": 60, "csmdb": 60, "packets": 60}
+EXAMPLES = {"modbus": 5, "client": 20, "sunspec": 30, "profiles": 30, "csmdb": 30, "packets": 40}
 RUN = Path(harness.__file__).with_name("run.py")
 
 steps = st.lists(
@@ -50,7 +50,7 @@ def test_anything_is_a_value_or_a_named_refusal_in_bounded_time(name):
 
     @seed(1)
     @settings(
-        max_examples=EXAMPLES.get(name, 120),
+        max_examples=EXAMPLES.get(name, 60),
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
