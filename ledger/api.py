@@ -175,7 +175,9 @@ class _Api:
 
     async def block(self, height_: int, offset_: int) -> Answer:
         found = await self._read(lambda store: chain_reader.block(store, height_, offset_))
-        return _there(found, f"block {height_}: not here; /status says how high the chain is")
+        return _there(
+            found, f"block {height_}: not here; /status says from where to where they are"
+        )
 
     async def transaction(self, txid_: str) -> Answer:
         txid = bytes.fromhex(txid_)

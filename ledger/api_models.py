@@ -71,6 +71,8 @@ class Status(Model):
     market: str
     height: int
     """The last executed block; 0 before the first."""
+    oldest: int
+    """The lowest block here; older ones were dropped, or never fetched."""
     block_hash: str
     epoch: int
     """The running one: that of the next block."""
@@ -116,7 +118,7 @@ class BlockPage(Model):
     tip: int
     blocks: list[Block]
     next: int | None
-    """`from` of the next page; None at the first block."""
+    """`from` of the next page; None at the oldest block here."""
 
 
 class Signer(Model):

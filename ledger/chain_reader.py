@@ -76,6 +76,7 @@ def status(genesis: Genesis, store: LedgerStore, node: NodeFacts | None = None) 
         chain_id=genesis.chain_id,
         market=genesis.market,
         height=header.height if header is not None else 0,
+        oldest=store.floor + 1,
         block_hash=(tip.hash if tip is not None else types.genesis_hash(genesis.chain_id)).hex(),
         epoch=epoch,
         time_ms=time_ms,
@@ -97,7 +98,7 @@ def blocks(store: LedgerStore, start: int | None, limit: int) -> BlockPage:
     return BlockPage(
         tip=tip,
         blocks=[Block(**_summary(one)) for one in found],
-        next=lowest - 1 if lowest > 1 else None,
+        next=lowest - 1 if lowest > store.floor + 1 else None,
     )
 
 

@@ -57,7 +57,9 @@ def add_commands(app: typer.Typer) -> None:
 def export(
     what: Annotated[What, typer.Argument(help="What to export.")],
     folder: Annotated[Path, typer.Argument(help="Folder of a chain; only read.")],
-    first: Annotated[int, typer.Option("--from", min=1, help="First height.")] = 1,
+    first: Annotated[
+        int | None, typer.Option("--from", min=1, help="First height; default: the oldest here.")
+    ] = None,
     last: Annotated[
         int | None, typer.Option("--to", min=1, help="Last height; default: the tip.")
     ] = None,
@@ -76,12 +78,18 @@ def export(
     from ledger.folders import opened_chain  # noqa: PLC0415
 
     opened_chain(folder)
-    if last is not None and last < first:
+    if last is not None and last < (first or 1):
         raise ConfigError(f"--to {last}: below --from {first}")
     if as_json and form is not Format.JSONL:
         raise ConfigError(f"--json: says JSON lines, --format {form.value} does not; give one")
     try:
         with reading(folder) as store:
+            oldest = store.floor + 1
+            if first is not None and first < oldest:
+                raise ConfigError(
+                    f"--from {first}: this folder begins at block {oldest}; give that"
+                )
+            first = first or oldest
             end = min(last if last is not None else store.height, store.height)
             lines = _lines(store, what, form, first, end)
             written = _write(lines, out)

@@ -354,6 +354,18 @@ def test_healthz_says_503_without_a_broker_or_a_file(url, little, live, tmp_path
         assert get(address + "/blocks").json()["code"] == "UNREADABLE"
 
 
+def test_a_folder_without_its_old_blocks_says_where_it_begins(tmp_path):
+    chain = little_chain(tmp_path)
+    chain.store.drop_blocks(2, lambda _height: (), ("market", "wallet", "poe"))
+    with serving(build_app(chain.genesis, tmp_path, clock_from_environment())) as address:
+        assert get(address + "/status").json()["oldest"] == 3
+        page = get(address + "/blocks").json()
+        assert page["blocks"][-1]["height"] == 3
+        assert page["next"] is None
+        assert "/status says" in get(address + "/blocks/2").json()["detail"]
+    chain.store.close()
+
+
 def test_an_empty_chain_is_answered_for(tmp_path):
     from support.chain_builder import Chain, make_genesis  # noqa: PLC0415
 

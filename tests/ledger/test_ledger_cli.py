@@ -327,6 +327,14 @@ def test_a_range_is_what_was_asked_for(folder):
     assert lines("blocks", folder, "--from", 99_999) == []
 
 
+def test_a_folder_without_its_old_blocks_is_exported_from_where_it_begins(tmp_path):
+    chain = little_chain(tmp_path)
+    chain.store.drop_blocks(2, lambda _height: (), ("market", "wallet", "poe"))
+    chain.store.close()
+    assert lines("blocks", tmp_path)[0]["height"] == 3
+    assert "begins at block 3" in mistake("export", "blocks", tmp_path, "--from", 1)
+
+
 @pytest.mark.parametrize("what", ["blocks", "transactions", "receipts", "events"])
 def test_csv_has_a_heading_and_as_many_lines(folder, what):
     rows = list(csv.reader(io.StringIO(ledger("export", what, folder, "--format", "csv").stdout)))
