@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -30,8 +31,13 @@ MAX_PRICE_UC_PER_KWH = 1_000_000_000
 """The largest price that any order or tariff may name [µ¤/kWh]."""
 MAX_GENESIS_BYTES = 256 * 1024
 MAX_VALIDATORS = 100
+MAX_ZONES = 64
+MAX_FEE_UC = 10**9
+MAX_BAN_SLOTS = 100_000
 CPF_STALE_SLOTS = 4
 """An attestation whose window ended longer ago does not make a validator eligible [slots]."""
+
+_ZONE = re.compile(r"[a-z0-9-]{1,32}")
 
 
 class _Section(
@@ -111,8 +117,61 @@ class Poe(_Section, frozen=True, kw_only=True):
     mode: Literal["smooth", "strict"] = "smooth"
 
 
+class Dso(_Section, frozen=True, kw_only=True):
+    """The distribution system operator, where it is not the supervisor's desk."""
+
+    address: str
+    """`id_of(key)`."""
+    key: str
+    """Public key, base64url."""
+
+
+class Escrow(_Section, frozen=True, kw_only=True):
+    """Nazari's escrowed trade; see `market.escrow`."""
+
+    fee_uc: int = 1_000
+    """What making and accepting an offer costs each [µ¤]."""
+    guarantee_permille: int = 100
+    """The least guarantee, of what is paid for the energy."""
+    penalty_permille: int = 300
+    """Nazari's p: the part of a guarantee that a failure costs."""
+    max_penalties: int = 2
+    """Nazari's k: one more, and the address is banned."""
+    ban_slots: int = 96
+    """How long a banned address may neither sell nor buy."""
+
+
+class Zone(_Section, frozen=True, kw_only=True):
+    """A part of the feeder behind one interconnection."""
+
+    name: str
+    """[a-z0-9-], unique."""
+    rating_w: int
+    """What the interconnection carries, either way."""
+
+
+NO_LIMIT_W = 10**9
+
+
+class Feeder(_Section, frozen=True, kw_only=True):
+    """The grid model that forward schedules are checked against; see `market.congestion`."""
+
+    rating_w: int = NO_LIMIT_W
+    """What the feeder takes from or gives to the grid above it."""
+    congestion: Literal["curtail", "split"] = "curtail"
+    """What happens when it would be more: schedules are cut in proportion, or priced by zone."""
+    zones: tuple[Zone, ...] = ()
+
+
+class Governance(_Section, frozen=True, kw_only=True):
+    """Who has to agree to a change of the parameters; see `ledger.contracts.governance`."""
+
+    participants_permille: int = 500
+    """Of the connection points whose meters spoke: the share that has to approve."""
+
+
 class Genesis(_Section, frozen=True, kw_only=True, dict=True):
-    """A market's first agreement."""
+    """A market's first agreement. Sections that may be left out have defaults of their own."""
 
     market: str
     chain_id: str = ""
@@ -135,6 +194,11 @@ class Genesis(_Section, frozen=True, kw_only=True, dict=True):
     rewards: Rewards = Rewards()
     delta0_ms: int = 200
     """Δ0 of consensus, the time a message is expected to take at most: real milliseconds."""
+    dso: Dso | msgspec.UnsetType = msgspec.UNSET
+    """Left out: the supervisor is the DSO."""
+    escrow: Escrow | msgspec.UnsetType = msgspec.UNSET
+    feeder: Feeder | msgspec.UnsetType = msgspec.UNSET
+    governance: Governance | msgspec.UnsetType = msgspec.UNSET
 
     @cached_property
     def grid(self) -> SlotGrid:
@@ -146,9 +210,30 @@ class Genesis(_Section, frozen=True, kw_only=True, dict=True):
         """The issuing key's 32 bytes."""
         return from_text(self.issuing_key, KEY_BYTES)
 
+    @property
+    def dso_address(self) -> str:
+        """Who speaks as the DSO."""
+        return self.supervisor.address if self.dso is msgspec.UNSET else self.dso.address
+
+    @property
+    def escrow_rules(self) -> Escrow:
+        """The section, or its defaults."""
+        return Escrow() if self.escrow is msgspec.UNSET else self.escrow
+
+    @property
+    def feeder_rules(self) -> Feeder:
+        """The section, or its defaults."""
+        return Feeder() if self.feeder is msgspec.UNSET else self.feeder
+
+    @property
+    def governance_rules(self) -> Governance:
+        """The section, or its defaults."""
+        return Governance() if self.governance is msgspec.UNSET else self.governance
+
     def gate_ms(self, slot: int) -> int:
-        """Bids for `slot` are taken in blocks before this time; the first block at or after it
-        clears the slot."""
+        """Bids for `slot` are taken in blocks before this time, unless the parties agreed to
+        another lead (`ledger.contracts.parameters`); the first block at or after it clears the
+        slot."""
         return self.grid.start_ms(slot) - self.gate_lead_s * 1000
 
     def settle_ms(self, slot: int) -> int:
@@ -291,6 +376,7 @@ def _check(genesis: Genesis) -> None:
     for name, public, identity in [
         ("supervisor", genesis.supervisor.key, genesis.supervisor.address),
         *((f"validator {v.id}", v.key, v.id) for v in genesis.validators),
+        *(() if genesis.dso is msgspec.UNSET else [("dso", genesis.dso.key, genesis.dso.address)]),
     ]:
         if id_of(_key(name, public)) != identity:
             raise ConfigError(f"{name}: the identity is not the hash of the key")
@@ -326,6 +412,7 @@ def _check(genesis: Genesis) -> None:
         "rewards.perBlockUc": (genesis.rewards.per_block_uc, 0, MAX_SAFE_INT // 10**6),
         "rewards.maxBlocks": (genesis.rewards.max_blocks, 1, 1000),
         "delta0Ms": (genesis.delta0_ms, 1, 60_000),
+        **_market_bounds(genesis),
     }  # fmt: skip
     for name, (value, low, high) in bounds.items():
         if not low <= value <= high:
@@ -336,6 +423,27 @@ def _check(genesis: Genesis) -> None:
             f"rewards: perBlockUc × maxBlocks is more than {most_uc} µ¤, the worth of the energy "
             "that would have to be wasted for it"
         )
+
+
+def _market_bounds(genesis: Genesis) -> dict[str, tuple[int, int, int]]:
+    """Value and bounds of what the optional sections say."""
+    escrow, feeder = genesis.escrow_rules, genesis.feeder_rules
+    names = [zone.name for zone in feeder.zones]
+    if len(set(names)) < len(names) or not all(map(_ZONE.fullmatch, names)):
+        raise ConfigError("feeder.zones: names are unique, of a-z, 0-9 and -")
+    return {
+        "escrow.feeUc": (escrow.fee_uc, 0, MAX_FEE_UC),
+        "escrow.guaranteePermille": (escrow.guarantee_permille, 0, 10_000),
+        "escrow.penaltyPermille": (escrow.penalty_permille, 0, 1000),
+        "escrow.maxPenalties": (escrow.max_penalties, 0, 1000),
+        "escrow.banSlots": (escrow.ban_slots, 1, MAX_BAN_SLOTS),
+        "feeder.ratingW": (feeder.rating_w, 0, NO_LIMIT_W),
+        **{f"feeder.zones.{zone.name}": (zone.rating_w, 0, NO_LIMIT_W) for zone in feeder.zones},
+        "feeder.zones": (len(feeder.zones), 0, MAX_ZONES),
+        "governance.participantsPermille": (
+            genesis.governance_rules.participants_permille, 0, 1000
+        ),
+    }  # fmt: skip
 
 
 def _key(name: str, text: str) -> bytes:

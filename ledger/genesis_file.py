@@ -59,6 +59,8 @@ def _complete(table: dict[str, Any]) -> dict[str, Any]:
     public_key("issuing_key", made.get("issuing_key"))
     supervisor = _section("supervisor", made.get("supervisor"))
     made["supervisor"] = _named("supervisor", supervisor, "address")
+    if "dso" in made:
+        made["dso"] = _named("dso", _section("dso", made["dso"]), "address")
     validators = made.get("validators")
     if not isinstance(validators, list) or not validators:
         raise ConfigError("validators: missing; write a [[validators]] table for each")

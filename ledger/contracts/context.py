@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ledger.contracts import parameters
+from ledger.contracts.parameters import Parameters
 from ledger.genesis import Genesis
 from ledger.state import State
 from market.settlement import Tariff
@@ -34,13 +36,14 @@ class Context:
     """The slot that contains `time_ms`."""
     epoch: int
     """The epoch the block belongs to."""
-    tariff: Tariff
     events: list[dict[str, Any]] = field(default_factory=list)
     sender: str = ""
     tx_index: int = 0
     op_index: int = 0
     registration: AddressGrant | None = None
     """The grant that makes the sender of a first transaction known."""
+    known_parameters: dict[int, Parameters] = field(default_factory=dict)
+    """Of slots that the block asked for; they cannot change in it (`governance`)."""
 
     @property
     def seq(self) -> list[int]:
@@ -52,6 +55,27 @@ class Context:
         """True when the sender is the grid supervisor."""
         return self.sender == self.genesis.supervisor.address
 
+    @property
+    def is_dso(self) -> bool:
+        """True when the sender speaks as the DSO."""
+        return self.sender == self.genesis.dso_address
+
+    def parameters(self, slot: int) -> Parameters:
+        """The parameters in force in a slot."""
+        found = self.known_parameters.get(slot)
+        if found is None:
+            found = parameters.in_force(self.state, self.genesis, slot)
+            self.known_parameters[slot] = found
+        return found
+
+    def tariff(self, slot: int) -> Tariff:
+        """The supervisor's prices in a slot."""
+        return self.parameters(slot).tariff
+
+    def gate_ms(self, slot: int) -> int:
+        """Orders for a slot are taken in blocks before this time."""
+        return self.genesis.grid.start_ms(slot) - self.parameters(slot).gate_lead_s * 1000
+
     def emit(self, name: str, **facts: Any) -> None:
         """Append an event."""
         self.events.append({"event": name, **facts})
@@ -61,7 +85,6 @@ def make_context(
     genesis: Genesis, state: State, height: int, time_ms: int, epoch: int = 0
 ) -> Context:
     """The context of a block."""
-    prices = genesis.prices
     return Context(
         genesis=genesis,
         state=state,
@@ -69,9 +92,4 @@ def make_context(
         time_ms=time_ms,
         slot=genesis.grid.slot_at(time_ms),
         epoch=epoch,
-        tariff=Tariff(
-            retail_uc_per_kwh=prices.retail_uc_per_kwh,
-            feed_in_uc_per_kwh=prices.feed_in_uc_per_kwh,
-            imbalance_uc_per_kwh=prices.imbalance_uc_per_kwh,
-        ),
     )

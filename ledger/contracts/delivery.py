@@ -77,7 +77,7 @@ def settle_slot(ctx: Context, slot: int) -> None:
         home_net_wh = _assume(ctx, slot, address, held) if assumed else held["netWh"]
         if assumed:
             missing.append(address)
-        result = settle(home_net_wh, bought_wh, sold_wh, ctx.tariff)
+        result = settle(home_net_wh, bought_wh, sold_wh, ctx.tariff(slot))
         accounts.move(ctx.state, address, held["receivableUc"] - result.amount_uc)
         supervisor_uc += result.amount_uc
         net_wh += home_net_wh
@@ -153,12 +153,12 @@ def _true_up(ctx: Context, slot: int, net_wh: int, held: dict[str, Any]) -> None
     """Pay the difference that a late receipt makes to what was assumed."""
     bought_wh, sold_wh = held["boughtWh"], held["soldWh"]
     assumed_wh = held.get("assumedNetWh", 0)
-    owed_uc = true_up(net_wh, bought_wh, sold_wh, ctx.tariff, assumed_wh)
+    owed_uc = true_up(net_wh, bought_wh, sold_wh, ctx.tariff(slot), assumed_wh)
     accounts.move(ctx.state, ctx.sender, -owed_uc)
     accounts.move(ctx.state, ctx.genesis.supervisor.address, owed_uc)
     accounts.cover_supervisor(ctx)
     accounts.count(ctx.state, residualWh=net_wh - assumed_wh)
-    result = settle(net_wh, bought_wh, sold_wh, ctx.tariff)
+    result = settle(net_wh, bought_wh, sold_wh, ctx.tariff(slot))
     before = {"assumedNetWh": assumed_wh} if "assumedNetWh" in held else {}
     ctx.emit(
         "trued-up",

@@ -72,7 +72,7 @@ def deploy_auction(ctx: Context, op: DeployAuction) -> Refusal | None:
         slot=op.slot,
         energyWh=op.energy_wh,
         priceUcPerKwh=op.price_uc_per_kwh,
-        deadlineMs=ctx.genesis.gate_ms(op.slot),
+        deadlineMs=ctx.gate_ms(op.slot),
     )
     return None
 

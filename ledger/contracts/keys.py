@@ -11,6 +11,9 @@ The state's keys, in one place. Numbers are padded so that key order is number o
                                 orders: [[side, energyWh, priceUcPerKwh, lockUc, height, tx, op],
                                 …]}, netWh once a receipt came, and assumedNetWh where the
                                 slot was settled before it came
+    offer/<name>                {address, kind, energyWh, startSlot, endSlot, priceUcPerKwh,
+                                untilMs}: it stands in the order book
+    offers/<address>            [[name, kind, energyWh, startSlot, endSlot], …]: its standing offers
     auction/<id>                {template, slot, energyWh, priceUcPerKwh, pricing, lockUc, open}
     auction-bid/<id>/<address>  [[energyWh, priceUcPerKwh, lockUc, height, tx, op], …]
     cpf/<validator>             {startSlot, endSlot, cpfQ16, eligible}
@@ -23,8 +26,21 @@ The state's keys, in one place. Numbers are padded so that key order is number o
                                 rewards are paid
     participation/<address>     "RE" or "RE+TE"; none: "TE"
     pool                        {rewardsUc}
+    parameters                  {path: [[activationSlot, value], …]}; see `parameters`
+    change/<id>                 {path, value, activationSlot, proposer, voters, approvals:
+                                {dso, aggregator, validators: [id, …], participants}}
+    change-vote/<id>/<address>  whether an address that may approve a change did
+    escrow/<offer>              an escrowed trade; see `escrow`
+    escrow-slot/<slot>/<address>   {side, offers: [offer, …]}: its escrowed trades of a slot
+    penalty/<address>           {count, bannedUntil}: the last slot of a ban, or -1
+    session/<slot>              a forward session; see `scheduling`
+    zone/<address>              the zone of the feeder that an address is in
+    link/<zone>                 [[startSlot, endSlot], …] in which its interconnection is closed
     due/<ms>/<work>/<slot>      true: a gate closure or a settlement to come
-    drop/<ms>/<key>             true: a slot or a grant to forget
+    due/<ms>/offer/<name>       true: an offer that expires
+    due/<ms>/escrow/<offer>     true: a deadline of an escrowed trade
+    due/<ms>/adjust/<slot>      true: the end of an adjustment session
+    drop/<ms>/<key>             true: a slot, a grant, an escrowed trade or a change to forget
     totals                      {depositsUc, withdrawalsUc, tradedWh, residualWh, operations}
 """
 
@@ -41,7 +57,15 @@ VALIDATOR = "validator/"
 POOL = "pool"
 SEED = "poe/seed"
 TURNS = "poe/turns"
+PARAMETERS = "parameters"
+CHANGE = "change/"
+ESCROW = "escrow/"
+LINK = "link/"
+ADJUST = "adjust"
+OFFER = "escrow"
+"""Of two works due at one time a deadline of an escrowed trade comes before the gate."""
 GATE = "gate"
+OFFER = "offer"
 SETTLE = "settle"
 """Sorts after `gate`: of two works due at one time the gate closes first."""
 
@@ -76,6 +100,16 @@ def position(number: int, address: str) -> str:
     return positions(number) + address
 
 
+def offer(name: str) -> str:
+    """A standing offer of the order book."""
+    return "offer/" + name
+
+
+def offers_of(address: str) -> str:
+    """What an address has standing in the order book."""
+    return "offers/" + address
+
+
 def auction(name: str) -> str:
     """A flexibility auction."""
     return "auction/" + name
@@ -106,9 +140,59 @@ def participation(address: str) -> str:
     return "participation/" + address
 
 
+def change(name: str) -> str:
+    """A proposed change of a parameter."""
+    return CHANGE + name
+
+
+def change_votes(name: str) -> str:
+    """Prefix of the participants who may approve a change."""
+    return f"change-vote/{name}/"
+
+
+def escrow(offer: str) -> str:
+    """An escrowed trade."""
+    return ESCROW + offer
+
+
+def escrow_side(number: int, address: str) -> str:
+    """An address' escrowed trades of a slot."""
+    return f"escrow-slot/{number:012d}/{address}"
+
+
+def penalty(address: str) -> str:
+    """How often an address failed, and until when it is banned."""
+    return "penalty/" + address
+
+
+def session(number: int) -> str:
+    """The forward session of a slot."""
+    return f"session/{number:012d}"
+
+
+def zone(address: str) -> str:
+    """The zone that an address is in."""
+    return "zone/" + address
+
+
+def link(name: str) -> str:
+    """When the interconnection of a zone is closed."""
+    return LINK + name
+
+
 def due(time_ms: int, work: str, number: int) -> str:
     """Work for the first block at or after a time."""
     return f"{DUE}{time_ms:020d}/{work}/{number:012d}"
+
+
+def due_offer(time_ms: int, offer: str) -> str:
+    """A deadline of an escrowed trade."""
+    return f"{DUE}{time_ms:020d}/{OFFER}/{offer}"
+
+
+def due_offer(time_ms: int, name: str) -> str:
+    """An offer's end, for the first block at or after a time."""
+    return f"{DUE}{time_ms:020d}/{OFFER}/{name}"
 
 
 def drop(time_ms: int, what: str) -> str:

@@ -27,7 +27,7 @@ NEW_POSITION: dict[str, Any] = {
 
 def is_closed(ctx: Context, slot: int) -> bool:
     """True when the gate of a slot has closed: orders are no longer taken."""
-    return ctx.genesis.gate_ms(slot) <= ctx.time_ms
+    return ctx.gate_ms(slot) <= ctx.time_ms
 
 
 def is_settled(ctx: Context, slot: int) -> bool:
@@ -43,7 +43,7 @@ def open_slot(ctx: Context, slot: int) -> dict[str, Any]:
     row = {**NEW_SLOT, "cleared": is_closed(ctx, slot), "settled": is_settled(ctx, slot)}
     ctx.state.put(keys.slot(slot), row)
     if not row["cleared"]:
-        ctx.state.put(keys.due(ctx.genesis.gate_ms(slot), keys.GATE, slot), True)
+        ctx.state.put(keys.due(ctx.gate_ms(slot), keys.GATE, slot), True)
     if not row["settled"]:
         ctx.state.put(keys.due(ctx.genesis.settle_ms(slot), keys.SETTLE, slot), True)
     ctx.state.put(keys.drop(drop_ms(ctx.genesis, slot), keys.slot(slot)), True)
