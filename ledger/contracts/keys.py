@@ -62,7 +62,7 @@ CHANGE = "change/"
 ESCROW = "escrow/"
 LINK = "link/"
 ADJUST = "adjust"
-OFFER = "escrow"
+TRADE = "escrow"
 """Of two works due at one time a deadline of an escrowed trade comes before the gate."""
 GATE = "gate"
 OFFER = "offer"
@@ -185,9 +185,9 @@ def due(time_ms: int, work: str, number: int) -> str:
     return f"{DUE}{time_ms:020d}/{work}/{number:012d}"
 
 
-def due_offer(time_ms: int, offer: str) -> str:
+def due_trade(time_ms: int, offer: str) -> str:
     """A deadline of an escrowed trade."""
-    return f"{DUE}{time_ms:020d}/{OFFER}/{offer}"
+    return f"{DUE}{time_ms:020d}/{TRADE}/{offer}"
 
 
 def due_offer(time_ms: int, name: str) -> str:

@@ -1,10 +1,10 @@
 """
 Parameters: the rules of the market that the parties may change together, slot by slot.
 
-The genesis says what holds first. A change that was approved (`ledger.contracts.governance`) is kept
-as [activation slot, value] under its path, and **the parameters of a slot** are, for each path, the
-value with the latest activation slot that is not after it. A slot is always cleared, delivered and
-settled by its own parameters, however late that happens.
+The genesis says what holds first. A change that was approved (`ledger.contracts.governance`) is
+kept as [activation slot, value] under its path, and **the parameters of a slot** are, for each
+path, the value with the latest activation slot that is not after it. A slot is always cleared,
+delivered and settled by its own parameters, however late that happens.
 
     path                                value
     prices.retailUcPerKwh, prices.feedInUcPerKwh, prices.imbalanceUcPerKwh    µ¤/kWh
@@ -12,7 +12,7 @@ settled by its own parameters, however late that happens.
     market.sealed                       true: orders of the slot are sealed until they are revealed
     escrow.feeUc, escrow.guaranteePermille, escrow.penaltyPermille, escrow.maxPenalties,
     escrow.banSlots                     see `market.escrow`
-    feeder.ratingW, feeder.congestion, feeder.zones.<name>                    see `market.congestion`
+    feeder.ratingW, feeder.congestion, feeder.zones.<name>    see `market.congestion`
     template.<name>                     false: the contract takes no new operations
     code.version                        which version of the contracts' code executes the slot
 
