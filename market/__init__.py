@@ -4,9 +4,9 @@ The market's rules as pure functions over integers: auctions and settlement.
 They know nothing of blocks; `ledger.contracts` adapts them to the ledger's state.
 """
 
-from market.aggregator_auction import AuctionResult, Pricing, forward, reverse
-from market.double_auction import Clearing, clear
-from market.orders import Award, Order, Rejection, Unmatched
+from market.aggregator_auction import AuctionResult, forward, reverse
+from market.double_auction import Clearing, Piece, clear, pieces
+from market.orders import Award, Order, Pricing, Rejection, Unmatched
 from market.settlement import Settlement, Tariff, Totals, assumed_net_wh, settle, totals, true_up
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Award",
     "Clearing",
     "Order",
+    "Piece",
     "Pricing",
     "Rejection",
     "Settlement",
@@ -23,6 +24,7 @@ __all__ = [
     "assumed_net_wh",
     "clear",
     "forward",
+    "pieces",
     "reverse",
     "settle",
     "totals",

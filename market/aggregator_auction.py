@@ -14,28 +14,25 @@ first); ETSE's example (n1 asks for 12 Ah, n3 at 45 wins over n5 at 50).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from enum import StrEnum
+from itertools import islice
 
 import msgspec
 
 from market.orders import (
     Award,
     Order,
+    Pricing,
     Rejection,
     Unmatched,
     cheapest_first,
     dearest_first,
+    price_of,
     reject,
+    reject_all,
     without_empty,
 )
-
-
-class Pricing(StrEnum):
-    """What the orders taken are paid."""
-
-    AS_BID = "as-bid"
-    UNIFORM = "uniform"
 
 
 class AuctionResult(msgspec.Struct, frozen=True):
@@ -66,8 +63,8 @@ def reverse(
     """
     offers, empty = without_empty(offers)
     ordered = cheapest_first(offers)
-    eligible = [order for order in ordered if order.price_uc_per_kwh <= cap_uc_per_kwh]
-    return _take(quantity_wh, ordered, len(eligible), Pricing(pricing), empty)
+    eligible = bisect_right(ordered, cap_uc_per_kwh, key=price_of)
+    return _take(quantity_wh, ordered, eligible, Pricing(pricing), empty)
 
 
 def forward(
@@ -87,8 +84,8 @@ def forward(
     """
     bids, empty = without_empty(bids)
     ordered = dearest_first(bids)
-    eligible = [order for order in ordered if order.price_uc_per_kwh >= floor_uc_per_kwh]
-    return _take(quantity_wh, ordered, len(eligible), Pricing(pricing), empty)
+    eligible = bisect_right(ordered, -floor_uc_per_kwh, key=lambda one: -one.price_uc_per_kwh)
+    return _take(quantity_wh, ordered, eligible, Pricing(pricing), empty)
 
 
 def _take(
@@ -102,30 +99,25 @@ def _take(
     taken: list[tuple[Order, int]] = []
     rejected: list[Rejection] = []
     left_wh = max(quantity_wh, 0)
-    for order in ordered[:eligible]:
+    for order in islice(ordered, eligible):
+        if not left_wh:
+            break
         take_wh = min(order.energy_wh, left_wh)
         left_wh -= take_wh
-        if take_wh:
-            taken.append((order, take_wh))
+        taken.append((order, take_wh))
         if take_wh < order.energy_wh:
             rest_wh = order.energy_wh - take_wh
             rejected.append(reject(order, rest_wh, Unmatched.QUANTITY_EXHAUSTED))
-    rejected += [
-        reject(order, order.energy_wh, Unmatched.PRICE_NOT_REACHED) for order in ordered[eligible:]
-    ]
+    rejected += reject_all(islice(ordered, len(taken), eligible), Unmatched.QUANTITY_EXHAUSTED)
+    rejected += reject_all(islice(ordered, eligible, None), Unmatched.PRICE_NOT_REACHED)
     last_price = taken[-1][0].price_uc_per_kwh if taken else 0
-    awards = tuple(
-        Award(
-            order.address,
-            take_wh,
-            last_price if pricing is Pricing.UNIFORM else order.price_uc_per_kwh,
-            order.seq,
-        )
-        for order, take_wh in taken
-    )
+    uniform = pricing is Pricing.UNIFORM
     return AuctionResult(
-        awards=awards,
-        awarded_wh=sum(take_wh for _, take_wh in taken),
+        awards=tuple(
+            Award(one.address, wh, last_price if uniform else one.price_uc_per_kwh, one.seq)
+            for one, wh in taken
+        ),
+        awarded_wh=sum(wh for _, wh in taken),
         last_price_uc_per_kwh=last_price,
         rejected=(*rejected, *empty),
     )

@@ -31,6 +31,15 @@ class Unmatched(StrEnum):
     """An order for nothing, or for less than nothing."""
 
 
+class Pricing(StrEnum):
+    """What the orders taken are paid."""
+
+    AS_BID = "as-bid"
+    """What the orders named; in a double auction the buyer's word is the price of both."""
+    UNIFORM = "uniform"
+    """One price for all."""
+
+
 class Order(msgspec.Struct, frozen=True, gc=False):
     """A bid (most it pays) or an offer (least it takes)."""
 
@@ -61,29 +70,35 @@ class Rejection(msgspec.Struct, frozen=True, gc=False):
     reason: Unmatched
 
 
-_price = attrgetter("price_uc_per_kwh")
-_seq = attrgetter("seq")
-_energy = attrgetter("energy_wh")
+price_of = attrgetter("price_uc_per_kwh")
+energy_of = attrgetter("energy_wh")
+seq_of = attrgetter("seq")
+
+
+def by_arrival(orders: Iterable[Order]) -> list[Order]:
+    """Orders as they came; one pass where they already stand so."""
+    return sorted(orders, key=seq_of)
 
 
 def cheapest_first(orders: Iterable[Order]) -> list[Order]:
     """The merit order of offers: by rising price, then by arrival."""
-    # Two stable sorts on plain keys; one on (price, seq) would build a tuple for each order.
-    ordered = sorted(orders, key=_seq)
-    ordered.sort(key=_price)
+    # Two stable sorts on plain keys; one on (price, seq) would build a tuple for each order. What
+    # comes from the ledger is in order of arrival already, which the first sort finds in one pass.
+    ordered = by_arrival(orders)
+    ordered.sort(key=price_of)
     return ordered
 
 
 def dearest_first(orders: Iterable[Order]) -> list[Order]:
     """The merit order of bids: by falling price, then by arrival."""
-    ordered = sorted(orders, key=_seq)
-    ordered.sort(key=_price, reverse=True)  # reverse keeps the order of equals
+    ordered = by_arrival(orders)
+    ordered.sort(key=price_of, reverse=True)  # reverse keeps the order of equals
     return ordered
 
 
 def without_empty(orders: Sequence[Order]) -> tuple[Sequence[Order], list[Rejection]]:
     """Set aside orders whose energy is not positive: they would break conservation."""
-    if min(map(_energy, orders), default=1) > 0:
+    if min(map(energy_of, orders), default=1) > 0:
         return orders, []
     empty = [
         reject(order, order.energy_wh, Unmatched.QUANTITY_OUT_OF_RANGE)
@@ -96,3 +111,11 @@ def without_empty(orders: Sequence[Order]) -> tuple[Sequence[Order], list[Reject
 def reject(order: Order, energy_wh: int, reason: Unmatched) -> Rejection:
     """Reject `energy_wh` of an order."""
     return Rejection(order.address, energy_wh, order.price_uc_per_kwh, order.seq, reason)
+
+
+def reject_all(orders: Iterable[Order], reason: Unmatched) -> list[Rejection]:
+    """Reject orders as a whole for one reason."""
+    return [
+        Rejection(one.address, one.energy_wh, one.price_uc_per_kwh, one.seq, reason)
+        for one in orders
+    ]
