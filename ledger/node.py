@@ -106,6 +106,8 @@ class Node:
         bus: a lane under `key.id`
         clock: market time for blocks, real time for timers
         block_interval_s: real time a leader leaves between its blocks, to gather transactions
+        rng: for request ids
+        votes: False: only follow, whatever seat the key has or gets
     """
 
     def __init__(
@@ -117,6 +119,8 @@ class Node:
         clock: Clock,
         block_interval_s: float = 0.02,
         rng: Rng | None = None,
+        *,
+        votes: bool = True,
     ) -> None:
         self.genesis = genesis
         self.clock = clock
@@ -133,6 +137,7 @@ class Node:
         self._fetcher = Fetcher(self)
         self._duties = Duties(self, folder, rng or SystemRng())
         self._interval_s = block_interval_s
+        self._may_vote = votes
         self._last_block_s = 0.0
         self._events: deque[Event] = deque()
         self._early: deque[Event] = deque(maxlen=MAX_EARLY)
@@ -152,6 +157,16 @@ class Node:
     def find_proposal(self, block_hash: bytes) -> Proposal | None:
         """An unfinalised proposal that the core knows."""
         return self._core.proposal(block_hash)
+
+    @property
+    def epoch(self) -> Epoch:
+        """The running epoch."""
+        return self._epoch
+
+    @property
+    def view(self) -> int:
+        """The present view."""
+        return self._core.view
 
     @property
     def executed_height(self) -> int:
@@ -514,7 +529,7 @@ class Node:
         A log that was begun within this epoch does not hold what was signed in it before: without
         it we might contradict ourselves, so we only watch until the next epoch.
         """
-        seat = epoch.validators.index(self.key.id)
+        seat = epoch.validators.index(self.key.id) if self._may_vote else None
         begun_since = epoch.base_time_ms > self._born.time_ms + DRIFT_MS
         if seat is None or self._born.fresh or begun_since:
             return seat
@@ -559,7 +574,8 @@ class Node:
             if self.clock.monotonic_s() - self._swept_s >= HOUSEKEEPING_S:
                 self._swept_s = self.clock.monotonic_s()
                 self._drop_useless()
-                self.do_soon(self._duties.tend)
+                if self._may_vote:
+                    self.do_soon(self._duties.tend)
                 self._publisher.tell_refusals()
 
     def _drop_useless(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ledger.api import build_app
+from ledger.duties import LICENCE_FILE
 from ledger.genesis import load_genesis
 from ledger.node import Node
 from ledger.node_view import NodeView
@@ -63,7 +64,9 @@ def run_node(
     async def main() -> None:
         clock = clock_from_environment()
         bus = lane(key, genesis.market, certificate, host, port, clock, SystemRng(), tls=tls)
-        node = Node(genesis, folder, key, bus, clock, block_interval_s)
+        # a key without a seat may ask for one when its licence lies in the folder
+        votes = decided is Role.VALIDATOR or (role is None and (folder / LICENCE_FILE).exists())
+        node = Node(genesis, folder, key, bus, clock, block_interval_s, votes=votes)
         async with contextlib.AsyncExitStack() as stack:
             if listener is not None:
                 anywhere = not is_loopback(str(listener.getsockname()[0]))

@@ -6,12 +6,14 @@ from unittest import mock
 
 import msgspec
 import pytest
+from support import chain_builder
 from support.chain_builder import FIRST_SLOT, SUPERVISOR, asset, bid, key, register, slot_ms
 from support.nodes import HubBus, feeder
 
 from ledger import node as node_module
 from ledger.fetch import MAX_ANSWER_BYTES, answer_blocks, answer_bodies
 from ledger.judging import Judgement, Verdict
+from ledger.node import Node
 from ledger.types import ZERO_HASH, ValidatorSet
 from runtime.bus import MAX_PAYLOAD_BYTES
 from runtime.metrics import refusals
@@ -276,3 +278,20 @@ async def test_a_validator_that_lost_its_vote_log_watches_until_the_next_epoch(t
         last = renewal(market, ANN, 4)
         market.send(last)
         await market.executed(last)
+
+
+async def test_a_node_that_only_follows_never_votes_whatever_seat_its_key_has(tmp_path):
+    async with feeder(tmp_path) as market:
+        await registered(market, ANN)
+        await market.stop(3)
+        said = []
+        bus = HubBus(market.hub)
+        bus.publish_soon = lambda topic, _payload, **_more: said.append(topic)
+        key = chain_builder.VALIDATORS[3]
+        follower = Node(market.genesis, tmp_path / "node-3", key, bus, market.clock, votes=False)
+        task = asyncio.create_task(follower.run())
+        tx = renewal(market, ANN, 1)
+        market.send(tx)
+        await market.until(lambda: follower.ledger.is_executed(tx.txid))
+        task.cancel()
+        assert not [topic for topic in said if "consensus/vote" in topic or "/tx/" in topic]
