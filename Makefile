@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 
-.PHONY: demo sim test fuzz check bench bench-ledger bench-poe format clean help
+.PHONY: demo sim test fuzz check bench bench-ledger bench-growth bench-poe format clean help
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ bench-ledger: $(STAMP) ## Four validators on a real broker: throughput, finality
 bench-poe: $(STAMP) ## Who leads under TMI's rule and ours, 30 days with cheats (ARGS="--days 30 --seed 1")
 	@mkdir -p out
 	$(BIN)/hearthgrid poe --chart out/poe.svg $(ARGS)
+
+bench-growth: $(STAMP) ## What grows with the chain: a transaction, disk, joining, a light client (ARGS="--out out/growth")
+	$(BIN)/python -m bench.growth $(ARGS)
 
 format: $(STAMP) ## Format the code
 	$(BIN)/ruff format .

@@ -451,6 +451,10 @@ class LedgerStore:
             return 0  # an older file: free pages are used again, but stay
         return int(self._db.execute("PRAGMA freelist_count").fetchone()[0])
 
+    def checkpoint(self) -> None:
+        """Bring everything from the write-ahead log into the file itself."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def keep_bodies(self, bodies: Iterable[tuple[bytes, bytes]]) -> None:
         """Keep (txid, raw) of transactions in blocks that are voted on; on disk when it returns."""
         rows = list(bodies)
