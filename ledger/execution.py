@@ -4,7 +4,8 @@ Execution: the replicated state machine.
 A block is executed in this order, the same on every node:
 
 1. begin-block work that is due at the block's time, in order of its due time: gate closures (double
-   auction, flexibility auctions), settlements; then rows are forgotten whose time has passed;
+   auction, flexibility auctions), offers that expire, settlements; then rows are forgotten whose
+   time has passed;
 2. the transactions, in block order. A transaction is a bundle: its nonce is used once, and each of
    its operations is applied by itself and gets its own code; a refused one changes nothing;
 3. when the block seals its epoch: rewards, and the validators of the epoch after next;
@@ -32,6 +33,7 @@ from ledger.contracts import (
     flexibility,
     grants,
     keys,
+    offers,
     rewards,
     seed,
     slots,
@@ -58,6 +60,9 @@ _CONTRACTS = {
     "cleared": "market", "auction-opened": "market", "auction-cleared": "market",
     "settled": "market", "trued-up": "market", "bid-accepted": "market", "bid-refused": "market",
     "receipt": "market",
+    "offer-posted": "market", "offer-accepted": "market", "offer-rescinded": "market",
+    "offer-expired": "market",
+    "asset-deposited": "wallet", "financial-deposited": "wallet",
     "balance": "wallet", "asset-added": "wallet", "address-registered": "wallet", "tx": "wallet",
     "cpf": "poe", "validator": "poe", "validators": "poe", "evidence": "poe", "seed": "poe",
     "rewards": "poe", "participation": "poe",
@@ -72,6 +77,11 @@ _HANDLERS: dict[type[ops.Operation], Callable[[Context, Any], Refusal | None]] =
     ops.AuctionBid: flexibility.auction_bid,
     ops.AddEnergyAsset: assets.add_energy_asset,
     ops.AddFinancialBalance: accounts.add_financial_balance,
+    ops.PostOffer: offers.post_offer,
+    ops.RescindOffer: offers.rescind_offer,
+    ops.AcceptOffer: offers.accept_offer,
+    ops.DepositEnergyAsset: assets.deposit_energy_asset,
+    ops.DepositFinancialBalance: accounts.deposit_financial_balance,
     ops.JoinValidator: validators.join,
     ops.LeaveValidator: validators.leave,
     ops.Accuse: evidence.accuse,
@@ -472,14 +482,16 @@ def genesis_rows(genesis: Genesis) -> dict[str, Any]:
 def begin_block(ctx: Context) -> None:
     """Do what is due at the block's time, in order of due time; then forget what is past."""
     while (key := ctx.state.first(keys.DUE)) is not None:
-        _, due_ms, work, slot = key.split("/")
+        _, due_ms, work, name = key.split("/")
         if int(due_ms) > ctx.time_ms:
             break
         if work == keys.GATE:
-            exchange.close(ctx, int(slot))
-            flexibility.close(ctx, int(slot))
+            exchange.close(ctx, int(name))
+            flexibility.close(ctx, int(name))
+        elif work == keys.EXPIRE:
+            offers.expire(ctx, name)
         else:
-            delivery.settle_slot(ctx, int(slot))
+            delivery.settle_slot(ctx, int(name))
         ctx.state.delete(key)
     while (key := ctx.state.first(keys.DROP)) is not None:
         _, due_ms, kind, name = key.split("/")

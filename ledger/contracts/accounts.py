@@ -2,8 +2,9 @@
 Accounts: integer money and the transaction counter of an address.
 
 Money is in one of four places: an account's `balanceUc` (free), its `lockedUc` (behind open
-orders), a slot's `escrowUc` (between clearing and settlement), or the reward pool. Deposits are
-counted; the sum of the four places always equals deposits − withdrawals.
+orders and offers), a slot's `escrowUc` (between clearing and settlement), or the reward pool.
+Deposits and withdrawals are counted; the sum of the four places always equals deposits −
+withdrawals.
 
 A home's balance may fall below zero in a settlement only: energy that was taken has to be paid, and
 a home in debt cannot buy. The supervisor's never does: what it lacks is counted as a deposit it
@@ -18,7 +19,7 @@ from typing import Any
 
 from ledger.contracts import keys
 from ledger.contracts.context import Context
-from ledger.contracts.operations import AddFinancialBalance
+from ledger.contracts.operations import AddFinancialBalance, DepositFinancialBalance
 from ledger.state import State
 from wire.errors import Refusal
 from wire.units import MAX_SAFE_INT
@@ -97,6 +98,20 @@ def add_financial_balance(ctx: Context, op: AddFinancialBalance) -> Refusal | No
         return Refusal.QUANTITY_OUT_OF_RANGE
     move(ctx.state, op.address, op.amount_uc)
     count(ctx.state, depositsUc=op.amount_uc)
+    return None
+
+
+def deposit_financial_balance(ctx: Context, op: DepositFinancialBalance) -> Refusal | None:
+    """Take free money of the sender off the chain; the DSO credits its owner (PETra's deposit)."""
+    if ctx.state.get(keys.grant(ctx.sender)) is None:
+        return Refusal.NOT_ALLOWED
+    if not 1 <= op.amount_uc <= DEPOSITS_MAX_UC:
+        return Refusal.QUANTITY_OUT_OF_RANGE
+    if read(ctx.state, ctx.sender)["balanceUc"] < op.amount_uc:
+        return Refusal.INSUFFICIENT_FUNDS
+    move(ctx.state, ctx.sender, -op.amount_uc)
+    count(ctx.state, withdrawalsUc=op.amount_uc)
+    ctx.emit("financial-deposited", address=ctx.sender, amountUc=op.amount_uc)
     return None
 
 

@@ -65,7 +65,7 @@ ADJUST = "adjust"
 TRADE = "escrow"
 """Of two works due at one time a deadline of an escrowed trade comes before the gate."""
 GATE = "gate"
-OFFER = "offer"
+EXPIRE = "offer"
 SETTLE = "settle"
 """Sorts after `gate`: of two works due at one time the gate closes first."""
 
@@ -101,7 +101,7 @@ def position(number: int, address: str) -> str:
 
 
 def offer(name: str) -> str:
-    """A standing offer of the order book."""
+    """An offer that stands in the order book."""
     return "offer/" + name
 
 
@@ -190,9 +190,9 @@ def due_trade(time_ms: int, offer: str) -> str:
     return f"{DUE}{time_ms:020d}/{TRADE}/{offer}"
 
 
-def due_offer(time_ms: int, name: str) -> str:
-    """An offer's end, for the first block at or after a time."""
-    return f"{DUE}{time_ms:020d}/{OFFER}/{name}"
+def due_expiry(time_ms: int, name: str) -> str:
+    """The end of an offer of the order book."""
+    return f"{DUE}{time_ms:020d}/{EXPIRE}/{name}"
 
 
 def drop(time_ms: int, what: str) -> str:

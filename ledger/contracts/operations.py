@@ -94,6 +94,61 @@ class AddFinancialBalance(_Operation, frozen=True, kw_only=True, tag="add-financ
     amount_uc: int
 
 
+class PostOffer(_Operation, frozen=True, kw_only=True, tag="post-offer"):
+    """PETra's postOffer: production for sale, or consumption that asks for energy."""
+
+    kind: Literal["production", "consumption"]
+    energy_wh: int
+    """Per slot."""
+    start_slot: int
+    end_slot: int
+    """Inclusive."""
+    price_uc_per_kwh: int
+    until_ms: int | None = None
+    """Market time from which it cannot be accepted; none: until its last slot closes."""
+
+
+class RescindOffer(_Operation, frozen=True, kw_only=True, tag="rescind-offer"):
+    """The owner takes an offer back."""
+
+    offer: str
+
+
+class GivenAsset(
+    msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True
+):
+    """Energy given for an offer; its kind is the opposite of the offer's."""
+
+    energy_wh: int
+    start_slot: int
+    end_slot: int
+
+
+class AcceptOffer(_Operation, frozen=True, kw_only=True, tag="accept-offer"):
+    """PETra's acceptOffer: exchange assets (and a buyer's money) for those of an offer."""
+
+    offer: str
+    assets: list[GivenAsset]
+
+
+class DepositEnergyAsset(_Operation, frozen=True, kw_only=True, tag="deposit-energy-asset"):
+    """The sender gives energy back to the DSO."""
+
+    kind: Literal["production", "consumption"]
+    energy_wh: int
+    """Per slot."""
+    start_slot: int
+    end_slot: int
+
+
+class DepositFinancialBalance(
+    _Operation, frozen=True, kw_only=True, tag="deposit-financial-balance"
+):
+    """The sender gives money back to the DSO; it leaves the chain."""
+
+    amount_uc: int
+
+
 class JoinValidator(_Operation, frozen=True, kw_only=True, tag="join-validator"):
     """A validator shows its licence; when it is the sender's first word, it introduces it."""
 
@@ -155,6 +210,11 @@ Operation: TypeAlias = (
     | AuctionBid
     | AddEnergyAsset
     | AddFinancialBalance
+    | PostOffer
+    | RescindOffer
+    | AcceptOffer
+    | DepositEnergyAsset
+    | DepositFinancialBalance
     | JoinValidator
     | LeaveValidator
     | Accuse

@@ -59,21 +59,26 @@ def admit(ctx: Context, side: str, slot: int, energy_wh: int, price: int) -> int
     return lock_uc
 
 
-def _check(ctx: Context, side: str, slot: int, energy_wh: int, price: int) -> Refusal | None:
+def check_trader(ctx: Context, side: str) -> Refusal | None:
+    """May the sender buy (or sell) at all?"""
     grant = ctx.state.get(keys.grant(ctx.sender))
     if grant is None:
         return Refusal.UNKNOWN_SENDER
     if ctx.state.get(keys.participation(ctx.sender)) == "RE":
         return Refusal.REWARDS_ONLY
-    if not grant["canBuy" if side == "buy" else "canSell"]:
-        return Refusal.NOT_ALLOWED
-    refusal = check_slot(ctx, slot)
+    return None if grant["canBuy" if side == "buy" else "canSell"] else Refusal.NOT_ALLOWED
+
+
+def _check(ctx: Context, side: str, slot: int, energy_wh: int, price: int) -> Refusal | None:
+    refusal = check_trader(ctx, side) or check_slot(ctx, slot)
     if refusal is not None:
         return refusal
+    grant = ctx.state.get(keys.grant(ctx.sender))
+    assert grant is not None
     if not grant["startSlot"] <= slot <= grant["endSlot"]:
         return Refusal.NOT_ALLOWED
     held = slots.position(ctx.state, slot, ctx.sender)
-    locked_wh = held["buyLockedWh" if side == "buy" else "sellLockedWh"]
+    locked_wh = assets.locked_wh(ctx.state, ctx.sender, side, slot)
     limit_wh = grant["maxBuyWh" if side == "buy" else "maxSellWh"]
     if energy_wh < 1 or locked_wh + energy_wh > limit_wh:
         return Refusal.QUANTITY_OUT_OF_RANGE
