@@ -5,24 +5,41 @@ They know nothing of blocks; `ledger.contracts` adapts them to the ledger's stat
 """
 
 from market.aggregator_auction import AuctionResult, forward, reverse
+from market.clearing_check import Fault, check_clearing, check_forward, check_reverse
+from market.curve_auction import Curve, CurveClearing, CurveFault, PriceGrid, clear_curves
 from market.double_auction import Clearing, Piece, clear, pieces
+from market.efficiency import Efficiency, efficiency
 from market.orders import Award, Order, Pricing, Rejection, Unmatched
+from market.sealed import SealedBid, commitment
 from market.settlement import Settlement, Tariff, Totals, assumed_net_wh, settle, totals, true_up
 
 __all__ = [
     "AuctionResult",
     "Award",
     "Clearing",
+    "Curve",
+    "CurveClearing",
+    "CurveFault",
+    "Efficiency",
+    "Fault",
     "Order",
     "Piece",
+    "PriceGrid",
     "Pricing",
     "Rejection",
+    "SealedBid",
     "Settlement",
     "Tariff",
     "Totals",
     "Unmatched",
     "assumed_net_wh",
+    "check_clearing",
+    "check_forward",
+    "check_reverse",
     "clear",
+    "clear_curves",
+    "commitment",
+    "efficiency",
     "forward",
     "pieces",
     "reverse",
