@@ -189,7 +189,7 @@ class Fetcher:
             raise MalformedError("answer too long")
         try:
             answer = _DECODER.decode(message.payload)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MalformedError(f"not an answer: {error}") from None
         self._node.do_soon(lambda: self._use(answer))
 

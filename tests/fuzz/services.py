@@ -150,11 +150,11 @@ class _Asker:
         self.node._subscribe()
         self.node.turn()
 
-    async def take(self, message: Message, tolerated: tuple[type[Exception], ...]) -> None:
+    async def take(self, message: Message) -> None:
         """As the bus does: refused by name, or used."""
         for topic_filter, handler in self.bus._handlers:
             if topics.parse(topic_filter).kind == topics.parse(message.topic).kind:
-                with suppress(WireError, *tolerated):
+                with suppress(WireError):
                     await handler(message)
         self.node.turn()
 
@@ -167,11 +167,7 @@ class _Asker:
 _askers: list[_Asker] = []
 
 
-TOLERATED = (UnicodeDecodeError,)
-"""`Fetcher.take_answer` raises it for a tag that is not UTF-8; the bus logs it and goes on."""
-
-
-def run_node(data: bytes, tolerated: tuple[type[Exception], ...] = TOLERATED) -> None:
+def run_node(data: bytes) -> None:
     """Any message on any topic, to a node at height 0 with four validators."""
 
     async def take() -> None:
@@ -185,7 +181,7 @@ def run_node(data: bytes, tolerated: tuple[type[Exception], ...] = TOLERATED) ->
             if isinstance(named, str) and topics._LEAF.fullmatch(named):
                 sender = named
         message = message_of(data, cb.MARKET, cb.VALIDATORS[0].id, sender)
-        await asker.take(message, tolerated)
+        await asker.take(message)
         asker.node._publisher._allowance.clear()  # its limit of questions is tested elsewhere
         asker.runs += 1
         if asker.runs % 2000 == 0:

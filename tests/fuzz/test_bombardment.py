@@ -37,8 +37,6 @@ def guarded(bus):
                 await handler(message)
             except WireError:
                 raise
-            except services.TOLERATED:
-                pass
             except Exception as error:
                 failed.append(error)
 

@@ -145,7 +145,6 @@ def test_equipment_without_measure_is_a_config_error(tmp_path):
         load_profiles(tmp_path, 1, 7, cb.START_MS, 1)
 
 
-@pytest.mark.xfail(raises=UnicodeDecodeError, reason="ledger.fetch does not name this refusal")
 def test_an_answer_between_nodes_whose_tag_is_not_utf8_is_malformed():
     raw = b"\x92\xaccertifi\xe3ates\x90"
-    services.run_node(b"\x05" + raw, tolerated=())
+    services.run_node(b"\x05" + raw)
