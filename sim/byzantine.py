@@ -31,7 +31,7 @@ from ledger.types import (
     header_hash,
     vote_message,
 )
-from sim.consensus import CHAIN_ID, MAX_BLOCK_TXS, Node, SimCrypto
+from sim.consensus import MAX_BLOCK_TXS, Node
 from wire.cpf import Q16
 
 REPEATED_BLOCKS = 3
@@ -92,8 +92,8 @@ class Equivocator(Node):
             self.world.broadcast(self, VoteReceived(vote))
 
     def _vote(self, epoch: int, view: int, kind: VoteKind, block_hash: bytes) -> Vote:
-        signature = SimCrypto(self.index).sign(vote_message(epoch, view, kind, block_hash))
-        return Vote(epoch, view, kind, block_hash, self.index, signature)
+        signature = self.crypto.sign(vote_message(epoch, view, kind, block_hash))
+        return Vote(epoch, view, kind, block_hash, self.seat, signature)
 
 
 class TwoFaced(Equivocator):
@@ -105,7 +105,7 @@ class TwoFaced(Equivocator):
 
     def take(self, event: Event) -> None:
         """Follow the protocol in the views of others."""
-        Node.take(self, event)
+        super(Equivocator, self).take(event)
 
     def do(self, effect: Effect) -> None:
         """Say of one's own blocks to each half what it wants to hear."""
@@ -119,10 +119,10 @@ class TwoFaced(Equivocator):
                             named = header_hash(header)
                             vote = self._vote(header.epoch, header.view, kind, named)
                             self.world.send(self, node, VoteReceived(vote))
-            case BroadcastVote(vote) if self.epoch.leader(vote.view) == self.index:
+            case BroadcastVote(vote) if self.epoch.leader(vote.view) == self.seat:
                 pass  # all is said
             case _:
-                Node.do(self, effect)
+                super(Equivocator, self).do(effect)
 
     def _half(self, number: int) -> list[Node]:
         return [n for n in self.world.nodes if n is not self and n.place % 2 == number]
@@ -142,17 +142,20 @@ class Forker(Node):
         chain = [
             block for one in request.ancestors[:-1] if (block := tree.get(header_hash(one.header)))
         ]
-        content = Content(
+        content = self._empty(request)
+        justify = Justify(skipped.justify.notarization)
+        proposal = core._assemble(justify, skipped.header.parent_hash, chain, content)
+        self.world.broadcast(self, ProposalReceived(proposal))
+
+    def _empty(self, _request: RequestProposal) -> Content:
+        """A block without transactions."""
+        return Content(
             txids=(),
             exec_height=self.height,
             state_root=self.roots[-1],
             receipts_root=self.roots[-1],
             time_ms=self.world.market_ms,
         )
-        justify = Justify(skipped.justify.notarization)
-        proposal = core._assemble(justify, skipped.header.parent_hash, chain, content)
-        assert proposal.header.chain_id == CHAIN_ID
-        self.world.broadcast(self, ProposalReceived(proposal))
 
 
 class Repeater(Node):

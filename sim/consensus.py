@@ -33,6 +33,7 @@ from ledger.protocol import (
     CertificateReceived,
     CertificateRecord,
     Content,
+    Crypto,
     Effect,
     EnterView,
     Epoch,
@@ -118,6 +119,8 @@ class Plan:
     submit_s: float = 8.0
     heal_s: float = 8.0
     end_s: float = 20.0
+    patience_s: float = 40.0
+    """How much longer it may take: where messages take longer than Δ0, Δ has to grow first."""
     byzantine: Mapping[int, type[Node]] = field(default_factory=dict)
     """Nodes that are not the honest kind, by index."""
     twins: frozenset[int] = frozenset()
@@ -174,6 +177,10 @@ def run(seed: int, n: int = 4, **plan: object) -> Result:
 class World:
     """Time, network, machines."""
 
+    chain_id = CHAIN_ID
+    fatal: tuple[type[Exception], ...] = (ForkError,)
+    """What a node stops with when the rules were broken."""
+
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.rng = Random(plan.seed)
@@ -193,7 +200,7 @@ class World:
         """The CPF that a validator says it has; None: whatever the epoch's lot gives it."""
         self.retained: Certificate | None = None
         """What the broker shows to everyone who connects."""
-        self.watcher = Watcher(self)
+        self.watcher = self.make_watcher()
         self.honest = plan.node or Node
         indexes = [*range(plan.n), *sorted(plan.twins)]
         self.nodes = [
@@ -203,6 +210,10 @@ class World:
         self._submitted: list[bytes] = []
         self._schedule_faults()
         self._schedule_work()
+
+    def make_watcher(self) -> Watcher:
+        """Who checks this world."""
+        return Watcher(self)
 
     @property
     def market_ms(self) -> int:
@@ -224,11 +235,14 @@ class World:
             self.after(self.rng.uniform(0, 0.05), node.boot)
         while self._queue and not self.watcher.violations:
             self.now_s, _, action = heapq.heappop(self._queue)
-            if self.now_s > self.plan.end_s:
+            if self.now_s > self.plan.end_s and (
+                self.now_s > self.plan.end_s + self.plan.patience_s
+                or not self.watcher.lacks(self._submitted)
+            ):
                 break
             try:
                 action()
-            except ForkError as error:
+            except self.fatal as error:
                 self.watcher.fail(str(error))
         if not self.watcher.violations:
             self.watcher.check_progress(self._submitted)
@@ -369,6 +383,20 @@ class Node:
         """Executed height."""
         return len(self.chain)
 
+    @property
+    def seat(self) -> int:
+        """Index among the validators of the running epoch."""
+        return self.index
+
+    @property
+    def crypto(self) -> Crypto:
+        """Signs and checks votes of the running epoch."""
+        return SimCrypto(self.index)
+
+    def root_after(self, height: int) -> bytes:
+        """Root of the state after an executed block."""
+        return self.roots[height]
+
     def boot(self) -> None:
         """Start from the disk."""
         self.up = True
@@ -401,12 +429,16 @@ class Node:
         self.up = self._dying = False
         self.disk += self._torn(self._unsynced)
         self._unsynced = b""
-        for _ in range(world.rng.randint(0, world.plan.faults.lost_blocks_max)):
+        self._lose_blocks()
+        world.after(world.rng.uniform(0.1, 2.0), self.boot)
+
+    def _lose_blocks(self) -> None:
+        """The last executed blocks may not have reached the disk."""
+        for _ in range(self.world.rng.randint(0, self.world.plan.faults.lost_blocks_max)):
             if self.chain and not self.chain[-1][1].seal:
                 _, _, txids, _ = self.chain.pop()
                 self.roots.pop()
                 self._executed.difference_update(txids)
-        world.after(world.rng.uniform(0.1, 2.0), self.boot)
 
     def _torn(self, unsynced: bytes) -> bytes:
         """What a crash leaves of an unsynced write: its beginning, maybe with a hole of zeros."""
@@ -452,7 +484,7 @@ class Node:
             base_certificate=certificate,
             delta_s=0.15,
         )
-        self.core = world.plan.core(self.epoch, self.index, SimCrypto(self.index))
+        self.core = world.plan.core(self.epoch, self.index, self.crypto)
 
     # --- Turns ------------------------------------------------------------------------------------
 
@@ -498,7 +530,7 @@ class Node:
                 watcher.heard(self, vote)
                 world.broadcast(self, VoteReceived(vote))
             case BroadcastProposal(proposal):
-                watcher.heard(self, proposal_vote(proposal, self.index))
+                watcher.heard(self, proposal_vote(proposal, self.seat))
                 world.broadcast(self, ProposalReceived(proposal))
             case BroadcastCertificate(certificate):
                 if certificate.kind == VoteKind.FINALIZE:
@@ -537,11 +569,15 @@ class Node:
                             ),
                         )
             case Evidence(first, second):
-                watcher.accused(first, second)
+                self.accuse(first, second)
             case EnterView(view=view):
                 watcher.entered(self, view)
             case _:
                 pass
+
+    def accuse(self, first: Vote, second: Vote) -> None:
+        """Somebody was caught."""
+        self.world.watcher.accused(first, second)
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
         """Do something later, if this life lasts."""
@@ -694,7 +730,7 @@ class Node:
             if later.parent_hash != tip:
                 return False
             tip = header_hash(later)
-        crypto = SimCrypto(self.index)
+        crypto = self.crypto
         votes = certificate_votes(certificate, self.world.validators)
         return (
             certificate.kind == VoteKind.FINALIZE
@@ -772,10 +808,10 @@ class Watcher:
         known = self._blocks.setdefault(header.height, block_hash)
         if known != block_hash:
             self.fail(f"two blocks at height {header.height}")
-        parent = self._blocks.get(header.height - 1, genesis_hash(CHAIN_ID))
+        parent = self._blocks.get(header.height - 1, genesis_hash(self._world.chain_id))
         if header.parent_hash != parent:
             self.fail(f"block {header.height} is not linked")
-        if header.state_root != node.roots[header.exec_height]:
+        if header.state_root != node.root_after(header.exec_height):
             self.fail(f"block {header.height} has another state root")
         for txid in txids:
             if self.transactions.setdefault(txid, header.height) != header.height:
@@ -791,12 +827,19 @@ class Watcher:
 
     def check_progress(self, submitted: list[bytes]) -> None:
         """After healing, everything submitted is final at every correct node."""
+        for what in self.lacks(submitted):
+            self.fail(what)
+
+    def lacks(self, submitted: list[bytes]) -> list[str]:
+        """What keeps everything submitted from being final everywhere."""
+        found = []
         missing = [txid for txid in submitted if txid not in self.transactions]
         if missing:
-            self.fail(f"{len(missing)} of {len(submitted)} transactions are not final")
+            found.append(f"{len(missing)} of {len(submitted)} transactions are not final")
         heights = {node.height for node in self._world.correct}
         if len(heights) > 1:
-            self.fail(f"correct nodes stand at heights {sorted(heights)}")
+            found.append(f"correct nodes stand at heights {sorted(heights)}")
+        return found
 
 
 def kind_of(event: Event) -> str:
