@@ -145,6 +145,13 @@ def test_seed_150_the_order_of_signing_counts_not_that_of_publishing():
     assert run(seed=150, n=4, faults=MIXES["crashes"]).violations == []
 
 
+def test_seed_20173_a_slow_network_is_given_the_time_that_the_bound_allows():
+    """A false alarm: messages took up to 0.5 s, more than three times Δ0, also after healing."""
+    slow = {"byzantine": {3: Silent, 5: Silent}, "faults": MIXES["disorder"]}
+    assert run(seed=20173, n=7, **slow).violations == []
+    assert run(seed=20173, n=7, **slow, patience_s=0.0).violations
+
+
 def test_the_best_cpf_there_is_brings_a_limited_share_of_the_turns_and_no_fork():
     """CPF orders leaders and weighs no vote: a lie is unfair, and cannot be unsafe."""
     honest = [Candidate(f"v{index}", f"v{index}", Q16 // 2) for index in range(6)]
