@@ -28,6 +28,7 @@ from ledger.contracts import (
     assets,
     attestation,
     delivery,
+    escrow,
     evidence,
     exchange,
     flexibility,
@@ -62,6 +63,8 @@ _CONTRACTS = {
     "receipt": "market",
     "offer-posted": "market", "offer-accepted": "market", "offer-rescinded": "market",
     "offer-expired": "market",
+    "escrow-offered": "market", "escrow-accepted": "market", "escrow-revealed": "market",
+    "escrow-ended": "market", "banned": "market",
     "asset-deposited": "wallet", "financial-deposited": "wallet",
     "balance": "wallet", "asset-added": "wallet", "address-registered": "wallet", "tx": "wallet",
     "cpf": "poe", "validator": "poe", "validators": "poe", "evidence": "poe", "seed": "poe",
@@ -82,6 +85,10 @@ _HANDLERS: dict[type[ops.Operation], Callable[[Context, Any], Refusal | None]] =
     ops.AcceptOffer: offers.accept_offer,
     ops.DepositEnergyAsset: assets.deposit_energy_asset,
     ops.DepositFinancialBalance: accounts.deposit_financial_balance,
+    ops.MakeOffer: escrow.make_offer,
+    ops.AcceptEscrow: escrow.accept,
+    ops.RevealEscrow: escrow.reveal,
+    ops.GiveUp: escrow.give_up,
     ops.JoinValidator: validators.join,
     ops.LeaveValidator: validators.leave,
     ops.Accuse: evidence.accuse,
@@ -490,6 +497,8 @@ def begin_block(ctx: Context) -> None:
             flexibility.close(ctx, int(name))
         elif work == keys.EXPIRE:
             offers.expire(ctx, name)
+        elif work == keys.TRADE:
+            escrow.at_deadline(ctx, name)
         else:
             delivery.settle_slot(ctx, int(name))
         ctx.state.delete(key)
@@ -499,6 +508,8 @@ def begin_block(ctx: Context) -> None:
             break
         if kind + "/" == keys.SLOT:
             slots.drop_slot(ctx, int(name))
+        elif kind + "/" == keys.ESCROW:
+            escrow.drop(ctx, name)
         else:
             grants.drop_grant(ctx, name)
         ctx.state.delete(key)

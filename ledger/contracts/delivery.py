@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ledger.contracts import accounts, keys, slots
+from ledger.contracts import accounts, escrow, keys, slots
 from ledger.contracts.context import TRUE_UP_SLOTS, Context
 from ledger.contracts.operations import DeliveryReceipt
 from market.settlement import Settlement, assumed_net_wh, settle, true_up
@@ -52,6 +52,7 @@ def deliver(ctx: Context, op: DeliveryReceipt) -> Refusal | None:
     slots.open_slot(ctx, slot)
     ctx.state.put(keys.position(slot, ctx.sender), {**held, "netWh": receipt.net_wh})
     ctx.emit("receipt", address=ctx.sender, slot=slot, netWh=receipt.net_wh)
+    escrow.on_receipt(ctx, slot, ctx.sender)
     if slots.is_settled(ctx, slot):
         _true_up(ctx, slot, receipt.net_wh, held)
         _expect_more(ctx, slot)

@@ -78,6 +78,8 @@ def drop_grant(ctx: Context, address: str) -> None:
     ctx.state.delete(keys.grant(address))
     ctx.state.delete(keys.asset(address))
     ctx.state.delete(keys.participation(address))
+    ctx.state.delete(keys.penalty(address))
+    ctx.state.delete(keys.zone(address))
 
 
 def is_known(state: State, genesis: Genesis, address: str) -> bool:

@@ -56,23 +56,50 @@ class AttestCpf(_Operation, frozen=True, kw_only=True, tag="cpf"):
 
 
 class DeployAuction(_Operation, frozen=True, kw_only=True, tag="deploy-auction"):
-    """The aggregator opens a flexibility auction; its deadline is the slot's gate closure."""
+    """The aggregator opens an auction; its deadline is the slot's gate closure."""
 
     auction: str
-    template: Literal["reverse", "forward"]
+    template: Literal["reverse", "forward", "double"]
     slot: int
     energy_wh: int
+    """What is bought or sold; 0 in a double auction."""
     price_uc_per_kwh: int
-    """The cap of a reverse, the floor of a forward auction."""
+    """The cap of a reverse, the floor of a forward auction; 0 in a double auction."""
     pricing: Literal["as-bid", "uniform"]
+    sealed: bool = False
+    """Bids are committed and revealed."""
 
 
 class AuctionBid(_Operation, frozen=True, kw_only=True, tag="auction-bid"):
-    """An order in a flexibility auction."""
+    """An order in an auction that was deployed."""
 
     auction: str
     energy_wh: int
     price_uc_per_kwh: int
+    side: Literal["", "buy", "sell"] = ""
+    """Of an order in a double auction; in the others it may be left out."""
+
+
+class CommitBid(_Operation, frozen=True, kw_only=True, tag="commit-bid"):
+    """A bid that nobody can read yet."""
+
+    slot: int
+    auction: str = ""
+    """The name of one that was deployed; empty: the slot's double auction."""
+    commitment: str
+    """`market.sealed.commitment`, 32 bytes base64url."""
+
+
+class RevealBid(_Operation, frozen=True, kw_only=True, tag="reveal-bid"):
+    """The sender opens one of its commitments."""
+
+    slot: int
+    auction: str = ""
+    side: Literal["buy", "sell"]
+    energy_wh: int
+    price_uc_per_kwh: int
+    salt: str
+    """32 bytes, base64url."""
 
 
 class AddEnergyAsset(_Operation, frozen=True, kw_only=True, tag="add-energy-asset"):
@@ -149,6 +176,111 @@ class DepositFinancialBalance(
     amount_uc: int
 
 
+class MakeOffer(_Operation, frozen=True, kw_only=True, tag="make-offer"):
+    """Nazari's CTS: energy of a slot for sale, with a guarantee."""
+
+    offer: str
+    """`<sender>:<name>`, name of a-z, 0-9 and -."""
+    slot: int
+    energy_wh: int
+    """An upper bound where there is a commitment."""
+    price_uc_per_kwh: int
+    """As above."""
+    guarantee_uc: int
+    accept_before_ms: int
+    """Market time; at the latest the slot's gate closure."""
+    deliver_before_ms: int
+    """Market time of the meter's word; after the slot's end, at the latest its settlement."""
+    commitment: str = ""
+    """`market.escrow.commitment` of the true amounts, or empty."""
+
+
+class AcceptEscrow(_Operation, frozen=True, kw_only=True, tag="accept-escrow"):
+    """Nazari's CTP: the buyer repeats the offer and blocks its price."""
+
+    offer: str
+    energy_wh: int
+    price_uc_per_kwh: int
+    commitment: str = ""
+
+
+class RevealEscrow(_Operation, frozen=True, kw_only=True, tag="reveal-escrow"):
+    """Either side opens the commitment of an accepted trade."""
+
+    offer: str
+    energy_wh: int
+    price_uc_per_kwh: int
+    salt: str
+
+
+class GiveUp(_Operation, frozen=True, kw_only=True, tag="give-up"):
+    """Nazari's CCS: the seller takes back an offer that nobody has accepted."""
+
+    offer: str
+
+
+class SubmitSchedule(_Operation, frozen=True, kw_only=True, tag="submit-schedule"):
+    """Baggio: what a transactive node expects to take (buy) or give (sell) in a slot."""
+
+    side: Literal["buy", "sell"]
+    slot: int
+    energy_wh: int
+    """An upper bound where there is a commitment."""
+    price_uc_per_kwh: int
+    """The most a consumer pays; the least a producer takes. An upper bound as above."""
+    commitment: str = ""
+    """`market.scheduling.commitment` of the true schedule, where the session is sealed."""
+
+
+class RevealSchedule(_Operation, frozen=True, kw_only=True, tag="reveal-schedule"):
+    """The node opens its sealed schedule."""
+
+    slot: int
+    energy_wh: int
+    price_uc_per_kwh: int
+    salt: str
+
+
+class AssignZone(_Operation, frozen=True, kw_only=True, tag="assign-zone"):
+    """The supervisor says in which zone of the grid model an address is."""
+
+    address: str
+    zone: str
+    """Empty: at the feeder's root."""
+
+
+class CloseInterconnection(_Operation, frozen=True, kw_only=True, tag="close-interconnection"):
+    """The supervisor takes a zone's interconnection out of service for some slots."""
+
+    zone: str
+    start_slot: int
+    end_slot: int
+    """Inclusive."""
+
+
+class OpenAdjustment(_Operation, frozen=True, kw_only=True, tag="open-adjustment"):
+    """The supervisor reopens a closed session, for orders that take back scheduled energy."""
+
+    slot: int
+    deadline_ms: int
+    """Market time; at the latest the slot's start."""
+
+
+class ProposeChange(_Operation, frozen=True, kw_only=True, tag="propose-change"):
+    """DSO, aggregator or validator: a parameter shall have another value from a slot on."""
+
+    path: str
+    value: int | bool | str
+    activation_slot: int
+
+
+class ApproveChange(_Operation, frozen=True, kw_only=True, tag="approve-change"):
+    """DSO, aggregator, validator or participant agrees."""
+
+    change: str
+    """`ledger.contracts.governance.change_id`: the hash of path, value and activation slot."""
+
+
 class JoinValidator(_Operation, frozen=True, kw_only=True, tag="join-validator"):
     """A validator shows its licence; when it is the sender's first word, it introduces it."""
 
@@ -208,6 +340,8 @@ Operation: TypeAlias = (
     | AttestCpf
     | DeployAuction
     | AuctionBid
+    | CommitBid
+    | RevealBid
     | AddEnergyAsset
     | AddFinancialBalance
     | PostOffer
@@ -215,6 +349,10 @@ Operation: TypeAlias = (
     | AcceptOffer
     | DepositEnergyAsset
     | DepositFinancialBalance
+    | MakeOffer
+    | AcceptEscrow
+    | RevealEscrow
+    | GiveUp
     | JoinValidator
     | LeaveValidator
     | Accuse

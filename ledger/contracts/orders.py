@@ -7,7 +7,7 @@ buyer's worst-case cost. It is never refused later for lack of either.
 
 from __future__ import annotations
 
-from ledger.contracts import accounts, assets, keys, slots
+from ledger.contracts import accounts, assets, bans, keys, slots
 from ledger.contracts.context import SLOTS_AHEAD_MAX, Context
 from ledger.genesis import MAX_PRICE_UC_PER_KWH
 from wire.errors import Refusal
@@ -66,6 +66,8 @@ def check_trader(ctx: Context, side: str) -> Refusal | None:
         return Refusal.UNKNOWN_SENDER
     if ctx.state.get(keys.participation(ctx.sender)) == "RE":
         return Refusal.REWARDS_ONLY
+    if bans.is_banned(ctx, ctx.sender):
+        return Refusal.BANNED
     return None if grant["canBuy" if side == "buy" else "canSell"] else Refusal.NOT_ALLOWED
 
 
