@@ -32,6 +32,8 @@ MAX_PRICE_UC_PER_KWH = 1_000_000_000
 MAX_GENESIS_BYTES = 256 * 1024
 MAX_VALIDATORS = 100
 MAX_ZONES = 64
+MAX_DEPOSIT_UC = 10**9
+"""The largest deposit behind a sealed bid [µ¤]."""
 MAX_FEE_UC = 10**9
 MAX_BAN_SLOTS = 100_000
 CPF_STALE_SLOTS = 4
@@ -141,6 +143,17 @@ class Escrow(_Section, frozen=True, kw_only=True):
     """How long a banned address may neither sell nor buy."""
 
 
+class Auctions(_Section, frozen=True, kw_only=True):
+    """How bids are made; see `ledger.contracts.sealed`."""
+
+    sealed: bool = False
+    """The double auction of every slot takes sealed bids only."""
+    reveal_s: int = 120
+    """How long before gate closure bids are revealed; until then they are committed."""
+    bid_deposit_uc: int = 100_000
+    """Locked behind a commitment, and lost when it is not revealed [µ¤]."""
+
+
 class Zone(_Section, frozen=True, kw_only=True):
     """A part of the feeder behind one interconnection."""
 
@@ -196,6 +209,7 @@ class Genesis(_Section, frozen=True, kw_only=True, dict=True):
     """Δ0 of consensus, the time a message is expected to take at most: real milliseconds."""
     dso: Dso | msgspec.UnsetType = msgspec.UNSET
     """Left out: the supervisor is the DSO."""
+    auctions: Auctions | msgspec.UnsetType = msgspec.UNSET
     escrow: Escrow | msgspec.UnsetType = msgspec.UNSET
     feeder: Feeder | msgspec.UnsetType = msgspec.UNSET
     governance: Governance | msgspec.UnsetType = msgspec.UNSET
@@ -214,6 +228,11 @@ class Genesis(_Section, frozen=True, kw_only=True, dict=True):
     def dso_address(self) -> str:
         """Who speaks as the DSO."""
         return self.supervisor.address if self.dso is msgspec.UNSET else self.dso.address
+
+    @property
+    def auction_rules(self) -> Auctions:
+        """The section, or its defaults."""
+        return Auctions() if self.auctions is msgspec.UNSET else self.auctions
 
     @property
     def escrow_rules(self) -> Escrow:
@@ -432,6 +451,8 @@ def _market_bounds(genesis: Genesis) -> dict[str, tuple[int, int, int]]:
     if len(set(names)) < len(names) or not all(map(_ZONE.fullmatch, names)):
         raise ConfigError("feeder.zones: names are unique, of a-z, 0-9 and -")
     return {
+        "auctions.revealS": (genesis.auction_rules.reveal_s, 1, 86_400),
+        "auctions.bidDepositUc": (genesis.auction_rules.bid_deposit_uc, 0, MAX_DEPOSIT_UC),
         "escrow.feeUc": (escrow.fee_uc, 0, MAX_FEE_UC),
         "escrow.guaranteePermille": (escrow.guarantee_permille, 0, 10_000),
         "escrow.penaltyPermille": (escrow.penalty_permille, 0, 1000),
