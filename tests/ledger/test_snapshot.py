@@ -21,9 +21,11 @@ from ledger import types
 from ledger.checkpoint import checkpoint_json, genesis_checkpoint
 from ledger.execution import ChainError, Ledger
 from ledger.joining import restore
+from ledger.prover import Prover
 from ledger.schedule import Epochs
 from ledger.snapshot import (
     CHUNK_BYTES,
+    Offer,
     Preamble,
     SnapshotError,
     check_chunk,
@@ -121,10 +123,10 @@ def test_it_opens_again_and_knows_what_it_does_not_have(tmp_path):
     assert ledger.store.event_heights("wallet", 0, 10) == []
 
 
-def test_receipts_that_no_header_answers_for_yet_come_along(tmp_path):
+def lagging_chain(folder):
     """Leaders propose before they execute: the header after the seal answers for several blocks."""
-    tmp_path.mkdir(exist_ok=True)
-    chain = Chain(LedgerStore.in_folder(tmp_path))
+    folder.mkdir(exist_ok=True)
+    chain = Chain(LedgerStore.in_folder(folder))
     chain.settle_in(*HOMES)
     lag = chain.ledger.covered_height
     header = chain.header(
@@ -136,12 +138,37 @@ def test_receipts_that_no_header_answers_for_yet_come_along(tmp_path):
     taker.wait()
     taker.close()
     chain.block(chain.ledger.time_ms + 1)
+    return chain
+
+
+def test_receipts_that_no_header_answers_for_yet_come_along(tmp_path):
+    chain = lagging_chain(tmp_path)
     offer = newest(chain)
     ledger = restored(chain, offer, chunks_of(chain, offer.manifest.height))
     tip = chain.store.tip
     assert tip.header.receipts_root != types.ZERO_HASH
     ledger.execute(tip.header, [], tip.certificate)
     assert ledger.executed_height == tip.height
+
+
+def test_a_lie_about_any_of_these_blocks_is_found(tmp_path):
+    """Another receipt, another header below the seal, or one block less."""
+    chain = lagging_chain(tmp_path)
+    offer = newest(chain)
+    preamble, found = split(chunks_of(chain, offer.manifest.height))
+    rows, (*below, seal) = list(found), preamble.blocks
+    assert below
+    change = msgspec.structs.replace
+    receipts = below[-1].receipts.replace(b'"OK"', b'"NO"', 1)
+    assert receipts != below[-1].receipts
+    header = change(below[-1].header, time_ms=below[-1].header.time_ms + 1)
+    for blocks in (
+        (*below[:-1], change(below[-1], receipts=receipts), seal),
+        (*below[:-1], change(below[-1], header=header), seal),
+        (*below[1:], seal),
+    ):
+        with pytest.raises(SnapshotError):
+            restored(chain, offer, cut(Preamble(blocks, preamble.event_heads), rows))
 
 
 def test_every_node_makes_the_same_chunks(tmp_path):
@@ -281,6 +308,14 @@ def test_a_header_that_names_an_older_state_makes_the_snapshot_useless(tmp_path)
     chain.execute(header, [], chain.finality(header))
     chain.block(chain.ledger.time_ms + 1)
     assert offer_of(chain.store, 2) is None
+    prover, manifest = Prover(chain.store), Snapshots.beside(chain.store).manifest(2)
+    lie = msgspec.structs.replace(manifest, state_root=header.state_root)
+    with pytest.raises(SnapshotError, match="no header"):
+        check_offer(
+            Offer(lie, prover.anchor(2), prover.anchor(3)),
+            genesis_checkpoint(chain.genesis),
+            lambda _: FOUNDERS,
+        )
     assert answer_snapshot(chain.store) == b""
 
 
