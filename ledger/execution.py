@@ -36,6 +36,7 @@ from ledger.contracts import (
     keys,
     offers,
     rewards,
+    sealed,
     seed,
     slots,
     validators,
@@ -61,6 +62,7 @@ _CONTRACTS = {
     "cleared": "market", "auction-opened": "market", "auction-cleared": "market",
     "settled": "market", "trued-up": "market", "bid-accepted": "market", "bid-refused": "market",
     "receipt": "market",
+    "bid-committed": "market", "bid-revealed": "market", "bid-forfeited": "market",
     "offer-posted": "market", "offer-accepted": "market", "offer-rescinded": "market",
     "offer-expired": "market",
     "escrow-offered": "market", "escrow-accepted": "market", "escrow-revealed": "market",
@@ -78,6 +80,8 @@ _HANDLERS: dict[type[ops.Operation], Callable[[Context, Any], Refusal | None]] =
     ops.AttestCpf: attestation.attest,
     ops.DeployAuction: flexibility.deploy_auction,
     ops.AuctionBid: flexibility.auction_bid,
+    ops.CommitBid: sealed.commit_bid,
+    ops.RevealBid: sealed.reveal_bid,
     ops.AddEnergyAsset: assets.add_energy_asset,
     ops.AddFinancialBalance: accounts.add_financial_balance,
     ops.PostOffer: offers.post_offer,
@@ -493,6 +497,7 @@ def begin_block(ctx: Context) -> None:
         if int(due_ms) > ctx.time_ms:
             break
         if work == keys.GATE:
+            sealed.forfeit(ctx, int(name))
             exchange.close(ctx, int(name))
             flexibility.close(ctx, int(name))
         elif work == keys.EXPIRE:

@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from ledger.contracts import accounts, keys, orders, slots
+from ledger.contracts.clearing_facts import against_the_optimum, awards_of, rejected_of
 from ledger.contracts.context import Context
 from ledger.contracts.operations import BidOffer
-from market.double_auction import Clearing, clear
-from market.orders import Award, Order
+from market.clearing_check import check_clearing
+from market.double_auction import Clearing, clear, pieces
+from market.orders import Order
 from wire.errors import Refusal
 from wire.units import cost_uc
 
@@ -28,13 +30,33 @@ SIDE, ENERGY, PRICE, LOCK, SEQ = 0, 1, 2, 3, 4
 
 
 def bid_offer(ctx: Context, op: BidOffer) -> Refusal | None:
-    """Take an order for a slot."""
-    admitted = orders.admit(ctx, op.side, op.slot, op.energy_wh, op.price_uc_per_kwh)
+    """Take an open order for a slot."""
+    if ctx.genesis.auction_rules.sealed:
+        return Refusal.SEALED_BIDS_ONLY
+    return add_order(ctx, op.slot, op.side, op.energy_wh, op.price_uc_per_kwh)
+
+
+def add_order(
+    ctx: Context,
+    slot: int,
+    side: str,
+    energy_wh: int,
+    price_uc_per_kwh: int,
+    committed: list[int] | None = None,
+) -> Refusal | None:
+    """
+    Admit an order of the sender and put it in the slot's book.
+
+    Args:
+        slot, side, energy_wh, price_uc_per_kwh: the order [Wh, µ¤/kWh]
+        committed: of a sealed bid, the place at which it was committed
+    """
+    admitted = orders.admit(ctx, side, slot, energy_wh, price_uc_per_kwh, committed is not None)
     if isinstance(admitted, Refusal):
         return admitted
-    held = slots.position(ctx.state, op.slot, ctx.sender)
-    order = [op.side, op.energy_wh, op.price_uc_per_kwh, admitted, *ctx.seq]
-    ctx.state.put(keys.position(op.slot, ctx.sender), {**held, "orders": [*held["orders"], order]})
+    held = slots.position(ctx.state, slot, ctx.sender)
+    order = [side, energy_wh, price_uc_per_kwh, admitted, *(committed or ctx.seq)]
+    ctx.state.put(keys.position(slot, ctx.sender), {**held, "orders": [*held["orders"], order]})
     return None
 
 
@@ -42,7 +64,9 @@ def close(ctx: Context, slot: int) -> None:
     """Clear a slot at its gate closure."""
     held = list(ctx.state.scan(keys.positions(slot)))
     book = _Book(held)
-    clearing = clear(book.side("buy"), book.side("sell"))
+    bids, offers = book.side("buy"), book.side("sell")
+    clearing = clear(bids, offers)
+    assert check_clearing(bids, offers, clearing) is None
     bought, sold, paid_uc, earned_uc = _tally(clearing)
     assert sum(bought.values()) == sum(sold.values()) == clearing.traded_wh
     for key, before in held:
@@ -73,7 +97,7 @@ def close(ctx: Context, slot: int) -> None:
     )
     accounts.count(ctx.state, tradedWh=clearing.traded_wh)
     if book.size:
-        _announce(ctx, slot, clearing, book)
+        _announce(ctx, slot, clearing, bids, offers)
 
 
 class _Book:
@@ -102,50 +126,32 @@ def _tally(
     sold: dict[str, int] = defaultdict(int)
     paid_uc: dict[str, int] = defaultdict(int)
     earned_uc: dict[str, int] = defaultdict(int)
-    for buyer, seller, energy_wh in pair(clearing.bid_awards, clearing.offer_awards):
-        amount_uc = cost_uc(energy_wh, clearing.price_uc_per_kwh)
-        bought[buyer] += energy_wh
-        sold[seller] += energy_wh
-        paid_uc[buyer] += amount_uc
-        earned_uc[seller] += amount_uc
+    for piece in pieces(clearing):
+        amount_uc = cost_uc(piece.energy_wh, piece.price_uc_per_kwh)
+        bought[piece.buyer] += piece.energy_wh
+        sold[piece.seller] += piece.energy_wh
+        paid_uc[piece.buyer] += amount_uc
+        earned_uc[piece.seller] += amount_uc
     return bought, sold, paid_uc, earned_uc
 
 
-def pair(buys: Sequence[Award], sells: Sequence[Award]) -> list[tuple[str, str, int]]:
-    """Buyer, seller and energy of each bilateral piece, both sides in their given order."""
-    pieces: list[tuple[str, str, int]] = []
-    selling = iter(sells)
-    seller, left_wh = "", 0
-    for award in buys:
-        wanted_wh = award.energy_wh
-        while wanted_wh:
-            if not left_wh:
-                offer = next(selling)
-                seller, left_wh = offer.address, offer.energy_wh
-            piece_wh = min(wanted_wh, left_wh)
-            pieces.append((award.address, seller, piece_wh))
-            wanted_wh -= piece_wh
-            left_wh -= piece_wh
-    return pieces
-
-
-def _announce(ctx: Context, slot: int, clearing: Clearing, book: _Book) -> None:
+def _announce(
+    ctx: Context, slot: int, clearing: Clearing, bids: list[Order], offers: list[Order]
+) -> None:
     ctx.emit(
         "cleared",
         slot=slot,
         priceUcPerKwh=clearing.price_uc_per_kwh,
         tradedWh=clearing.traded_wh,
-        bids=len(book.side("buy")),
-        offers=len(book.side("sell")),
-        welfareUc=clearing.welfare_uc,
+        bids=len(bids),
+        offers=len(offers),
         awards=[
-            {
-                "address": award.address,
-                "side": side,
-                "energyWh": award.energy_wh,
-                "priceUcPerKwh": award.price_uc_per_kwh,
-            }
-            for side, awards in (("buy", clearing.bid_awards), ("sell", clearing.offer_awards))
-            for award in awards
+            *awards_of("buy", clearing.bid_awards),
+            *awards_of("sell", clearing.offer_awards),
         ],
+        rejected=[
+            *rejected_of("buy", clearing.rejected_bids),
+            *rejected_of("sell", clearing.rejected_offers),
+        ],
+        **against_the_optimum(bids, offers, clearing.bid_awards, clearing.offer_awards),
     )

@@ -14,8 +14,12 @@ The state's keys, in one place. Numbers are padded so that key order is number o
     offer/<name>                {address, kind, energyWh, startSlot, endSlot, priceUcPerKwh,
                                 untilMs}: it stands in the order book
     offers/<address>            [[name, kind, energyWh, startSlot, endSlot], …]: its standing offers
-    auction/<id>                {template, slot, energyWh, priceUcPerKwh, pricing, lockUc, open}
-    auction-bid/<id>/<address>  [[energyWh, priceUcPerKwh, lockUc, height, tx, op], …]
+    auction/<id>                {template, slot, energyWh, priceUcPerKwh, pricing, lockUc, open,
+                                sealed}
+    auction-bid/<id>/<address>  [[side, energyWh, priceUcPerKwh, lockUc, height, tx, op], …]
+    sealed-bid/<slot>/<auction>/<address>
+                                [[commitment, depositUc, height, tx, op], …] not yet revealed;
+                                auction "_": the double auction of the slot
     cpf/<validator>             {startSlot, endSlot, cpfQ16, eligible}
     validator/<id>              {key, controller, status, sinceEpoch, untilEpoch, notAfterMs,
                                 founder, tip, tipEpoch, revealEpoch, payee}; see `validators`
@@ -118,6 +122,16 @@ def auction(name: str) -> str:
 def auction_bids(name: str) -> str:
     """Prefix of the bids of an auction."""
     return f"auction-bid/{name}/"
+
+
+def sealed_bids(number: int) -> str:
+    """Prefix of the commitments for a slot that were not yet revealed."""
+    return f"sealed-bid/{number:012d}/"
+
+
+def sealed_bid(number: int, auction: str, address: str) -> str:
+    """The commitments of an address in an auction; an empty name is the double auction's."""
+    return f"{sealed_bids(number)}{auction or '_'}/{address}"
 
 
 def cpf(validator: str) -> str:

@@ -33,7 +33,9 @@ def check_price(price_uc_per_kwh: int) -> Refusal | None:
     return Refusal.PRICE_OUT_OF_RANGE
 
 
-def admit(ctx: Context, side: str, slot: int, energy_wh: int, price: int) -> int | Refusal:
+def admit(
+    ctx: Context, side: str, slot: int, energy_wh: int, price: int, committed: bool = False
+) -> int | Refusal:
     """
     Check an order of the sender and lock what it needs.
 
@@ -42,11 +44,12 @@ def admit(ctx: Context, side: str, slot: int, energy_wh: int, price: int) -> int
         slot: delivery
         energy_wh: quantity [Wh]
         price: limit [µ¤/kWh]
+        committed: it was counted when it was committed (`ledger.contracts.sealed`)
 
     Returns:
         The money locked behind it [µ¤], or why it is refused.
     """
-    refusal = _check(ctx, side, slot, energy_wh, price)
+    refusal = _check(ctx, side, slot, energy_wh, price, committed)
     if refusal is not None:
         return refusal
     lock_uc = cost_uc(energy_wh, price) if side == "buy" else 0
@@ -55,7 +58,9 @@ def admit(ctx: Context, side: str, slot: int, energy_wh: int, price: int) -> int
         return refusal
     slots.open_slot(ctx, slot)
     locked = "buyLockedWh" if side == "buy" else "sellLockedWh"
-    slots.add_to_position(ctx.state, slot, ctx.sender, **{locked: energy_wh, "bids": 1})
+    slots.add_to_position(
+        ctx.state, slot, ctx.sender, **{locked: energy_wh, "bids": 0 if committed else 1}
+    )
     return lock_uc
 
 
@@ -71,7 +76,9 @@ def check_trader(ctx: Context, side: str) -> Refusal | None:
     return None if grant["canBuy" if side == "buy" else "canSell"] else Refusal.NOT_ALLOWED
 
 
-def _check(ctx: Context, side: str, slot: int, energy_wh: int, price: int) -> Refusal | None:
+def _check(
+    ctx: Context, side: str, slot: int, energy_wh: int, price: int, committed: bool
+) -> Refusal | None:
     refusal = check_trader(ctx, side) or check_slot(ctx, slot)
     if refusal is not None:
         return refusal
@@ -87,7 +94,7 @@ def _check(ctx: Context, side: str, slot: int, energy_wh: int, price: int) -> Re
     refusal = check_price(price)
     if refusal is not None:
         return refusal
-    if held["bids"] >= MAX_ORDERS:
+    if not committed and held["bids"] >= MAX_ORDERS:
         return Refusal.RATE_LIMITED
     kind = assets.KIND_OF_SIDE[side]
     if locked_wh + energy_wh > assets.granted_wh(ctx.state, ctx.sender, kind, slot):

@@ -370,8 +370,8 @@ def test_a_reverse_auction_buys_the_cheapest_and_pays_at_settlement(chain):
     (cleared,) = events_of(chain.block(AT_GATE), "auction-cleared")
     assert cleared["boughtWh"] == 1000
     assert cleared["awards"] == [
-        {"address": BOB.id, "energyWh": 500, "priceUcPerKwh": 100_000},
-        {"address": ANN.id, "energyWh": 500, "priceUcPerKwh": 150_000},
+        {"address": BOB.id, "side": "sell", "energyWh": 500, "priceUcPerKwh": 100_000},
+        {"address": ANN.id, "side": "sell", "energyWh": 500, "priceUcPerKwh": 150_000},
     ]
     assert chain.account(SUPERVISOR) == (SUPERVISOR_UC - 125_000, 0)
     chain.block(
