@@ -32,9 +32,11 @@ from ledger.contracts import (
     evidence,
     exchange,
     flexibility,
+    governance,
     grants,
     keys,
     offers,
+    parameters,
     rewards,
     sealed,
     seed,
@@ -65,6 +67,8 @@ _CONTRACTS = {
     "bid-committed": "market", "bid-revealed": "market", "bid-forfeited": "market",
     "offer-posted": "market", "offer-accepted": "market", "offer-rescinded": "market",
     "offer-expired": "market",
+    "change-proposed": "market", "change-supported": "market", "change-approved": "market",
+    "change-lapsed": "market",
     "escrow-offered": "market", "escrow-accepted": "market", "escrow-revealed": "market",
     "escrow-ended": "market", "banned": "market",
     "asset-deposited": "wallet", "financial-deposited": "wallet",
@@ -93,6 +97,8 @@ _HANDLERS: dict[type[ops.Operation], Callable[[Context, Any], Refusal | None]] =
     ops.AcceptEscrow: escrow.accept,
     ops.RevealEscrow: escrow.reveal,
     ops.GiveUp: escrow.give_up,
+    ops.ProposeChange: governance.propose,
+    ops.ApproveChange: governance.approve,
     ops.JoinValidator: validators.join,
     ops.LeaveValidator: validators.leave,
     ops.Accuse: evidence.accuse,
@@ -398,6 +404,13 @@ class Ledger:
         self, header: types.Header, txs: Sequence[Transaction]
     ) -> tuple[BlockResult, dict[str, list[dict[str, Any]]]]:
         ctx = make_context(self.genesis, self.state, header.height, header.time_ms, header.epoch)
+        version = ctx.parameters(ctx.slot).code_version
+        if version != parameters.CODE_VERSION:
+            raise ChainError(
+                header.height,
+                f"slot {ctx.slot} needs version {version} of the contracts; this program has "
+                f"{parameters.CODE_VERSION}: install the program that the parties agreed to",
+            )
         try:
             begin_block(ctx)
             receipts = [apply(ctx, tx, index) for index, tx in enumerate(txs)]
@@ -515,6 +528,8 @@ def begin_block(ctx: Context) -> None:
             slots.drop_slot(ctx, int(name))
         elif kind + "/" == keys.ESCROW:
             escrow.drop(ctx, name)
+        elif kind + "/" == keys.CHANGE:
+            governance.lapse(ctx, name)
         else:
             grants.drop_grant(ctx, name)
         ctx.state.delete(key)
@@ -612,7 +627,7 @@ def _apply_operation(ctx: Context, tx: Transaction, operation: dict[str, Any]) -
     ctx.state.begin()
     try:
         read = ops.read_operation(operation)
-        refusal = _HANDLERS[type(read)](ctx, read)
+        refusal = _check_template(ctx, operation["op"]) or _HANDLERS[type(read)](ctx, read)
     except WireError as error:
         refusal = error.refusal
     if refusal is None:
@@ -630,6 +645,14 @@ def _apply_operation(ctx: Context, tx: Transaction, operation: dict[str, Any]) -
             txid=tx.txid.hex(),
         )
     return OK if refusal is None else refusal.value
+
+
+def _check_template(ctx: Context, name: str) -> Refusal | None:
+    """Have the parties switched off the contract that an operation would begin something in?"""
+    template = parameters.TEMPLATE_OF.get(name)
+    if template is None or template in ctx.parameters(ctx.slot).templates:
+        return None
+    return Refusal.NOT_ALLOWED
 
 
 def _announce_balances(ctx: Context) -> None:

@@ -31,7 +31,7 @@ SIDE, ENERGY, PRICE, LOCK, SEQ = 0, 1, 2, 3, 4
 
 def bid_offer(ctx: Context, op: BidOffer) -> Refusal | None:
     """Take an open order for a slot."""
-    if ctx.genesis.auction_rules.sealed:
+    if ctx.parameters(op.slot).auctions.sealed:
         return Refusal.SEALED_BIDS_ONLY
     return add_order(ctx, op.slot, op.side, op.energy_wh, op.price_uc_per_kwh)
 

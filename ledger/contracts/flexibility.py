@@ -90,7 +90,7 @@ def _check_deploy(ctx: Context, op: DeployAuction) -> Refusal | None:
     refusal = orders.check_slot(ctx, op.slot)
     if refusal is not None:
         return refusal
-    reveal_ms = ctx.gate_ms(op.slot) - ctx.genesis.auction_rules.reveal_s * 1000
+    reveal_ms = ctx.gate_ms(op.slot) - ctx.parameters(op.slot).auctions.reveal_s * 1000
     if op.sealed and ctx.time_ms >= reveal_ms:
         return Refusal.SLOT_CLOSED
     if op.template == "double":

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import UNSET
+
 from ledger.contracts import keys
 from ledger.contracts.context import TRUE_UP_SLOTS, Context
 from ledger.contracts.operations import RegisterAddress
@@ -37,8 +39,8 @@ def load_grant(genesis: Genesis, value: Any) -> AddressGrant:
         raise MalformedError("limits out of range", limits=limits)
     if not 0 <= grant.start_slot <= grant.end_slot <= SLOT_MAX:
         raise MalformedError("slots out of range", start=grant.start_slot, end=grant.end_slot)
-    if grant.address == genesis.supervisor.address:
-        raise CertificateError("the supervisor's address is the genesis' to grant")
+    if grant.address in (genesis.supervisor.address, genesis.dso_address):
+        raise CertificateError("the supervisor's and the DSO's address are the genesis' to grant")
     return grant
 
 
@@ -87,7 +89,7 @@ def is_known(state: State, genesis: Genesis, address: str) -> bool:
     return (
         state.get(keys.grant(address)) is not None
         or state.get(keys.validator(address)) is not None
-        or address == genesis.supervisor.address
+        or address in (genesis.supervisor.address, genesis.dso_address)
     )
 
 
@@ -95,5 +97,7 @@ def sender_key(state: State, genesis: Genesis, address: str) -> bytes | None:
     """The public key of a registered address or a known validator, or None."""
     if address == genesis.supervisor.address:
         return from_text(genesis.supervisor.key)
+    if genesis.dso is not UNSET and address == genesis.dso.address:
+        return from_text(genesis.dso.key)
     known = state.get(keys.grant(address)) or state.get(keys.validator(address))
     return None if known is None else from_text(known["key"])

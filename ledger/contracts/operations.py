@@ -225,20 +225,8 @@ class SubmitSchedule(_Operation, frozen=True, kw_only=True, tag="submit-schedule
     side: Literal["buy", "sell"]
     slot: int
     energy_wh: int
-    """An upper bound where there is a commitment."""
     price_uc_per_kwh: int
-    """The most a consumer pays; the least a producer takes. An upper bound as above."""
-    commitment: str = ""
-    """`market.scheduling.commitment` of the true schedule, where the session is sealed."""
-
-
-class RevealSchedule(_Operation, frozen=True, kw_only=True, tag="reveal-schedule"):
-    """The node opens its sealed schedule."""
-
-    slot: int
-    energy_wh: int
-    price_uc_per_kwh: int
-    salt: str
+    """The most a consumer pays; the least a producer takes."""
 
 
 class AssignZone(_Operation, frozen=True, kw_only=True, tag="assign-zone"):
@@ -353,6 +341,8 @@ Operation: TypeAlias = (
     | AcceptEscrow
     | RevealEscrow
     | GiveUp
+    | ProposeChange
+    | ApproveChange
     | JoinValidator
     | LeaveValidator
     | Accuse

@@ -9,7 +9,7 @@ delivered and settled by its own parameters, however late that happens.
     path                                value
     prices.retailUcPerKwh, prices.feedInUcPerKwh, prices.imbalanceUcPerKwh    µ¤/kWh
     gateLeadS                           seconds before a slot
-    market.sealed                       true: orders of the slot are sealed until they are revealed
+    auctions.sealed, auctions.revealS, auctions.bidDepositUc    see `ledger.contracts.sealed`
     escrow.feeUc, escrow.guaranteePermille, escrow.penaltyPermille, escrow.maxPenalties,
     escrow.banSlots                     see `market.escrow`
     feeder.ratingW, feeder.congestion, feeder.zones.<name>    see `market.congestion`
@@ -29,9 +29,11 @@ import msgspec
 from ledger.contracts import keys
 from ledger.genesis import (
     MAX_BAN_SLOTS,
+    MAX_DEPOSIT_UC,
     MAX_FEE_UC,
     MAX_PRICE_UC_PER_KWH,
     NO_LIMIT_W,
+    Auctions,
     Escrow,
     Feeder,
     Genesis,
@@ -51,11 +53,12 @@ TEMPLATES = ("auctions", "double-auction", "escrow", "order-book", "schedules")
 TEMPLATE_OF = {
     "bid-offer": "double-auction",
     "deploy-auction": "auctions", "auction-bid": "auctions",
+    "post-offer": "order-book", "accept-offer": "order-book",
     "make-offer": "escrow", "accept-escrow": "escrow",
     "submit-schedule": "schedules", "open-adjustment": "schedules",
 }  # fmt: skip
 """Operations that begin something, by the template they belong to; what ends it is always taken."""
-_SEALED, _LEAD, _VERSION = "market.sealed", "gateLeadS", "code.version"
+_LEAD, _VERSION = "gateLeadS", "code.version"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class Parameters:
 
     tariff: Tariff
     gate_lead_s: int
-    sealed: bool
+    auctions: Auctions
     escrow: Escrow
     feeder: Feeder
     templates: frozenset[str]
@@ -79,7 +82,7 @@ def genesis_values(genesis: Genesis) -> dict[str, Value]:
         **_section("prices", genesis.prices),
         **_section("escrow", genesis.escrow_rules),
         _LEAD: genesis.gate_lead_s,
-        _SEALED: False,
+        **_section("auctions", genesis.auction_rules),
         "feeder.ratingW": feeder.rating_w,
         "feeder.congestion": feeder.congestion,
         **{f"feeder.zones.{zone.name}": zone.rating_w for zone in feeder.zones},
@@ -113,7 +116,7 @@ def parameters_of(genesis: Genesis, found: dict[str, Value]) -> Parameters:
             imbalance_uc_per_kwh=prices.imbalance_uc_per_kwh,
         ),
         gate_lead_s=int(found[_LEAD]),
-        sealed=bool(found[_SEALED]),
+        auctions=_read("auctions", Auctions, found),
         escrow=_read("escrow", Escrow, found),
         feeder=msgspec.structs.replace(
             genesis.feeder_rules,
@@ -174,6 +177,8 @@ def _bounds(genesis: Genesis, path: str) -> tuple[int, int]:
     return {
         _LEAD: (0, 86_400),
         _VERSION: (1, 10**6),
+        "auctions.revealS": (1, 86_400),
+        "auctions.bidDepositUc": (0, MAX_DEPOSIT_UC),
         "escrow.feeUc": (0, MAX_FEE_UC),
         "escrow.guaranteePermille": (0, 10_000),
         "escrow.penaltyPermille": (0, 1000),

@@ -43,7 +43,7 @@ def commit_bid(ctx: Context, op: CommitBid) -> Refusal | None:
         return Refusal.DUPLICATE
     if slots.position(ctx.state, op.slot, ctx.sender)["bids"] >= orders.MAX_ORDERS:
         return Refusal.RATE_LIMITED
-    deposit_uc = ctx.genesis.auction_rules.bid_deposit_uc
+    deposit_uc = ctx.parameters(op.slot).auctions.bid_deposit_uc
     refusal = accounts.lock(ctx.state, ctx.sender, deposit_uc)
     if refusal is not None:
         return refusal
@@ -115,7 +115,7 @@ def forfeit(ctx: Context, slot: int) -> None:
 
 def reveal_ms(ctx: Context, slot: int) -> int:
     """When the reveal window of a slot opens; commitments are taken before."""
-    return ctx.gate_ms(slot) - ctx.genesis.auction_rules.reveal_s * 1000
+    return ctx.gate_ms(slot) - ctx.parameters(slot).auctions.reveal_s * 1000
 
 
 def _check_commit(ctx: Context, op: CommitBid) -> Refusal | None:
@@ -139,7 +139,7 @@ def _check_commit(ctx: Context, op: CommitBid) -> Refusal | None:
             return Refusal.NOT_FOUND
         is_sealed = auction["sealed"]
     else:
-        is_sealed = ctx.genesis.auction_rules.sealed
+        is_sealed = ctx.parameters(op.slot).auctions.sealed
     if not is_sealed:
         return Refusal.NOT_ALLOWED
     return Refusal.SLOT_CLOSED if ctx.time_ms >= reveal_ms(ctx, op.slot) else None
