@@ -285,7 +285,8 @@ class Core:
         self._begin(now_s)
         match event:
             case VoteReceived(vote=vote):
-                self._on_vote(vote)
+                if not self._on_vote(vote):
+                    return self._out  # most votes are repeated: nothing can follow from them
             case BodiesReady(block_hash=block_hash, valid=valid):
                 self._on_bodies(block_hash, valid)
             case ProposalReceived(proposal=proposal):
@@ -311,24 +312,26 @@ class Core:
         self._out = []
         self._now_s = now_s
 
-    def _on_vote(self, vote: Vote) -> None:
+    def _on_vote(self, vote: Vote) -> bool:
+        """Take a vote; False when it says nothing new."""
         if vote.epoch != self.epoch.epoch:
             self._other_epoch(vote.epoch)
-        elif self.ended or vote.view < self.tree.final_view:
+            return False
+        if self.ended or vote.view < self.tree.final_view:
             self._answer()
-        else:
-            self._count(vote)
+            return False
+        return self._count(vote) is Seen.NEW
 
-    def _count(self, vote: Vote) -> bool:
-        """Put a vote into the pool; False when it was refused."""
+    def _count(self, vote: Vote) -> Seen | Refusal:
+        """Put a vote into the pool."""
         seen = self._pool.add(vote)
         if isinstance(seen, Refusal):
             self._out.append(Refused(seen, f"vote of validator {vote.validator}"))
-            return False
+            return seen
         if seen is Seen.AGAIN:
             if vote.view < self.view:
                 self._answer()
-            return True
+            return seen
         self._silent[vote.validator] = 0
         if vote.view >= self.view:
             self._stir()
@@ -338,7 +341,7 @@ class Core:
             and vote.validator == self.leader
         ):
             self._nullify()
-        return True
+        return seen
 
     def _on_certificate(self, certificate: Certificate) -> None:
         base = self.epoch.base_certificate
@@ -388,7 +391,8 @@ class Core:
         if crowd and block_hash not in self._wanted:
             self._out.append(Refused(Refusal.RATE_LIMITED, "proposal"))
             return
-        if not self._count(proposal_vote(proposal, self.epoch.leader(header.view))):
+        said = self._count(proposal_vote(proposal, self.epoch.leader(header.view)))
+        if isinstance(said, Refusal):
             return
         if self.tree.get(block_hash) is None:
             self._judge_form(proposal)
