@@ -35,7 +35,7 @@ from csmdb.requests import (
     read_key,
     read_text,
 )
-from wire.certificates import ROLES, AddressGrant, Certificate, Meter, ValidatorGrant, seal
+from wire.certificates import ROLES, AddressGrant, Certificate, Meter, ValidatorGrant, dump, seal
 from wire.enrolment import ENROLL, GRANT_ADDRESSES, GRANT_VALIDATOR
 from wire.errors import ConfigError, Refusal
 from wire.keys import SigningKey, id_of, to_text
@@ -366,13 +366,9 @@ class Desk:
             `{"meters": [{participant, meterKey, addresses, validator}], "next": cursor}`; the
             cursor is empty on the last page. Or UNKNOWN_SENDER, BANNED, NOT_ALLOWED.
         """
-        who = self.rows.participant(sender)
-        if who is None:
-            return Refused(Refusal.UNKNOWN_SENDER, "no certificate")
-        if who.banned:
-            return Refused(Refusal.BANNED, who.banned)
-        if not READERS & set(who.roles):
-            return Refused(Refusal.NOT_ALLOWED, "for the DSO and the aggregator only")
+        refused = self._check_reader(sender)
+        if refused is not None:
+            return refused
         cursor = read_text(parameters.get("after", ""), "after", MAX_TEXT * 2)
         participant, _, address = cursor.partition("/")
         from_slot = self.grid.slot_at(now_ms) - self._slots(MAX_GRANT_DAYS)
@@ -392,6 +388,51 @@ class Desk:
                 meter["addresses"].append(row.address)
         last = f"{rows[-1].participant}/{rows[-1].address}" if len(rows) == PAGE_ROWS else ""
         return {"meters": list(meters.values()), "next": last}
+
+    def show_participant(
+        self, sender: str, parameters: dict[str, Any], now_ms: int
+    ) -> dict[str, Any] | Refused:
+        """
+        What the DSO has to know of a participant who wants to trade under an address.
+
+        Returns:
+            `{"participant": {id, roles, feeder, maxImportW, maxExportW, banned, grant}}`; the grant
+            is that of the address, empty when it is not the participant's. Or UNKNOWN_SENDER,
+            BANNED, NOT_ALLOWED (of the one who asks), NOT_FOUND.
+
+        Raises:
+            MalformedError: the parameters name no participant and address.
+        """
+        asked = read_identity(parameters, "participant")
+        address = read_identity(parameters, "address")
+        refused = self._check_reader(sender)
+        if refused is not None:
+            return refused
+        who = self.rows.participant(asked)
+        if who is None:
+            return Refused(Refusal.NOT_FOUND, "nobody has this identity")
+        known = self.rows.address_grant(address)
+        return {
+            "participant": {
+                "id": who.id,
+                "roles": list(who.roles),
+                "feeder": who.feeder,
+                "maxImportW": who.max_import_w,
+                "maxExportW": who.max_export_w,
+                "banned": who.banned,
+                "grant": dump(known[1]) if known is not None and known[0] == asked else {},
+            }
+        }
+
+    def _check_reader(self, sender: str) -> Refused | None:
+        who = self.rows.participant(sender)
+        if who is None:
+            return Refused(Refusal.UNKNOWN_SENDER, "no certificate")
+        if who.banned:
+            return Refused(Refusal.BANNED, who.banned)
+        if not READERS & set(who.roles):
+            return Refused(Refusal.NOT_ALLOWED, "for the DSO and the aggregator only")
+        return None
 
     # --- helpers --------------------------------------------------------------------------------
 

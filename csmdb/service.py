@@ -8,7 +8,6 @@ answered only if we know a key to seal the answer to, which a stranger's garbage
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from csmdb.records import Refused
 from csmdb.setup import CsmDb
 from runtime.metrics import count_refusal
 from runtime.ports import Bus, BusDownError, Message
+from runtime.rate_limit import RateLimit
 from wire import topics
 from wire.certificates import Signed, dump
 from wire.enrolment import (
@@ -27,6 +27,7 @@ from wire.enrolment import (
     LIST_METERS,
     MAX_AGE_MS,
     MAX_AHEAD_MS,
+    SHOW_PARTICIPANT,
     make_answer,
 )
 from wire.envelope import Envelope, EnvelopeReader, parse_envelope
@@ -49,24 +50,6 @@ MAX_SENDERS = 20_000
 MAX_REQUESTS_REMEMBERED = 200_000
 
 log = structlog.get_logger(component=COMPONENT)
-
-
-class RateLimit:
-    """A bucket of tokens per sender, the longest silent forgotten first."""
-
-    def __init__(self, burst: float, per_s: float, capacity: int) -> None:
-        self._burst, self._per_s, self._capacity = burst, per_s, capacity
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def admit(self, sender: str, now_s: float) -> bool:
-        """Take a token of `sender`; False when there is none."""
-        level, since_s = self._buckets.pop(sender, (self._burst, now_s))
-        level = min(self._burst, level + (now_s - since_s) * self._per_s)
-        admitted = level >= 1
-        self._buckets[sender] = (level - 1 if admitted else level, now_s)
-        if len(self._buckets) > self._capacity:
-            self._buckets.popitem(last=False)
-        return admitted
 
 
 @dataclass(slots=True)
@@ -147,6 +130,8 @@ class CsmDbService:
                 name, decision = "grant", desk.grant_validator(sender, parameters, now_ms)
             case op if op == LIST_METERS:
                 name, decision = "", desk.list_meters(sender, parameters, now_ms)
+            case op if op == SHOW_PARTICIPANT:
+                name, decision = "", desk.show_participant(sender, parameters, now_ms)
             case other:
                 raise UnknownOperationError("not an operation of the CSM-DB", operation=other[:32])
         if isinstance(decision, Refused):

@@ -1,5 +1,6 @@
 """
-Asking the CSM-DB over a lane: send, wait for the answer that fits, repeat until it comes.
+Asking the CSM-DB (or the DSO) over a lane: send, wait for the answer that fits, repeat until it is
+there.
 
 The forms are in `wire.enrolment`. Every operation may be repeated without a second effect, so a
 lost answer costs one more round trip and nothing else.
@@ -37,7 +38,8 @@ class CsmDbClient:
     Args:
         bus: the asker's own lane
         key, box: what the asker signs with, and what answers are sealed to
-        issuing_key, csmdb_box: the CSM-DB's public keys
+        issuing_key, csmdb_box: public keys of the service that is asked
+        kinds: topics on which it is asked and answers
     """
 
     def __init__(
@@ -50,13 +52,16 @@ class CsmDbClient:
         csmdb_box: bytes,
         clock: Clock,
         rng: Rng,
+        *,
+        kinds: tuple[str, str] = (topics.CSMDB_REQ, topics.CSMDB_RSP),
     ) -> None:
         self._bus, self._clock, self._rng = bus, clock, rng
         self._key, self._box = key, box
         self._market = market
         self._issuing_key, self._csmdb_box = issuing_key, csmdb_box
         self._waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
-        bus.subscribe(topics.build(market, topics.CSMDB_RSP, key.id), self._take)
+        self._topic = topics.build(market, kinds[0], key.id)
+        bus.subscribe(topics.build(market, kinds[1], key.id), self._take)
 
     async def ask(
         self, operation: str, parameters: dict[str, Any], timeout_s: float = MAX_PATIENCE_S
@@ -94,9 +99,7 @@ class CsmDbClient:
             self._clock.wall_ms(),
         )
         try:
-            await self._bus.publish(
-                topics.build(self._market, topics.CSMDB_REQ, self._key.id), request
-            )
+            await self._bus.publish(self._topic, request)
             async with asyncio.timeout(RETRY_S):
                 answer: dict[str, Any] = await future
         finally:

@@ -14,6 +14,7 @@ a new `reqId`; every operation may be repeated without a second effect.
     grant-addresses   {addresses: [{key, meterKey}], startSlot?, endSlot?}      -> {grants}
     grant-validator   {validator, meterKey, startSlot?, endSlot?}               -> {grant}
     list-meters       {after}                                     -> {meters, next}
+    show-participant  {participant, address}                      -> {participant}
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ ENROLL = "enroll"
 GRANT_ADDRESSES = "grant-addresses"
 GRANT_VALIDATOR = "grant-validator"
 LIST_METERS = "list-meters"
-OPERATIONS = (ENROLL, GRANT_ADDRESSES, GRANT_VALIDATOR, LIST_METERS)
+SHOW_PARTICIPANT = "show-participant"
+OPERATIONS = (ENROLL, GRANT_ADDRESSES, GRANT_VALIDATOR, LIST_METERS, SHOW_PARTICIPANT)
 
 MAX_AGE_MS = 120_000
 MAX_AHEAD_MS = 60_000

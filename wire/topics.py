@@ -31,14 +31,22 @@ STATE = "hem/<id>/state"
 COMMAND = "hem/<id>/command"
 CSMDB_REQ = "csmdb/req/<id>"
 CSMDB_RSP = "csmdb/rsp/<id>"
+DSO_REQ = "dso/req/<id>"
+DSO_RSP = "dso/rsp/<id>"
 
 KINDS = (
     TX, CONSENSUS_PROPOSAL, CONSENSUS_VOTE, CONSENSUS_CERT, SYNC_REQ, SYNC_RSP, EVENTS, AUCTION,
-    READING, STATE, COMMAND, CSMDB_REQ, CSMDB_RSP,
+    READING, STATE, COMMAND, CSMDB_REQ, CSMDB_RSP, DSO_REQ, DSO_RSP,
 )  # fmt: skip
 
-PRIVATE_KINDS = frozenset({READING, STATE, COMMAND, CSMDB_REQ, CSMDB_RSP, SYNC_RSP})
+PRIVATE_KINDS = frozenset(
+    {READING, STATE, COMMAND, CSMDB_REQ, CSMDB_RSP, DSO_REQ, DSO_RSP, SYNC_RSP}
+)
 """Kinds that only their owner and the service behind them may read."""
+
+
+_SPOKEN_BY = {AUCTION: "aggregator", CSMDB_RSP: "csmdb", DSO_RSP: "dso"}
+"""Kinds of topics on which one role speaks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +125,12 @@ def may_publish(peer: Peer, topic: str, market: str) -> bool:
             return own and enrolled
         case k if k in (SYNC_RSP, EVENTS):
             return bool({"validator", "observer"} & peer.roles)
-        case k if k == AUCTION:
-            return "aggregator" in peer.roles
-        case k if k in (READING, STATE):
+        case k if k in (READING, STATE, DSO_REQ):
             return own and enrolled and "address" not in peer.roles
         case k if k == COMMAND:
             return bool({"aggregator", "dso"} & peer.roles)
-        case k if k == CSMDB_RSP:
-            return "csmdb" in peer.roles
+        case k if k in _SPOKEN_BY:
+            return _SPOKEN_BY[k] in peer.roles
     return False
 
 
@@ -147,8 +153,10 @@ def may_subscribe(peer: Peer, topic_filter: str, market: str) -> bool:
         return "csmdb" in peer.roles
     if not peer.roles:
         return False
-    if parsed.kind == SYNC_RSP:
+    if parsed.kind in (SYNC_RSP, DSO_RSP):
         return own
+    if parsed.kind == DSO_REQ:
+        return "dso" in peer.roles
     if parsed.kind == READING:
         return bool({"aggregator", "dso", "analytics"} & peer.roles)
     if parsed.kind == STATE:

@@ -294,6 +294,29 @@ def test_only_dso_and_aggregator_see_whose_address_is_whose(csmdb):
     assert reason(csmdb.desk.list_meters("hg1x", {}, NOW_MS)) == Refusal.UNKNOWN_SENDER
 
 
+def test_the_dso_sees_limits_ban_and_whose_an_address_is(csmdb):
+    home, other = enrolled(csmdb), enrolled(csmdb, "home-2")
+    [grant] = csmdb.desk.grant_addresses(home.ems.id, {"addresses": [home.address_row()]}, NOW_MS)
+    dso = make_key("dso")
+    csmdb.issue_service_certificate(dso.public, ["dso"])
+
+    def show(asker, whom):
+        asked = {"participant": whom, "address": home.address().id}
+        return csmdb.desk.show_participant(asker, asked, NOW_MS)
+
+    assert show(dso.id, home.ems.id)["participant"] == {
+        "id": home.ems.id, "roles": ["prosumer"], "feeder": "feeder-1", "maxImportW": 10_000,
+        "maxExportW": 6_000, "banned": "", "grant": dump(grant),
+    }  # fmt: skip
+    csmdb.ban(other.ems.id, "meter tampered with")
+    shown = show(dso.id, other.ems.id)["participant"]
+    assert (shown["banned"], shown["grant"]) == ("meter tampered with", {})
+    assert reason(show(home.ems.id, home.ems.id)) == Refusal.NOT_ALLOWED
+    assert reason(show(dso.id, make_key("nobody").id)) == Refusal.NOT_FOUND
+    with pytest.raises(MalformedError):
+        csmdb.desk.show_participant(dso.id, {"participant": 7}, NOW_MS)
+
+
 def test_pages_of_meters_join_without_loss(csmdb, monkeypatch):
     monkeypatch.setattr("csmdb.core.PAGE_ROWS", 3)
     homes = [enrolled(csmdb, f"home-{n}") for n in range(4)]

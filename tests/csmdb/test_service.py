@@ -6,10 +6,11 @@ import pytest
 from support.brokers import Authority, make_key, running_broker
 from support.enrolment import AskingHome, connected_lane
 
-from csmdb.service import CsmDbService, RateLimit
+from csmdb.service import CsmDbService
 from csmdb.setup import create, open_csmdb
 from runtime.csmdb_client import CsmDbRefusedError
 from runtime.metrics import refusals
+from runtime.rate_limit import RateLimit
 from wire import topics
 from wire.certificates import AddressGrant, Certificate, load
 from wire.enrolment import read_answer

@@ -34,6 +34,8 @@ TABLE = {
     topics.COMMAND: ({"aggregator", "dso"}, {"aggregator", "dso"}, KNOWN, NOBODY),
     topics.CSMDB_REQ: (ALL, NOBODY, {"csmdb"}, {"csmdb"}),
     topics.CSMDB_RSP: ({"csmdb"}, {"csmdb"}, ALL, NOBODY),
+    topics.DSO_REQ: (KNOWN - {"address"}, NOBODY, {"dso"}, {"dso"}),
+    topics.DSO_RSP: ({"dso"}, {"dso"}, KNOWN, NOBODY),
 }
 CASES = [(kind, role) for kind in topics.KINDS for role in ROLES]
 
