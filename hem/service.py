@@ -441,6 +441,8 @@ class HomeEnergyManager:
         """Answer the aggregator's auction if the battery can deliver."""
         if event["event"] != "auction-opened" or self.clock.now_ms() >= event["deadlineMs"]:
             return
+        if event.get("sealed"):
+            return  # an open bid would be refused
         slot, auction = event["slot"], event["auction"]
         if not self.grant.start_slot <= slot <= self.grant.end_slot:
             return
