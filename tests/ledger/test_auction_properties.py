@@ -90,10 +90,11 @@ def test_random_operations_conserve_and_a_refused_one_changes_only_the_nonce(
     time_ms = slot_ms(SLOT - 1, 1)
     chain.block(time_ms, chain.tx(SUPERVISOR, *deployed))
     committed = {home.id: [] for home in HOMES}
-    for number, (home, operation) in enumerate(steps):
+    for number, (home, drawn) in enumerate(steps):
         time_ms = max(time_ms + 1, REVEAL if number >= revealing_from else 0)
         before, who = rows(chain), HOMES[home]
-        kind = "" if isinstance(operation, dict) else operation[0]
+        operation = drawn
+        kind = "" if isinstance(drawn, dict) else drawn[0]
         if kind == "reveal" and committed[who.id]:
             operation = ("reveal", *committed[who.id].pop()[1:])
         (code,) = chain.codes(time_ms, who, written_out(who, operation))
