@@ -4,7 +4,8 @@ The aggregator's configuration file (TOML).
     [service]      key, certificate, box_key, data_dir
     [broker]       host, port
     [market]       genesis, csmdb_box
-    [funding]      deposit_uc, production_wh, consumption_wh
+    [funding]      automatic, deposit_uc, production_wh, consumption_wh
+    [accounts]     opening_uc, [accounts.plant_w], [accounts.feeder_w]
     [schedule]     net_wh, net_wh_by_slot
     [flexibility]  band_wh, cap_uc_per_kwh, floor_uc_per_kwh, ahead_slots, [[…deviation]]
 
@@ -78,6 +79,8 @@ class Market(Section):
 class Funding(Section):
     """What a new address gets, once."""
 
+    automatic: bool = True
+    """False: nothing; participants withdraw money and energy from their private accounts."""
     deposit_uc: int = Field(default=100_000_000, ge=0, le=10**15)
     """Money [µ¤]."""
     production_wh: int = Field(default=5_000, ge=0)
@@ -86,6 +89,17 @@ class Funding(Section):
     """Energy per slot that it may buy, where its registration does not say [Wh]."""
     slots: int = Field(default=192, ge=1)
     """For how long, where its registration does not say [slots]."""
+
+
+class AccountsSection(Section):
+    """The participants' private accounts with the DSO, and what is safe to withdraw."""
+
+    opening_uc: int = Field(default=0, ge=0, le=10**15)
+    """Money of a new account [µ¤]."""
+    plant_w: dict[str, Annotated[int, Field(ge=0)]] = {}
+    """Production capacity by participant [W]; others may produce what they may export."""
+    feeder_w: dict[str, Annotated[int, Field(ge=0)]] = {}
+    """Rating by feeder [W]; others are not limited."""
 
 
 class Schedule(Section):
@@ -130,6 +144,7 @@ class AggregatorConfig(Section):
     broker: Broker = Broker()
     market: Market
     funding: Funding = Funding()
+    accounts: AccountsSection = AccountsSection()
     schedule: Schedule = Schedule()
     flexibility: Flexibility = Flexibility()
 

@@ -35,6 +35,8 @@ class FundingPolicy:
     production_wh: int
     consumption_wh: int
     slots: int
+    automatic: bool = True
+    """False: participants withdraw from their accounts with the DSO (`aggregator.withdrawals`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ def fund(event: Mapping[str, Any], slot: int, policy: FundingPolicy) -> list[Key
         event: `address-registered`
         slot: the current slot, where the registration names no interval
     """
+    if not policy.automatic:
+        return []
     address = event["address"]
     interval = {
         "startSlot": event.get("startSlot", slot),

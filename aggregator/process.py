@@ -6,9 +6,17 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from aggregator.config import AggregatorConfig, Flexibility, Funding, load_config
+from aggregator.accounts import Accounts
+from aggregator.config import (
+    AccountsSection,
+    AggregatorConfig,
+    Flexibility,
+    Funding,
+    load_config,
+)
 from aggregator.core import FlexibilityPolicy, FundingPolicy
 from aggregator.store import AggregatorStore
+from aggregator.withdrawals import SafetyPolicy
 from ledger.genesis import Genesis, load_genesis
 from runtime.bus import lane
 from runtime.clock import clock_from_environment
@@ -24,6 +32,7 @@ from wire.keys import BoxKey, SigningKey, from_text, to_text
 
 DATABASE = "aggregator.sqlite"
 OUTBOX = "outbox.sqlite"
+ACCOUNTS = "accounts.sqlite"
 
 
 def run_aggregator(config_path: Path, port: int | None = None) -> None:
@@ -46,13 +55,15 @@ def run_aggregator(config_path: Path, port: int | None = None) -> None:
     folder = config.service.data_dir
     folder.mkdir(parents=True, exist_ok=True)
     store, outbox = AggregatorStore(folder / DATABASE), SqliteStore(folder / OUTBOX)
+    accounts = Accounts(folder / ACCOUNTS, config.accounts.opening_uc)
     log.info("starting", id=key.id, chain=genesis.chain_id)
 
     def build(bus: Bus, clock: Clock, rng: Rng) -> Aggregator:
         return Aggregator(
             genesis, key, box, from_text(config.market.csmdb_box), bus, store, outbox, clock, rng,
             funding_policy(config.funding), flexibility_policy(config.flexibility),
-            config.schedule.net_wh_by_slot, config.schedule.history_days,
+            config.schedule.net_wh_by_slot, config.schedule.history_days, accounts,
+            safety_policy(config.accounts),
         )  # fmt: skip
 
     async def main() -> None:
@@ -73,6 +84,7 @@ def run_aggregator(config_path: Path, port: int | None = None) -> None:
     finally:
         store.close()
         outbox.close()
+        accounts.close()
 
 
 def load_keys(config: AggregatorConfig, genesis: Genesis) -> tuple[SigningKey, BoxKey]:
@@ -112,8 +124,14 @@ def read_certificate(path: Path, key: SigningKey) -> Certificate:
 def funding_policy(section: Funding) -> FundingPolicy:
     """The section as the core takes it."""
     return FundingPolicy(
-        section.deposit_uc, section.production_wh, section.consumption_wh, section.slots
-    )
+        section.deposit_uc, section.production_wh, section.consumption_wh, section.slots,
+        section.automatic,
+    )  # fmt: skip
+
+
+def safety_policy(section: AccountsSection) -> SafetyPolicy:
+    """The section as the desk takes it."""
+    return SafetyPolicy(section.opening_uc, section.plant_w, section.feeder_w)
 
 
 def flexibility_policy(section: Flexibility) -> FlexibilityPolicy:

@@ -7,8 +7,9 @@ auctions, and one outbox keeps its nonce.
 
     ledger events   address-registered -> fund it           tx            -> outbox
                     receipt, cpf       -> audit             auction-*     -> board
-                    settled, trued-up  -> books
+                    settled, trued-up  -> books       *-deposited   -> private accounts
     readings        -> audit
+    dso/req         -> private accounts -> outbox
     every slot      schedule, deviation -> auction; progress stored
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 
 import structlog
 
+from aggregator.accounts import Accounts
 from aggregator.auditor import Auditor
 from aggregator.core import (
     DAY_S,
@@ -33,7 +35,9 @@ from aggregator.core import (
     forecast_deviation,
     fund,
 )
+from aggregator.dso_desk import DsoDesk
 from aggregator.store import AggregatorStore
+from aggregator.withdrawals import SafetyPolicy
 from ledger.client import LedgerClient, QueryError, Validators
 from ledger.genesis import Genesis
 from runtime.csmdb_client import CsmDbClient, CsmDbRefusedError
@@ -65,6 +69,7 @@ class Aggregator:
         bus: the lane under `key.id`
         outbox_store: a file of its own, synchronous=FULL
         standing_wh: schedule before there is a history, by slot of the day [Wh]
+        accounts: the participants' private accounts; none: in memory, for a market without any
     """
 
     def __init__(
@@ -82,6 +87,8 @@ class Aggregator:
         flexible: FlexibilityPolicy,
         standing_wh: list[int],
         history_days: int,
+        accounts: Accounts | None = None,
+        safety: SafetyPolicy | None = None,
     ) -> None:
         self.genesis = genesis
         self.store = store
@@ -107,8 +114,14 @@ class Aggregator:
             rng,
             self._next_nonce,
             self.ledger.receipt,
-            _report,
+            self._done,
         )
+        safety = safety or SafetyPolicy()
+        self.desk = DsoDesk(
+            bus, key, box, genesis.market, genesis.grid,
+            accounts or Accounts(":memory:", safety.opening_uc), self.outbox, self.csmdb, clock,
+            safety, energy=not funding.automatic,
+        )  # fmt: skip
         self._board_stale = True
         self._scheduled_day = -1
         self._tasks: list[asyncio.Task[None]] = []
@@ -119,6 +132,7 @@ class Aggregator:
         self._bus.subscribe(
             topics.build(self.genesis.market, topics.READING, "+"), self._take_reading
         )
+        self.desk.start()
         await self.ledger.start()
         self._spawn(self.outbox.run())
         self._spawn(self._every_slot())
@@ -127,6 +141,7 @@ class Aggregator:
     async def stop(self) -> None:
         """Stop the standing work; everything that matters is on disk."""
         await self.ledger.stop()
+        await self.desk.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -138,6 +153,7 @@ class Aggregator:
 
     async def _take_event(self, height: int, event: dict[str, Any]) -> None:
         now_ms = self._clock.now_ms()
+        self.desk.take_event(height, event)
         match event["event"]:
             case "address-registered":
                 slot = self.genesis.grid.slot_at(now_ms)
@@ -241,6 +257,12 @@ class Aggregator:
             cursor = str(page.get("next", ""))
             more = cursor != ""
         self.auditor.refreshed(self._clock.now_ms())
+        self.desk.claim(self._owner_of)
+
+    def _owner_of(self, address: str) -> str:
+        directory = self.auditor.directory
+        meter = directory.meters.get(directory.meter_of_address.get(address, ""))
+        return meter.participant if meter is not None else ""
 
     async def _publish_board(self) -> None:
         """Say (retained) which auctions are open, for whoever comes late."""
@@ -268,17 +290,18 @@ class Aggregator:
         except BusDownError:
             self._board_stale = True  # said again in the next slot
 
+    def _done(self, key: str, operation: dict[str, Any], code: str) -> None:
+        """An operation is final."""
+        self.desk.take_result(key, code)
+        if code != "OK":
+            log.warning("operation refused", key=key, op=operation["op"], code=code)
+
     async def _next_nonce(self) -> int:
         account = await self.ledger.query("account", self._key.id)
         nonce = account.get("nonce", 0) if isinstance(account, dict) else 0
         if type(nonce) is not int:
             raise QueryError("the account's nonce is not a number")
         return nonce
-
-
-def _report(key: str, operation: dict[str, Any], code: str) -> None:
-    if code != "OK":
-        log.warning("operation refused", key=key, op=operation["op"], code=code)
 
 
 @contextlib.asynccontextmanager

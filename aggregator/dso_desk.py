@@ -1,0 +1,292 @@
+"""
+The DSO's desk on the bus: private withdrawals in, operations of the supervisor out (ADR 0005).
+
+    dso/req/<participant>  withdraw-assets -> CSM-DB: limits, ban, whose address -> decision
+                           -> books -> outbox -> ledger;  show-account -> the books
+    ledger events          deposits -> books;  a withdrawal's operation refused -> booked back
+
+A request passes what one to the CSM-DB passes: rate limit, sealed box, form, time, signature,
+replay. The books are written before the outbox, whose keys are theirs, and are asked for what is
+unfinished when the desk starts: a crash between the two loses nothing and does nothing twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from aggregator.accounts import FAILED, Accounts
+from aggregator.withdrawals import Failed, SafetyPolicy, Standing, decide, operations
+from market.assets import EnergyAsset
+from runtime.csmdb_client import CsmDbClient, CsmDbRefusedError
+from runtime.metrics import count_refusal
+from runtime.outbox import OperationOutbox
+from runtime.ports import Bus, BusDownError, Clock, Message
+from runtime.rate_limit import RateLimit
+from wire import topics
+from wire.enrolment import MAX_AGE_MS, MAX_AHEAD_MS, SHOW_PARTICIPANT, make_answer
+from wire.envelope import Envelope, EnvelopeReader, parse_envelope
+from wire.errors import (
+    CertificateError,
+    MalformedError,
+    Refusal,
+    ReplayedError,
+    UnknownOperationError,
+    WireError,
+)
+from wire.keys import KEY_BYTES, BoxKey, Domain, SigningKey, from_text, id_of
+from wire.replay import ReplayGuard
+from wire.slots import SlotGrid
+from wire.withdrawal import SHOW_ACCOUNT, WITHDRAW_ASSETS, Withdrawal, read_withdrawal
+
+COMPONENT = "dso"
+BURST = 20
+PER_SECOND = 2.0
+MAX_SENDERS = 20_000
+MAX_REQUESTS_REMEMBERED = 100_000
+MAX_AT_WORK = 64
+"""Requests that wait for the CSM-DB at a time."""
+LOOK_UP_S = 10.0
+DEPOSITS = ("asset-deposited", "financial-deposited")
+
+log = structlog.get_logger(component=COMPONENT)
+
+
+class DsoDesk:
+    """
+    Serves withdrawals on the aggregator's lane.
+
+    Args:
+        key: the supervisor's
+        box: what requests are sealed to
+        energy: whether energy is withdrawn in this market, or given at registration
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        key: SigningKey,
+        box: BoxKey,
+        market: str,
+        grid: SlotGrid,
+        accounts: Accounts,
+        outbox: OperationOutbox,
+        csmdb: CsmDbClient,
+        clock: Clock,
+        policy: SafetyPolicy,
+        *,
+        energy: bool,
+    ) -> None:
+        self.accounts = accounts
+        self._bus, self._key, self._box = bus, key, box
+        self._market, self._grid, self._clock = market, grid, clock
+        self._outbox, self._csmdb = outbox, csmdb
+        self._policy, self._energy = policy, energy
+        self._rate = RateLimit(BURST, PER_SECOND, MAX_SENDERS)
+        self._reader = EnvelopeReader(
+            chain_id=market,
+            domain=Domain.MESSAGE,
+            key_of=_key_of,
+            replay=ReplayGuard(MAX_AGE_MS + MAX_AHEAD_MS + 1_000, MAX_REQUESTS_REMEMBERED),
+            max_age_ms=MAX_AGE_MS,
+            max_ahead_ms=MAX_AHEAD_MS,
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._deposits_of = (-1, 0)
+        """Height and number of the deposit seen last."""
+
+    def start(self) -> None:
+        """Send what is unfinished, and subscribe; works before the bus is connected."""
+        for state in self.accounts.unfinished():
+            self._outbox.add(operations(state.asked, state.reference))
+        self._bus.subscribe(topics.build(self._market, topics.DSO_REQ, "+"), self.take)
+
+    async def stop(self) -> None:
+        """Give up what waits for the CSM-DB; it will be asked for again."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- requests -------------------------------------------------------------------------------
+
+    async def take(self, message: Message) -> None:
+        """Handle one request; the CSM-DB is asked in a task of its own."""
+        asker = topics.parse(message.topic).leaf
+        crowded = len(self._tasks) >= MAX_AT_WORK
+        if crowded or not self._rate.admit(asker, self._clock.monotonic_s()):
+            count_refusal(COMPONENT, Refusal.RATE_LIMITED)
+            return
+        try:
+            raw = self._box.open(message.payload)
+            envelope, _ = parse_envelope(raw)
+            box = from_text(_text(envelope.parameters, "boxKey"), KEY_BYTES)
+        except WireError as error:
+            count_refusal(COMPONENT, error.refusal)
+            return
+        task = asyncio.create_task(self._serve(asker, raw, envelope, box))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, asker: str, raw: bytes, envelope: Envelope, box: bytes) -> None:
+        try:
+            self._reader.read(raw, self._clock.wall_ms())
+            if envelope.client_id != asker:
+                raise CertificateError("request on another's topic", sender=envelope.client_id)
+            answer = await self._decide(envelope)
+        except ReplayedError as error:
+            count_refusal(COMPONENT, error.refusal)  # it was answered the first time
+            return
+        except CsmDbRefusedError as error:
+            answer = {"refusal": error.reason, "detail": str(error)[:200]}
+        except TimeoutError:
+            return  # temporary: it will be asked for again
+        except WireError as error:
+            count_refusal(COMPONENT, error.refusal)
+            answer = {"refusal": error.refusal.value, "detail": str(error)[:200]}
+        except Exception:
+            log.exception("request not served", operation=envelope.operation[:32])
+            return
+        await self._answer(asker, envelope, answer, box)
+
+    async def _decide(self, envelope: Envelope) -> dict[str, Any]:
+        match envelope.operation:
+            case op if op == WITHDRAW_ASSETS:
+                return await self._withdraw(
+                    envelope.client_id, read_withdrawal(envelope.parameters)
+                )
+            case op if op == SHOW_ACCOUNT:
+                return self._show(envelope.client_id)
+            case other:
+                raise UnknownOperationError("not an operation of the DSO", operation=other[:32])
+
+    async def _withdraw(self, participant: str, asked: Withdrawal) -> dict[str, Any]:
+        if self.accounts.withdrawal(participant, asked.withdrawal) is None:
+            asking = {"participant": participant, "address": asked.address}
+            known = (await self._csmdb.ask(SHOW_PARTICIPANT, asking, LOOK_UP_S))["participant"]
+            # From here on nothing waits: two requests cannot spend the same money.
+            if self.accounts.withdrawal(participant, asked.withdrawal) is None:
+                failed = self._book(participant, asked, known)
+                if failed is not None:
+                    count_refusal(COMPONENT, failed.refusal)
+                    log.info("withdrawal failed", reason=failed.refusal.value)
+                    return {"refusal": failed.refusal.value, "detail": failed.detail}
+        state = self.accounts.withdrawal(participant, asked.withdrawal)
+        assert state is not None
+        if state.asked != asked:
+            return _refused(Refusal.DUPLICATE, "this name was used for another withdrawal")
+        self._outbox.add(operations(state.asked, state.reference))
+        if state.status == FAILED:
+            return {"refusal": state.reason, "detail": "the ledger refused it; booked back"}
+        return {"withdrawal": asked.withdrawal, "status": state.status}
+
+    def _book(self, participant: str, asked: Withdrawal, known: dict[str, Any]) -> Failed | None:
+        slot = self._grid.slot_at(self._clock.now_ms())
+        feeder = str(known["feeder"])
+        standing = Standing(
+            roles=frozenset(known["roles"]),
+            banned=known["banned"],
+            feeder=feeder,
+            max_import_w=known["maxImportW"],
+            max_export_w=known["maxExportW"],
+            holds_address=bool(known["grant"]),
+            registered=self.accounts.is_registered(asked.address),
+            balance_uc=self.accounts.balance_uc(participant),
+            own=self.accounts.energy(slot, participant=participant),
+            on_feeder=self.accounts.energy(slot, feeder=feeder),
+        )
+        failed = decide(
+            asked, standing, participant, self._policy, slot, self._grid.length_s,
+            energy=self._energy,
+        )  # fmt: skip
+        if failed is None:
+            with self.accounts.atomic():
+                self.accounts.withdraw(participant, feeder, asked)
+        return failed
+
+    def _show(self, participant: str) -> dict[str, Any]:
+        slot = self._grid.slot_at(self._clock.now_ms())
+        held = self.accounts.energy(slot, participant=participant)
+        return {
+            "balanceUc": self.accounts.balance_uc(participant),
+            "withdrawn": [_asset_json(asset) for asset in held],
+        }
+
+    async def _answer(
+        self, asker: str, request: Envelope, answer: dict[str, Any], box: bytes
+    ) -> None:
+        try:
+            sealed = make_answer(
+                self._key, self._market, box, request, answer, self._clock.wall_ms()
+            )
+            await self._bus.publish(topics.build(self._market, topics.DSO_RSP, asker), sealed)
+        except WireError as error:
+            count_refusal(COMPONENT, error.refusal)
+        except BusDownError:
+            log.info("answer not delivered")  # it will be asked for again
+
+    # --- the ledger -----------------------------------------------------------------------------
+
+    def take_event(self, height: int, event: dict[str, Any]) -> None:
+        """Take a finalised event: a registration, or a deposit, each deposit once."""
+        name = event["event"]
+        if name == "address-registered":
+            with self.accounts.atomic():
+                self.accounts.register(event["address"])
+        elif name in DEPOSITS:
+            before, number = self._deposits_of
+            number = number + 1 if before == height else 0
+            self._deposits_of = (height, number)
+            with self.accounts.atomic():
+                self.accounts.deposit(height, number, event)
+
+    def claim(self, owner_of: Callable[[str], str]) -> None:
+        """
+        Credit deposits that came from addresses of which we knew no owner.
+
+        Args:
+            owner_of: the participant of an address, or empty
+        """
+        for address in self.accounts.unclaimed():
+            participant = owner_of(address)
+            if participant:
+                with self.accounts.atomic():
+                    self.accounts.bind(address, participant)
+
+    def take_result(self, key: str, code: str) -> None:
+        """An operation of the outbox is final: a withdrawal's is booked."""
+        kind, _, rest = key.partition("/")
+        if kind != "withdraw":
+            return
+        reference, _, number = rest.partition("/")
+        with self.accounts.atomic():
+            self.accounts.finish(reference, int(number), code)
+
+
+def _key_of(envelope: Envelope) -> bytes | None:
+    """The key comes along; the identity is its hash."""
+    public = from_text(_text(envelope.parameters, "key"), KEY_BYTES)
+    return public if id_of(public) == envelope.client_id else None
+
+
+def _text(parameters: dict[str, Any], name: str) -> str:
+    text = parameters.get(name)
+    if type(text) is not str:
+        raise MalformedError("expected a public key", field=name)
+    return text
+
+
+def _refused(refusal: Refusal, detail: str) -> dict[str, Any]:
+    count_refusal(COMPONENT, refusal)
+    return {"refusal": refusal.value, "detail": detail}
+
+
+def _asset_json(asset: EnergyAsset) -> dict[str, Any]:
+    return {
+        "kind": asset.kind.value,
+        "energyWh": asset.energy_wh,
+        "startSlot": asset.start_slot,
+        "endSlot": asset.end_slot,
+    }
