@@ -10,11 +10,16 @@ from support.enrolment import AskingHome
 from support.feeders import SUPERVISOR, running_ledger
 from support.meters import SigningMeter, sealed
 
+from aggregator.accounts import Accounts
 from aggregator.core import DAY_S, FlexibilityPolicy, FundingPolicy
 from aggregator.service import Aggregator, running
 from aggregator.store import AggregatorStore
+from aggregator.withdrawals import SafetyPolicy
 from csmdb.service import CsmDbService
 from csmdb.setup import create
+from runtime.clock import SystemClock
+from runtime.csmdb_client import CsmDbRefusedError
+from runtime.dso_client import DsoClient
 from runtime.rng import SystemRng
 from runtime.store import SqliteStore
 from wire import topics
@@ -30,21 +35,25 @@ DEPOSIT_UC = 7_000_000
 class Desk:
     """One aggregator on its files; can be stopped and started again."""
 
-    def __init__(self, site, folder, known_wh):
+    def __init__(self, site, folder, known_wh, *, automatic=True, safety=None):
         self.site, self.folder, self.known_wh = site, folder, known_wh
+        self.funding = FundingPolicy(DEPOSIT_UC, 5_000, 5_000, 192, automatic)
+        self.safety = safety or SafetyPolicy()
         folder.mkdir()
 
     async def start(self):
         site = self.site
         self.store = AggregatorStore(self.folder / "aggregator.sqlite")
         self.outbox_store = SqliteStore(self.folder / "outbox.sqlite")
+        self.accounts = Accounts(self.folder / "accounts.sqlite", self.safety.opening_uc)
         certificate = site.csmdb.issue_service_certificate(SUPERVISOR.public, ["aggregator", "dso"])
         self.bus = site.authority.bus(site.port, SUPERVISOR, credential=certificate)
         self.aggregator = Aggregator(
             site.chain.genesis, SUPERVISOR, DSO_BOX, site.csmdb.box.public, self.bus, self.store,
             self.outbox_store, site.authority.clock, SystemRng(),
-            FundingPolicy(DEPOSIT_UC, 5_000, 5_000, 192),
+            self.funding,
             FlexibilityPolicy(500, 280_000, 100_000, 4, 10_000, "uniform", self.known_wh), [], 7,
+            self.accounts, self.safety,
         )  # fmt: skip
         self._running = running(self.aggregator)
         await self._running.__aenter__()
@@ -56,6 +65,7 @@ class Desk:
         await self.bus.stop()
         self.store.close()
         self.outbox_store.close()
+        self.accounts.close()
 
 
 class Site:
@@ -117,6 +127,91 @@ def seen(actor, name, **facts):
         for _, event in actor.events
         if event["event"] == name and all(event.get(k) == v for k, v in facts.items())
     ]
+
+
+async def dso_line(site, home):
+    """A home's private line to the DSO, over its participant lane."""
+    certificate = site.csmdb.repository.certificate_of(home.ems.id)
+    bus = site.authority.bus(site.port, home.ems, credential=certificate)
+    line = DsoClient(
+        bus, home.ems, home.box, "test", SUPERVISOR.public, DSO_BOX.public, SystemClock(),
+        SystemRng(),
+    )  # fmt: skip
+    await bus.start()
+    await bus.wait_connected(5)
+    return bus, line
+
+
+@pytest.mark.slow
+async def test_money_and_energy_go_to_an_address_and_back_without_a_trace_of_the_home(
+    site, tmp_path
+):
+    """PETra's sequence: withdraw, post, accept in part, deposit; the DSO may sleep meanwhile."""
+    desk = Desk(
+        site, tmp_path / "desk", {}, automatic=False, safety=SafetyPolicy(opening_uc=10_000_000)
+    )
+    await desk.start()
+    seller, seller_grant = site.enrol("seller")
+    buyer, buyer_grant = site.enrol("buyer")
+    sells = await site.register(seller, seller_grant)
+    buys = await site.register(buyer, buyer_grant)
+    lane, line = await dso_line(site, seller)
+    other_lane, other_line = await dso_line(site, buyer)
+    start = site.slot + 3
+    asset = {"energyWh": 300, "startSlot": start, "endSlot": start + 3}
+
+    for refusal, more in (
+        ("INSUFFICIENT_FUNDS", {"amount_uc": 10_000_001}),
+        ("EXPORT_LIMIT", {"assets": [{**asset, "kind": "production", "energyWh": 1501}]}),
+        ("IMPORT_LIMIT", {"assets": [{**asset, "kind": "consumption", "energyWh": 2501}]}),
+    ):
+        with pytest.raises(CsmDbRefusedError) as failed:
+            await line.withdraw_assets("w-0", seller.address().id, **more)
+        assert failed.value.reason == refusal
+    with pytest.raises(CsmDbRefusedError) as failed:
+        await line.withdraw_assets("w-0", buyer.address().id, 1)
+    assert failed.value.reason == "NOT_ALLOWED"
+    assert not seen(sells, "balance") and not seen(sells, "asset-added")
+
+    produce = [{"kind": "production", **asset}]
+    assert await line.withdraw_assets("w-1", seller.address().id, 0, produce) == "sent"
+    consume = [{"kind": "consumption", **asset, "energyWh": 100, "endSlot": start + 1}]
+    await other_line.withdraw_assets("w-1", buyer.address().id, 1_000_000, consume)
+    await until(lambda: seen(buys, "balance", address=buyer.address().id))
+    await until(lambda: seen(buys, "asset-added", address=seller.address().id))
+    assert await other_line.withdraw_assets("w-1", buyer.address().id, 1_000_000, consume) == "done"
+    await until(lambda: desk.aggregator.outbox.waiting == 0)
+    await desk.stop()
+
+    offer = {"op": "post-offer", "kind": "production", "priceUcPerKwh": 200_000, **asset}
+    await sells.submit(offer)
+    await until(lambda: seen(buys, "offer-posted"))
+    [posted] = seen(buys, "offer-posted")
+    given = [{k: v for k, v in consume[0].items() if k != "kind"}]
+    done = await buys.submit({"op": "accept-offer", "offer": posted["offer"], "assets": given})
+    assert done["codes"] == ["OK"]
+    left = {"op": "deposit-energy-asset", "kind": "production", **asset, "energyWh": 200}
+    back = {"op": "deposit-financial-balance", "amountUc": 960_000}
+    assert (await sells.submit(left))["codes"] == ["OK"]
+    assert (await buys.submit(back))["codes"] == ["OK"]
+
+    await desk.start()
+    await until(lambda: desk.accounts.balance_uc(buyer.ems.id) == 9_960_000)
+    assert await other_line.show_account() == {"balanceUc": 9_960_000, "withdrawn": consume}
+    await until(
+        lambda: desk.accounts.energy(site.slot, participant=seller.ems.id)[0].energy_wh < 300
+    )
+    assert (await line.show_account())["withdrawn"] == [{**produce[0], "energyWh": 100}]
+
+    site.csmdb.ban(seller.ems.id, "meter tampered with")
+    with pytest.raises(CsmDbRefusedError) as failed:
+        await line.withdraw_assets("w-2", seller.address().id, 1)
+    assert failed.value.reason == "BANNED"
+    public = json.dumps([event for _, event in buys.events])
+    assert seller.ems.id not in public and buyer.ems.id not in public
+    for bus in (lane, other_lane):
+        await bus.stop()
+    await desk.stop()
 
 
 @pytest.mark.slow
