@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 
-.PHONY: demo sim test fuzz check bench bench-ledger bench-growth bench-poe format clean help
+.PHONY: demo sim test fuzz check bench bench-market bench-ledger bench-growth bench-poe format clean help
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ check: $(STAMP) ## Formatting, lint, strict typing, import rules
 
 bench: $(STAMP) ## Benchmarks: how fast a market clears
 	$(BIN)/python -m bench.clearing $(ARGS)
+
+bench-market: $(STAMP) ## Every auction from 100 to 1,000,000 orders, beside numpy and pymarket (ARGS="--short")
+	$(BIN)/python -m bench.market $(ARGS)
 
 bench-ledger: $(STAMP) ## Four validators on a real broker: throughput, finality, cost (ARGS="--broker embedded")
 	$(BIN)/python -m bench.ledger $(ARGS)
