@@ -22,6 +22,8 @@ from wire.canonical import encode
 from wire.errors import ConfigError, MalformedError, UnknownSenderError
 from wire.keys import KEY_BYTES, from_text, to_text
 
+CHECKPOINT_FILE = "checkpoint.json"
+"""Where a light client keeps its place, and a joining node finds what to trust."""
 MAX_FILE_BYTES = 64 * 1024
 
 

@@ -53,6 +53,18 @@ def run(
             "address is in DIR/http.url while it runs.",
         ),
     ] = None,
+    keep: Annotated[
+        str,
+        typer.Option(
+            metavar="all|EPOCHS",
+            help="How many ended epochs (slots with trade) stay on the disk; older bodies, "
+            "receipts and events are dropped.",
+        ),
+    ] = "all",
+    replay: Annotated[
+        bool,
+        typer.Option(help="Begin an empty folder by executing every block, not with a snapshot."),
+    ] = False,
 ) -> None:
     """
     Follow the chain until stopped.
@@ -71,8 +83,16 @@ def run(
 
     run_node(
         folder, key_file, certificate, host, port, block_interval_ms / 1000, tls,
-        role=role, http=http,
+        role=role, http=http, keep_epochs=_epochs(keep), replay=replay,
     )  # fmt: skip
+
+
+def _epochs(keep: str) -> int | None:
+    if keep == "all":
+        return None
+    if not keep.isdecimal() or not 2 <= int(keep) <= 1_000_000:
+        raise ConfigError(f"--keep: {keep!r} is neither `all` nor a number of epochs from 2 on")
+    return int(keep)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ledger.checkpoint import genesis_checkpoint, read_checkpoint
+from ledger.checkpoint import CHECKPOINT_FILE, genesis_checkpoint, read_checkpoint
 from ledger.genesis import load_genesis
 from ledger.light import ConflictError, TrustExpiredError
 from ledger.light_sync import LightFollower
@@ -19,7 +19,6 @@ from runtime.rng import SystemRng
 from runtime.tls import client_context
 from wire.errors import ConfigError
 
-CHECKPOINT_FILE = "checkpoint.json"
 EVIDENCE_FILE = "evidence.msgpack"
 """Two final headers that exclude each other (`ledger.proofs.Evidence`)."""
 

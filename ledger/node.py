@@ -44,6 +44,7 @@ from ledger.protocol import (
     Persist,
     ProposalBuilt,
     ProposalReceived,
+    ProposalRecord,
     Refused,
     RequestMissing,
     RequestNullifications,
@@ -53,13 +54,16 @@ from ledger.protocol import (
     TimerFired,
     ValidateProposal,
     VoteReceived,
+    VoteRecord,
     WorkAvailable,
     decode_record,
     encode_record,
 )
+from ledger.pruning import Pruner
 from ledger.publish import Publisher
 from ledger.schedule import Epochs
 from ledger.simplex import Core
+from ledger.snapshots import SnapshotTaker, default_every_epochs
 from ledger.store import LedgerStore
 from ledger.types import (
     Certificate,
@@ -89,6 +93,8 @@ HOUSEKEEPING_S = 1.0
 EARLY_WAIT_S = 0.3
 MAX_EARLY = 256
 MAX_PROPOSED = 1024
+Spoken = VoteRecord | ProposalRecord
+"""Records that a validator which speaks leaves in its log (of proposals, those it voted for)."""
 Heard = ProposalReceived | VoteReceived | CertificateReceived
 """Events that say what others said; the rest is about one core only."""
 
@@ -108,6 +114,7 @@ class Node:
         block_interval_s: real time a leader leaves between its blocks, to gather transactions
         rng: for request ids
         votes: False: only follow, whatever seat the key has or gets
+        keep_epochs: how many ended epochs stay on the disk; None: all
     """
 
     def __init__(
@@ -121,6 +128,7 @@ class Node:
         rng: Rng | None = None,
         *,
         votes: bool = True,
+        keep_epochs: int | None = None,
     ) -> None:
         self.genesis = genesis
         self.clock = clock
@@ -130,7 +138,11 @@ class Node:
         self.ledger = Ledger.open(genesis, self.store)
         self.mempool = Mempool(self.ledger)
         self.epochs = Epochs(genesis, self.ledger, self.store)
+        self._snapshots = SnapshotTaker(self.store, default_every_epochs(genesis))
+        self._pruner = Pruner(self.store, clock, keep_epochs) if keep_epochs is not None else None
         self._votes = WriteAheadLog(folder / "votes.wal")
+        self._spoke = False
+        """True once something of ours is in the vote log."""
         self._born = self._read_birth()
         self._kept_bodies: set[bytes] = set()
         self._publisher = Publisher(self)
@@ -194,6 +206,7 @@ class Node:
             raise group.exceptions[0] from None
         finally:
             self._cancel_timers()
+            self._snapshots.close()
             await self.bus.stop()
             self._votes.close()
             self.store.close()
@@ -318,6 +331,7 @@ class Node:
         for effect in effects:
             if isinstance(effect, Persist):
                 self._votes.append(encode_record(effect.record))
+                self._spoke = self._spoke or isinstance(effect.record, Spoken)
                 durable = durable or effect.durable
         if durable:
             self._votes.sync()
@@ -477,6 +491,7 @@ class Node:
         txs = [tx for txid in txids if (tx := self.mempool.get(txid)) is not None]
         assert len(txs) == len(txids)
         result = self.ledger.execute(header, txs, encode(finality))
+        self._snapshots.executed(header)
         self._duties.saw_block(header, [tx.sender for tx in txs])
         self.mempool.remove(txids)
         self._kept_bodies.difference_update(txids)
@@ -492,6 +507,8 @@ class Node:
 
     def jumped(self, header: Header, finality: Finality) -> None:
         """A fetched block was executed: let the core of its epoch go on from there."""
+        if self._born.fresh and not self._spoke:
+            self._forget_freshness()
         if not header.seal:
             effects = self._core.jump(header, finality.certificate)
             for effect in effects:
@@ -544,8 +561,20 @@ class Node:
             self._votes.append(encode_record(born))
             self._votes.sync()
             return born
+        self._spoke = any(isinstance(one, Spoken) for one in records)
         found = [one for one in records if isinstance(one, BornRecord)]
         return found[0] if found else BornRecord(0, fresh=True)
+
+    def _forget_freshness(self) -> None:
+        """
+        The chain was there before this folder: our key may have voted with another one.
+
+        Founders that begin together never come here in numbers: there is nothing to fetch before a
+        quorum has spoken.
+        """
+        self._born = BornRecord(self.clock.now_ms(), fresh=False)
+        self._core.me = None
+        self._start_log_anew()
 
     def _jump_to_tip(self) -> None:
         """Tell a restored core what was executed in its epoch."""
@@ -576,6 +605,8 @@ class Node:
                 self._drop_useless()
                 if self._may_vote:
                     self.do_soon(self._duties.tend)
+                if self._pruner is not None:
+                    self._pruner.tend()
                 self._publisher.tell_refusals()
 
     def _drop_useless(self) -> None:

@@ -6,24 +6,31 @@ import contextlib
 from pathlib import Path
 from typing import Literal
 
+import structlog
+
 from ledger.api import build_app
+from ledger.checkpoint import CHECKPOINT_FILE, read_checkpoint
 from ledger.duties import LICENCE_FILE
-from ledger.genesis import load_genesis
+from ledger.genesis import Genesis, load_genesis
+from ledger.joining import CannotJoinError, join
 from ledger.node import Node
 from ledger.node_view import NodeView
 from ledger.peers import Peers
 from ledger.roles import Role, decide, standing
 from ledger.serving import is_loopback, listen, parse_address, serving
-from runtime.bus import lane
+from runtime.bus import MqttBus, lane
 from runtime.clock import clock_from_environment
 from runtime.keyfiles import read_key
 from runtime.log import configure
+from runtime.ports import Bus, Clock
 from runtime.process import run_until_stopped
 from runtime.rng import SystemRng
 from runtime.tls import client_context
 from wire import topics
 from wire.certificates import Certificate, parse
 from wire.errors import ConfigError, WireError
+
+log = structlog.get_logger(component="ledger")
 
 
 def run_node(
@@ -37,6 +44,8 @@ def run_node(
     *,
     role: Role | None = None,
     http: str | None = None,
+    keep_epochs: int | None = None,
+    replay: bool = False,
 ) -> None:
     """
     Run a node until SIGTERM or SIGINT.
@@ -45,12 +54,14 @@ def run_node(
         tls_folder: see `runtime.tls`
         role: `validator` or `full`; None: what the key is for
         http: HOST:PORT of the HTTP API; None: not served
+        keep_epochs: how many ended epochs stay on the disk; None: all
+        replay: begin an empty folder with the genesis, not with a snapshot
 
     Raises:
         ConfigError: a file is missing or wrong, the key does not fit the role, or the port is
             taken.
     """
-    log = configure("ledger")
+    configure("ledger")
     genesis = load_genesis(folder / "genesis.json")
     key = read_key(key_file)
     certificate = read_certificate(certificate_file)
@@ -63,10 +74,17 @@ def run_node(
 
     async def main() -> None:
         clock = clock_from_environment()
-        bus = lane(key, genesis.market, certificate, host, port, clock, SystemRng(), tls=tls)
+
+        def connect() -> MqttBus:
+            return lane(key, genesis.market, certificate, host, port, clock, SystemRng(), tls=tls)
+
+        if not replay:
+            await _join(folder, genesis, connect(), clock, key.id)
+        bus = connect()
         # a key without a seat may ask for one when its licence lies in the folder
         votes = decided is Role.VALIDATOR or (role is None and (folder / LICENCE_FILE).exists())
-        node = Node(genesis, folder, key, bus, clock, block_interval_s, votes=votes)
+        node = Node(genesis, folder, key, bus, clock, block_interval_s, votes=votes,
+                    keep_epochs=keep_epochs)  # fmt: skip
         async with contextlib.AsyncExitStack() as stack:
             if listener is not None:
                 anywhere = not is_loopback(str(listener.getsockname()[0]))
@@ -79,6 +97,19 @@ def run_node(
             await node.run()
 
     run_until_stopped(main)
+
+
+async def _join(folder: Path, genesis: Genesis, bus: Bus, clock: Clock, name: str) -> None:
+    """Begin an empty folder with a snapshot, where there is one; else the blocks are fetched."""
+    kept = folder / CHECKPOINT_FILE
+    trust = read_checkpoint(kept) if kept.exists() else None
+    try:
+        joined = await join(folder, genesis, bus, clock, name, trust=trust)
+    except CannotJoinError as error:
+        log.warning("no snapshot: fetching all blocks", reason=str(error))
+        return
+    if joined is not None:
+        log.info("joined", height=joined.height, rows=joined.rows, size_bytes=joined.size_bytes)
 
 
 def watch_peers(node: Node) -> Peers:

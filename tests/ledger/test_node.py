@@ -1,6 +1,7 @@
 """What a node must withstand, on four real nodes in one process: each test is a way to stop it."""
 
 import asyncio
+import shutil
 import sqlite3
 from unittest import mock
 
@@ -14,6 +15,7 @@ from ledger import node as node_module
 from ledger.fetch import MAX_ANSWER_BYTES, answer_blocks, answer_bodies
 from ledger.judging import Judgement, Verdict
 from ledger.node import Node
+from ledger.snapshots import Snapshots
 from ledger.types import ZERO_HASH, ValidatorSet
 from runtime.bus import MAX_PAYLOAD_BYTES
 from runtime.metrics import refusals
@@ -278,6 +280,47 @@ async def test_a_validator_that_lost_its_vote_log_watches_until_the_next_epoch(t
         last = renewal(market, ANN, 4)
         market.send(last)
         await market.executed(last)
+
+
+async def test_a_founders_key_in_a_new_folder_watches_until_the_next_epoch(tmp_path):
+    """It may have voted in this epoch from the folder that is gone."""
+    async with feeder(tmp_path) as market:
+        await registered(market, ANN)
+        await market.stop(3)
+        shutil.rmtree(tmp_path / "node-3")
+        for restarts in range(2):
+            rebuilt = market.start(3)
+            tx = renewal(market, ANN, 1 + restarts)
+            market.send(tx)
+            await market.executed(tx)
+            assert rebuilt._core.me is None
+            await market.stop(3)
+        rebuilt = market.start(3)
+        market.clock.move_to(slot_ms(FIRST_SLOT + 1) + 1)
+        sealing = renewal(market, ANN, 3)
+        market.send(sealing)
+        await market.executed(sealing)
+        await market.until(lambda: rebuilt._core.me == 3)
+
+
+async def test_snapshots_are_taken_and_old_epochs_dropped_while_the_node_runs(tmp_path):
+    async with feeder(tmp_path, slot_length_s=21_600) as market:  # a snapshot every four epochs
+        await market.stop(3)
+        keeping = market.start(3, keep_epochs=2)
+        await registered(market, ANN)
+        first = market.genesis.grid.slot_at(market.clock.now_ms())
+        for number in range(1, 14):
+            market.clock.move_to(market.genesis.grid.start_ms(first + number) + 1)
+            tx = renewal(market, ANN, number, expires_slot=10**6)
+            market.send(tx)
+            await market.executed(tx)
+        heights = Snapshots.beside(keeping.store).heights()
+        assert len(heights) == 2
+        await market.until(lambda: keeping.store.floor > 1)
+        assert market.nodes[0].store.floor <= 1
+        assert keeping.ledger.state_root(market.heights[3]) == market.nodes[0].ledger.state_root(
+            market.heights[3]
+        )
 
 
 async def test_a_node_that_only_follows_never_votes_whatever_seat_its_key_has(tmp_path):

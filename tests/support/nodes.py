@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 from paho.mqtt.client import topic_matches_sub
 from support import chain_builder
@@ -144,12 +145,12 @@ class Feeder:
         """The key of a node; the first four are the founders'."""
         return chain_builder.key(f"validator {index}")
 
-    def start(self, index: int) -> Node:
+    def start(self, index: int, **options: Any) -> Node:
         """Start (or start again) a node from its folder."""
         folder = self.folder / f"node-{index}"
         folder.mkdir(exist_ok=True)
         key = self.key(index)
-        node = Node(self.genesis, folder, key, HubBus(self.hub), self.clock)
+        node = Node(self.genesis, folder, key, HubBus(self.hub), self.clock, **options)
         task = asyncio.create_task(node.run())
         if index == len(self.nodes):
             self.nodes.append(node)
