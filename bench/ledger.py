@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import typer
 import uvloop
 
-from bench import limits, report
+from bench import light, limits, report
 from bench.cluster import MOSQUITTO, Audit, Cluster
 from bench.limits import cpu_s
 from bench.load import Publisher, text
@@ -145,6 +145,8 @@ class Result:
     phases: list[Phase] = field(default_factory=list)
     crash: dict[str, float] = field(default_factory=dict)
     proof: dict[str, float] = field(default_factory=dict)
+    """The largest and the slowest of a light client's proofs, on a chain of its own with as many
+    validators."""
     audit: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -382,6 +384,7 @@ def run(plan: Plan, broker: str, folder: Path, tell: Callable[[str], None]) -> R
         verify_per_s_two_cores=both,
         limit_tx_per_s=both / len(market.validators),
         flush_ms=limits.flush_ms(folder),
+        proof=_light_proof(len(market.validators)),
     )
     tell("signing transactions")
     groups = {
@@ -479,6 +482,15 @@ async def _scenarios(
 
 def _facts(audit: Audit) -> dict[str, Any]:
     return {**asdict(audit), "refused": dict(audit.refused)}
+
+
+def _light_proof(n: int) -> dict[str, float]:
+    """The largest and the slowest proof of `bench.light`."""
+    rows = light.measure(n)
+    return {
+        "bytes": max(float(row["bytes"]) for row in rows),
+        "check_ms": max(float(row["check_us"]) for row in rows) / 1000,
+    }
 
 
 def _rate(final_at_s: list[float], started_s: float) -> float:

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from ledger import merkle, proofs, types
 from ledger.checkpoint import Checkpoint, genesis_checkpoint
@@ -26,6 +27,7 @@ from ledger.genesis import Genesis, GenesisValidator, Supervisor, seal_genesis
 from ledger.prover import Prover
 from ledger.schedule import Epochs
 from ledger.store import LedgerStore
+from wire.certificates import AddressGrant, dump, seal
 from wire.envelope import new_req_id
 from wire.keys import Domain, SigningKey, to_text, verify
 from wire.transactions import Transaction, make_transaction
@@ -33,6 +35,7 @@ from wire.transactions import Transaction, make_transaction
 START_MS = 1_780_704_000_000
 """2026-06-06T00:00:00Z."""
 ACCOUNTS = 200
+DEPOSIT_UC = 100_000_000
 REPEATS = 200
 CHANGES_PER_YEAR = (12, 52, 365)
 
@@ -43,7 +46,8 @@ def key_of(name: str) -> SigningKey:
 
 
 class BenchChain:
-    """A chain with n validators; ACCOUNTS accounts got money in its second block."""
+    """A chain with n validators; ACCOUNTS homes register in its first block, and get money in its
+    second."""
 
     def __init__(self, n: int) -> None:
         self.validators = [key_of(f"validator {number}") for number in range(n)]
@@ -52,10 +56,12 @@ class BenchChain:
         self.store = LedgerStore(":memory:")
         self.ledger = Ledger.open(self.genesis, self.store)
         self._epoch = Epochs(self.genesis, self.ledger, self.store).current()
-        self.addresses = [key_of(f"account {number}").id for number in range(ACCOUNTS)]
+        homes = [key_of(f"account {number}") for number in range(ACCOUNTS)]
+        self.addresses = [home.id for home in homes]
         self.txs = [self._deposit(number) for number in range(0, ACCOUNTS, 4)]
-        self._block([])
+        self._block([self._registration(home) for home in homes])
         self._block(self.txs)
+        assert self.ledger.query(f"account/{self.addresses[0]}")["balanceUc"] == DEPOSIT_UC
         self._block([])
         self._block([])
 
@@ -76,16 +82,36 @@ class BenchChain:
             )
         )
 
+    def _registration(self, home: SigningKey) -> Transaction:
+        slot = self.genesis.grid.slot_at(START_MS)
+        grant = AddressGrant(
+            address=home.id,
+            key=to_text(home.public),
+            meter_key=to_text(home.public),
+            can_buy=True,
+            can_sell=True,
+            max_buy_wh=5_000,
+            max_sell_wh=5_000,
+            start_slot=slot,
+            end_slot=slot + 400,
+        )
+        sealed = seal(grant, key_of("issuer"), self.genesis.market)
+        return self._transaction(home, 0, [{"op": "register-address", "grant": dump(sealed)}])
+
     def _deposit(self, first: int) -> Transaction:
         """Money for four accounts."""
-        nonce = first // 4
-        req_id = new_req_id(START_MS, hashlib.sha256(str(nonce).encode()).digest())
         operations = [
-            {"op": "add-financial-balance", "address": address, "amountUc": 100_000_000}
+            {"op": "add-financial-balance", "address": address, "amountUc": DEPOSIT_UC}
             for address in self.addresses[first : first + 4]
         ]
+        return self._transaction(self.supervisor, first // 4, operations)
+
+    def _transaction(
+        self, sender: SigningKey, nonce: int, operations: list[dict[str, Any]]
+    ) -> Transaction:
+        req_id = new_req_id(START_MS, hashlib.sha256(f"{sender.id}{nonce}".encode()).digest())
         return make_transaction(
-            self.supervisor, self.genesis.chain_id, nonce, 10**9, operations, req_id, START_MS
+            sender, self.genesis.chain_id, nonce, 10**9, operations, req_id, START_MS
         )
 
     def _block(self, txs: list[Transaction]) -> None:
