@@ -192,6 +192,18 @@ class Rollup:
         slot["flexWh"] = slot.get("flexWh", 0) + bought
         self._put_slot(event["slot"], slot)
 
+    def _offer_accepted(self, event: Row) -> None:
+        """A trade of the order book: in each slot an award of the buyer and one of the seller."""
+        for asset in event["traded"]:
+            for slot in range(asset["startSlot"], asset["endSlot"] + 1):
+                for number, (side, party) in enumerate((("buy", "buyer"), ("sell", "seller"))):
+                    award = {
+                        "address": event[party],
+                        "energyWh": asset["energyWh"],
+                        "priceUcPerKwh": event["priceUcPerKwh"],
+                    }
+                    self._trade((slot, number, "offer", event["offer"]), side, award)
+
     def _trade(self, key: tuple[int, int, str, str], side: str, award: Row) -> None:
         """An award, known by its slot and its number in its clearing: an address may have two."""
         slot, _, kind, reference = key
@@ -397,6 +409,7 @@ _EVENTS = {
     "cleared": Rollup._cleared,
     "auction-opened": Rollup._auction_opened,
     "auction-cleared": Rollup._auction_cleared,
+    "offer-accepted": Rollup._offer_accepted,
     "settled": Rollup._settled,
     "trued-up": Rollup._settled,
     "cpf": Rollup._cpf,

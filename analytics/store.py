@@ -224,6 +224,7 @@ def _first_json(row: tuple[str]) -> dict[str, Any]:
 
 
 Rows = list[tuple[str, tuple[Any, ...]]]
+_PARTY = {"buy": "buyer", "sell": "seller"}
 
 
 def _clearing(height: int, event: dict[str, Any]) -> Rows:
@@ -248,6 +249,17 @@ def _auction(height: int, event: dict[str, Any]) -> Rows:
     ]  # fmt: skip
 
 
+def _offer(height: int, event: dict[str, Any]) -> Rows:
+    """A trade of the order book: in each slot one row for the buyer and one for the seller."""
+    return [
+        ("trades", (slot, number, event[_PARTY[side]], side, "offer", event["offer"],
+                    asset["energyWh"], event["priceUcPerKwh"], height))
+        for asset in event["traded"]
+        for slot in range(asset["startSlot"], asset["endSlot"] + 1)
+        for number, side in enumerate(_PARTY)
+    ]  # fmt: skip
+
+
 def _settlement(height: int, event: dict[str, Any]) -> Rows:
     return [
         ("settlements", (event["slot"], r["address"], r["netWh"], r["boughtWh"], r["soldWh"],
@@ -266,6 +278,7 @@ def _cpf(height: int, event: dict[str, Any]) -> Rows:
 _COLUMNS = {
     "cleared": _clearing,
     "auction-cleared": _auction,
+    "offer-accepted": _offer,
     "settled": _settlement,
     "trued-up": _settlement,
     "cpf": _cpf,

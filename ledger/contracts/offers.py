@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ledger.contracts import accounts, assets, keys, orders, slots
+from ledger.contracts import accounts, assets, bans, keys, orders, slots
 from ledger.contracts.context import SLOTS_AHEAD_MAX, Context
 from ledger.contracts.operations import AcceptOffer, PostOffer, RescindOffer
 from ledger.genesis import MAX_PRICE_UC_PER_KWH
@@ -64,6 +64,8 @@ def accept_offer(ctx: Context, op: AcceptOffer) -> Refusal | None:
     offer = books.find(op.offer)
     if offer is None:
         return Refusal.NOT_FOUND
+    if bans.is_banned(ctx, offer.address):
+        return Refusal.BANNED
     kind = offer.asset.kind.opposite
     given = [EnergyAsset(kind, one.energy_wh, one.start_slot, one.end_slot) for one in op.assets]
     done = order_book.accept_offer(books, op.offer, ctx.sender, given, _calendar(ctx))

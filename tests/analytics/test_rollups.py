@@ -7,6 +7,7 @@ from support.made_up_day import DAY_START_MS, SLOT_MS, identity, made_up_genesis
 
 from analytics.facts import facts_of
 from analytics.rollups import HomeState, Rollup, Table
+from analytics.store import AnalyticsStore
 
 SLOT = DAY_START_MS // SLOT_MS
 
@@ -122,6 +123,39 @@ def test_an_auction_gives_trades_and_flexibility(rollup):
     trade = next(rollup.trades.values())
     assert (trade["side"], trade["kind"]) == ("buy", "auction")
     assert rollup.slots.get(SLOT)["flexWh"] == 400
+
+
+def accepted_offer():
+    return {
+        "event": "offer-accepted", "offer": "o-1", "address": "ann", "acceptedBy": "bob",
+        "seller": "ann", "buyer": "bob", "priceUcPerKwh": 200_000, "energyWh": 500,
+        "amountUc": 100_000, "offerRest": [], "assetsRest": [],
+        "traded": [
+            {"energyWh": 100, "startSlot": SLOT, "endSlot": SLOT + 1},
+            {"energyWh": 300, "startSlot": SLOT + 3, "endSlot": SLOT + 3},
+        ],
+    }  # fmt: skip
+
+
+def test_an_accepted_offer_is_a_trade_of_both_sides_in_each_of_its_slots(rollup, tmp_path):
+    rollup.fold_event(1, accepted_offer())
+    rows = [
+        (r["slot"] - SLOT, r["address"], r["side"], r["energyWh"]) for r in rollup.trades.values()
+    ]
+    assert rows == [
+        (0, "bob", "buy", 100), (0, "ann", "sell", 100), (1, "bob", "buy", 100),
+        (1, "ann", "sell", 100), (3, "bob", "buy", 300), (3, "ann", "sell", 300),
+    ]  # fmt: skip
+    store = AnalyticsStore(tmp_path / "analytics.sqlite")
+    store.add_event(1, DAY_START_MS, accepted_offer())
+    store.flush({}, {})
+    kept = [
+        (row["slot"] - SLOT, row["address"], row["side"], row["energy_wh"])
+        for row in store.rows("trades")
+    ]
+    assert sorted(kept) == sorted(rows)
+    assert {row["kind"] for row in store.rows("trades")} == {"offer"}
+    store.close()
 
 
 def test_a_slot_without_a_trade_has_no_price(rollup):

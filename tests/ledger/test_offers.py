@@ -18,7 +18,7 @@ from support.chain_builder import (
     slot_ms,
 )
 
-from ledger.contracts import offers
+from ledger.contracts import keys, offers
 from ledger.execution import OK, Ledger, contract_of, money_uc
 
 ANN, BOB, EVE = key("ann"), key("bob"), key("eve")
@@ -106,6 +106,12 @@ def test_a_bid_of_the_auction_locks_against_the_order_book(chain):
     assert do(chain, ANN, bid("sell", SLOT + 1, 4000, 1)) == [OK]
     late = post("production", 1001, SLOT, SLOT + 3)
     assert do(chain, ANN, late) == ["QUANTITY_OUT_OF_RANGE"]
+    assert do(chain, ANN, post("production", 600, SLOT, SLOT + 3)) == [OK]
+    codes = do(
+        chain, ANN, post("production", 401, SLOT + 1, SLOT + 1), bid("sell", SLOT + 1, 401, 1),
+        bid("sell", SLOT + 1, 400, 1),
+    )  # fmt: skip
+    assert codes == ["QUANTITY_OUT_OF_RANGE", "QUANTITY_OUT_OF_RANGE", OK]
 
 
 def test_an_asset_smaller_than_the_grant_is_spent_once_over_overlapping_intervals():
@@ -164,6 +170,17 @@ def test_only_a_lawful_trader_posts_and_accepts(chain):
     assert do(chain, consumer, accept(name, (1, SLOT, SLOT))) == ["NOT_ALLOWED"]
     do(chain, ANN, {"op": "set-participation", "mode": "RE"})
     assert do(chain, ANN, post("production", 1, SLOT, SLOT)) == ["REWARDS_ONLY"]
+
+
+def test_a_banned_address_neither_posts_nor_accepts_nor_is_its_offer_accepted(chain):
+    mine = posted(chain, ANN, "production", 10, SLOT, SLOT)
+    theirs = posted(chain, BOB, "production", 10, SLOT, SLOT)
+    ban = {"count": 9, "bannedUntil": SLOT + 9}
+    chain.ledger.state.put(keys.penalty(ANN.id), ban)
+    assert do(chain, ANN, post("production", 1, SLOT, SLOT)) == ["BANNED"]
+    assert do(chain, ANN, accept(theirs, (1, SLOT, SLOT))) == ["BANNED"]
+    assert do(chain, BOB, accept(mine, (1, SLOT, SLOT))) == ["BANNED"]
+    assert do(chain, ANN, rescind(mine)) == [OK]
 
 
 def test_an_address_has_a_bounded_number_of_offers(chain):
