@@ -38,6 +38,7 @@ from ledger.contracts import (
     offers,
     parameters,
     rewards,
+    scheduling,
     sealed,
     seed,
     slots,
@@ -67,6 +68,8 @@ _CONTRACTS = {
     "bid-committed": "market", "bid-revealed": "market", "bid-forfeited": "market",
     "offer-posted": "market", "offer-accepted": "market", "offer-rescinded": "market",
     "offer-expired": "market",
+    "schedule-submitted": "market", "session-closed": "market", "adjustment-opened": "market",
+    "interconnection-closed": "market", "zone-assigned": "market",
     "change-proposed": "market", "change-supported": "market", "change-approved": "market",
     "change-lapsed": "market",
     "escrow-offered": "market", "escrow-accepted": "market", "escrow-revealed": "market",
@@ -97,6 +100,10 @@ _HANDLERS: dict[type[ops.Operation], Callable[[Context, Any], Refusal | None]] =
     ops.AcceptEscrow: escrow.accept,
     ops.RevealEscrow: escrow.reveal,
     ops.GiveUp: escrow.give_up,
+    ops.SubmitSchedule: scheduling.submit,
+    ops.AssignZone: scheduling.assign_zone,
+    ops.CloseInterconnection: scheduling.close_interconnection,
+    ops.OpenAdjustment: scheduling.open_adjustment,
     ops.ProposeChange: governance.propose,
     ops.ApproveChange: governance.approve,
     ops.JoinValidator: validators.join,
@@ -505,34 +512,40 @@ def genesis_rows(genesis: Genesis) -> dict[str, Any]:
 
 def begin_block(ctx: Context) -> None:
     """Do what is due at the block's time, in order of due time; then forget what is past."""
-    while (key := ctx.state.first(keys.DUE)) is not None:
-        _, due_ms, work, name = key.split("/")
-        if int(due_ms) > ctx.time_ms:
-            break
-        if work == keys.GATE:
-            sealed.forfeit(ctx, int(name))
-            exchange.close(ctx, int(name))
-            flexibility.close(ctx, int(name))
-        elif work == keys.EXPIRE:
-            offers.expire(ctx, name)
-        elif work == keys.TRADE:
-            escrow.at_deadline(ctx, name)
-        else:
-            delivery.settle_slot(ctx, int(name))
-        ctx.state.delete(key)
-    while (key := ctx.state.first(keys.DROP)) is not None:
-        _, due_ms, kind, name = key.split("/")
-        if int(due_ms) > ctx.time_ms:
-            break
-        if kind + "/" == keys.SLOT:
-            slots.drop_slot(ctx, int(name))
-        elif kind + "/" == keys.ESCROW:
-            escrow.drop(ctx, name)
-        elif kind + "/" == keys.CHANGE:
-            governance.lapse(ctx, name)
-        else:
-            grants.drop_grant(ctx, name)
-        ctx.state.delete(key)
+    for prefix, do in ((keys.DUE, _do_due), (keys.DROP, _forget)):
+        while (key := ctx.state.first(prefix)) is not None:
+            _, due_ms, what, name = key.split("/")
+            if int(due_ms) > ctx.time_ms:
+                break
+            do(ctx, what, name)
+            ctx.state.delete(key)
+
+
+def _do_due(ctx: Context, work: str, name: str) -> None:
+    if work == keys.GATE:
+        sealed.forfeit(ctx, int(name))
+        exchange.close(ctx, int(name))
+        flexibility.close(ctx, int(name))
+        scheduling.close(ctx, int(name))
+    elif work == keys.ADJUST:
+        scheduling.close(ctx, int(name))
+    elif work == keys.EXPIRE:
+        offers.expire(ctx, name)
+    elif work == keys.TRADE:
+        escrow.at_deadline(ctx, name)
+    else:
+        delivery.settle_slot(ctx, int(name))
+
+
+def _forget(ctx: Context, kind: str, name: str) -> None:
+    if kind + "/" == keys.SLOT:
+        slots.drop_slot(ctx, int(name))
+    elif kind + "/" == keys.ESCROW:
+        escrow.drop(ctx, name)
+    elif kind + "/" == keys.CHANGE:
+        governance.lapse(ctx, name)
+    else:
+        grants.drop_grant(ctx, name)
 
 
 def apply(ctx: Context, tx: Transaction, index: int) -> TxReceipt:

@@ -16,7 +16,8 @@ from typing import Any
 from ledger.contracts import accounts, escrow, keys, slots
 from ledger.contracts.context import TRUE_UP_SLOTS, Context
 from ledger.contracts.operations import DeliveryReceipt
-from market.settlement import Settlement, assumed_net_wh, settle, true_up
+from market.scheduling import deviation_tariff
+from market.settlement import Settlement, Tariff, assumed_net_wh, settle, true_up
 from wire.errors import Refusal
 from wire.keys import from_text
 from wire.metering import Receipt, check_record, load_record
@@ -78,7 +79,7 @@ def settle_slot(ctx: Context, slot: int) -> None:
         home_net_wh = _assume(ctx, slot, address, held) if assumed else held["netWh"]
         if assumed:
             missing.append(address)
-        result = settle(home_net_wh, bought_wh, sold_wh, ctx.tariff(slot))
+        result = settle(home_net_wh, bought_wh, sold_wh, _tariff(ctx, slot, held))
         accounts.move(ctx.state, address, held["receivableUc"] - result.amount_uc)
         supervisor_uc += result.amount_uc
         net_wh += home_net_wh
@@ -120,6 +121,12 @@ def _active(ctx: Context, slot: int) -> set[str]:
     return {address for address in found if _covers(ctx.state.get(keys.grant(address)), slot)}
 
 
+def _tariff(ctx: Context, slot: int, held: dict[str, Any]) -> Tariff:
+    """By what a home is settled; who scheduled pays for deviations (`market.scheduling`)."""
+    tariff = ctx.tariff(slot)
+    return deviation_tariff(tariff) if held.get("scheduled") else tariff
+
+
 def _covers(grant: dict[str, Any] | None, slot: int) -> bool:
     return grant is not None and grant["startSlot"] <= slot <= grant["endSlot"]
 
@@ -154,12 +161,12 @@ def _true_up(ctx: Context, slot: int, net_wh: int, held: dict[str, Any]) -> None
     """Pay the difference that a late receipt makes to what was assumed."""
     bought_wh, sold_wh = held["boughtWh"], held["soldWh"]
     assumed_wh = held.get("assumedNetWh", 0)
-    owed_uc = true_up(net_wh, bought_wh, sold_wh, ctx.tariff(slot), assumed_wh)
+    owed_uc = true_up(net_wh, bought_wh, sold_wh, _tariff(ctx, slot, held), assumed_wh)
     accounts.move(ctx.state, ctx.sender, -owed_uc)
     accounts.move(ctx.state, ctx.genesis.supervisor.address, owed_uc)
     accounts.cover_supervisor(ctx)
     accounts.count(ctx.state, residualWh=net_wh - assumed_wh)
-    result = settle(net_wh, bought_wh, sold_wh, ctx.tariff(slot))
+    result = settle(net_wh, bought_wh, sold_wh, _tariff(ctx, slot, held))
     before = {"assumedNetWh": assumed_wh} if "assumedNetWh" in held else {}
     ctx.emit(
         "trued-up",

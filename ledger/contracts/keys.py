@@ -37,7 +37,9 @@ The state's keys, in one place. Numbers are padded so that key order is number o
     escrow/<offer>              an escrowed trade; see `escrow`
     escrow-slot/<slot>/<address>   {side, offers: [offer, …]}: its escrowed trades of a slot
     penalty/<address>           {count, bannedUntil}: the last slot of a ban, or -1
-    session/<slot>              a forward session; see `scheduling`
+    session/<slot>              {rounds, adjustUntilMs, flows: {zone: Wh out}}; see `scheduling`
+    schedule/<slot>/<address>   [side, energyWh, priceUcPerKwh, lockUc, height, tx, op], until the
+                                session is cleared; its position then has `scheduled`
     zone/<address>              the zone of the feeder that an address is in
     link/<zone>                 [[startSlot, endSlot], …] in which its interconnection is closed
     due/<ms>/<work>/<slot>      true: a gate closure or a settlement to come
@@ -182,6 +184,11 @@ def penalty(address: str) -> str:
 def session(number: int) -> str:
     """The forward session of a slot."""
     return f"session/{number:012d}"
+
+
+def schedules(number: int) -> str:
+    """Prefix of the schedules of a slot's session."""
+    return f"schedule/{number:012d}/"
 
 
 def zone(address: str) -> str:

@@ -341,6 +341,10 @@ Operation: TypeAlias = (
     | AcceptEscrow
     | RevealEscrow
     | GiveUp
+    | SubmitSchedule
+    | AssignZone
+    | CloseInterconnection
+    | OpenAdjustment
     | ProposeChange
     | ApproveChange
     | JoinValidator

@@ -10,8 +10,8 @@ the book at the place of its commitment, so the order of reveals decides nothing
 revealed by the gate loses its deposit to the supervisor, who cannot keep anybody's reveal from a
 block; were it the validators', they would gain by leaving reveals out.
 
-Whether bids are sealed is a rule of the genesis for the double auctions of all slots
-(`auctions.sealed`), and of its parameters for an auction that was deployed.
+Whether bids are sealed is a rule of the genesis for the double auctions and the forward sessions of
+all slots (`auctions.sealed`), and of its parameters for an auction that was deployed.
 
 Source: `market.sealed`.
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ledger.contracts import accounts, exchange, flexibility, keys, orders, slots
+from ledger.contracts import accounts, exchange, flexibility, keys, orders, scheduling, slots
 from ledger.contracts.context import Context
 from ledger.contracts.operations import CommitBid, RevealBid
 from market.sealed import COMMITMENT_BYTES, SALT_BYTES, SealedBid, commitment
@@ -82,7 +82,9 @@ def reveal_bid(ctx: Context, op: RevealBid) -> Refusal | None:
         ctx.state.delete(key)
     accounts.move(ctx.state, ctx.sender, found[DEPOSIT], -found[DEPOSIT])
     place = found[SEQ:]
-    if op.auction:
+    if op.auction == scheduling.SESSION:
+        refusal = scheduling.add(ctx, op.slot, op.side, op.energy_wh, op.price_uc_per_kwh, place)
+    elif op.auction:
         refusal = flexibility.add_bid(
             ctx, op.auction, op.side, op.energy_wh, op.price_uc_per_kwh, place
         )
@@ -133,7 +135,7 @@ def _check_commit(ctx: Context, op: CommitBid) -> Refusal | None:
     assert grant is not None
     if not grant["startSlot"] <= op.slot <= grant["endSlot"]:
         return Refusal.NOT_ALLOWED
-    if op.auction:
+    if op.auction not in ("", scheduling.SESSION):
         auction = flexibility.find(ctx, op.auction)
         if auction is None or auction["slot"] != op.slot:
             return Refusal.NOT_FOUND

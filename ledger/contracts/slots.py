@@ -66,6 +66,7 @@ def drop_slot(ctx: Context, slot: int) -> None:
         ctx.state.delete(keys.auction(name))
     for key, _ in ctx.state.scan(keys.positions(slot)):
         ctx.state.delete(key)
+    ctx.state.delete(keys.session(slot))
     ctx.state.delete(keys.slot(slot))
 
 
