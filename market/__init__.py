@@ -1,17 +1,20 @@
 """
-The market's rules as pure functions over integers: auctions and settlement.
+The market's rules as pure functions over integers: auctions, the order book, settlement.
 
 They know nothing of blocks; `ledger.contracts` adapts them to the ledger's state.
 """
 
 from market.aggregator_auction import AuctionResult, forward, reverse
+from market.assets import EnergyAsset, Holding, Kind, exchange, merge, subtract
 from market.clearing_check import Fault, check_clearing, check_forward, check_reverse
 from market.curve_auction import Curve, CurveClearing, CurveFault, PriceGrid, clear_curves
 from market.double_auction import Clearing, Piece, clear, pieces
 from market.efficiency import Efficiency, efficiency
+from market.order_book import Offer, Trade, accept_offer, post_offer, rescind_offer
 from market.orders import Award, Order, Pricing, Rejection, Unmatched
 from market.sealed import SealedBid, commitment
 from market.settlement import Settlement, Tariff, Totals, assumed_net_wh, settle, totals, true_up
+from market.wallets import Wallet, Wallets
 
 __all__ = [
     "AuctionResult",
@@ -21,7 +24,11 @@ __all__ = [
     "CurveClearing",
     "CurveFault",
     "Efficiency",
+    "EnergyAsset",
     "Fault",
+    "Holding",
+    "Kind",
+    "Offer",
     "Order",
     "Piece",
     "PriceGrid",
@@ -31,7 +38,11 @@ __all__ = [
     "Settlement",
     "Tariff",
     "Totals",
+    "Trade",
     "Unmatched",
+    "Wallet",
+    "Wallets",
+    "accept_offer",
     "assumed_net_wh",
     "check_clearing",
     "check_forward",
@@ -40,10 +51,15 @@ __all__ = [
     "clear_curves",
     "commitment",
     "efficiency",
+    "exchange",
     "forward",
+    "merge",
     "pieces",
+    "post_offer",
+    "rescind_offer",
     "reverse",
     "settle",
+    "subtract",
     "totals",
     "true_up",
 ]
