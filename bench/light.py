@@ -61,7 +61,7 @@ class BenchChain:
         self.txs = [self._deposit(number) for number in range(0, ACCOUNTS, 4)]
         self._block([self._registration(home) for home in homes])
         self._block(self.txs)
-        assert self.ledger.query(f"account/{self.addresses[0]}")["balanceUc"] == DEPOSIT_UC
+        assert (self.ledger.query(f"account/{self.addresses[0]}") or {})["balanceUc"] == DEPOSIT_UC
         self._block([])
         self._block([])
 
