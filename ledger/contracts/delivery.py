@@ -104,10 +104,11 @@ def _due(ctx: Context, slot: int) -> list[tuple[str, dict[str, Any]]]:
     active = _active(ctx, slot)
     held = {slots.address_of(k): row for k, row in ctx.state.scan(keys.positions(slot))}
     found = dict.fromkeys(active, slots.NEW_POSITION) | held
+    counts = ("bids", "boughtWh", "soldWh", "receivableUc")
     return [
         (address, row)
         for address, row in sorted(found.items())
-        if "netWh" in row or row["bids"] or row["boughtWh"] or row["soldWh"] or address in active
+        if "netWh" in row or any(row[name] for name in counts) or address in active
     ]
 
 
