@@ -640,7 +640,7 @@ def _apply_operation(ctx: Context, tx: Transaction, operation: dict[str, Any]) -
     ctx.state.begin()
     try:
         read = ops.read_operation(operation)
-        refusal = _check_template(ctx, operation["op"]) or _HANDLERS[type(read)](ctx, read)
+        refusal = _check_template(ctx, operation) or _HANDLERS[type(read)](ctx, read)
     except WireError as error:
         refusal = error.refusal
     if refusal is None:
@@ -660,9 +660,9 @@ def _apply_operation(ctx: Context, tx: Transaction, operation: dict[str, Any]) -
     return OK if refusal is None else refusal.value
 
 
-def _check_template(ctx: Context, name: str) -> Refusal | None:
+def _check_template(ctx: Context, operation: dict[str, Any]) -> Refusal | None:
     """Have the parties switched off the contract that an operation would begin something in?"""
-    template = parameters.TEMPLATE_OF.get(name)
+    template = parameters.template_of(operation)
     if template is None or template in ctx.parameters(ctx.slot).templates:
         return None
     return Refusal.NOT_ALLOWED

@@ -75,6 +75,15 @@ class Parameters:
     code_version: int
 
 
+def template_of(operation: dict[str, Any]) -> str | None:
+    """The contract in which an operation begins something; None when it begins nothing."""
+    name = operation["op"]
+    if name != "commit-bid":
+        return TEMPLATE_OF.get(name)
+    auction = str(operation.get("auction", ""))
+    return {"": "double-auction", "@session": "schedules"}.get(auction, "auctions")
+
+
 def genesis_values(genesis: Genesis) -> dict[str, Value]:
     """Every path that may be changed, with its first value."""
     feeder = genesis.feeder_rules

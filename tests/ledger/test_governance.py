@@ -198,6 +198,22 @@ def test_a_contract_that_was_switched_off_takes_nothing_new(chain):
     assert say(chain, ANN, bid("buy", ACTIVE + 1, 100, 100_000)) == ["NOT_ALLOWED"]
 
 
+@pytest.mark.parametrize(
+    ("operation", "template"),
+    [
+        ({"op": "commit-bid"}, "double-auction"),
+        ({"op": "commit-bid", "auction": "short-of-sun"}, "auctions"),
+        ({"op": "commit-bid", "auction": "@session"}, "schedules"),
+        ({"op": "reveal-bid", "auction": "@session"}, None),
+        ({"op": "accept-escrow"}, "escrow"),
+        ({"op": "give-up"}, None),
+        ({"op": "receipt"}, None),
+    ],
+)
+def test_only_what_begins_something_belongs_to_a_switch(operation, template):
+    assert parameters.template_of(operation) == template
+
+
 def test_a_program_without_the_agreed_version_of_the_contracts_stops_and_says_so(chain):
     agree(chain, "code.version", 2)
     chain.block(slot_ms(ACTIVE, -1))
