@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from itertools import pairwise
+from operator import eq
 
 from market.aggregator_auction import AuctionResult
 from market.double_auction import Clearing
@@ -130,14 +131,13 @@ class _Side:
         _want(len(self.by_seq) == len(orders), Fault.UNKNOWN_ORDER)
         self.orders = [order for order in orders if order.energy_wh > 0]
         self.taken_wh = _sums(awards, self.by_seq)
-        for award in awards:
-            _want(award.energy_wh > 0, Fault.NOT_CONSERVED)
+        _want(all(award.energy_wh > 0 for award in awards), Fault.NOT_CONSERVED)
         self._check_conservation()
         taken = [self.by_seq[seq] for seq in self.taken_wh]  # a dict keeps the awards' order
-        for better, worse in pairwise(taken):
-            _want(self._claim(better) < self._claim(worse), Fault.WRONG_ORDER)
-        for order in taken[:-1]:
-            _want(self.taken_wh[order.seq] == order.energy_wh, Fault.WRONG_ORDER)
+        claims = map(self._claim, taken)
+        _want(all(better < worse for better, worse in pairwise(claims)), Fault.WRONG_ORDER)
+        in_full = (self.taken_wh[order.seq] == order.energy_wh for order in taken[:-1])
+        _want(all(in_full), Fault.WRONG_ORDER)
         self.last = taken[-1] if taken else None
         untouched = [order for order in self.orders if order.seq not in self.taken_wh]
         self.best_untouched = min(untouched, key=self._claim, default=None)
@@ -156,19 +156,21 @@ class _Side:
 
     def _check_conservation(self) -> None:
         left_wh = _sums(self.rejected, self.by_seq)
-        _want(
-            len(left_wh) == len(self.rejected) and len(self.taken_wh) <= len(self.by_seq),
-            Fault.NOT_CONSERVED,
-        )
+        _want(len(left_wh) == len(self.rejected), Fault.NOT_CONSERVED)
+        named = (self.by_seq[one.seq].price_uc_per_kwh for one in self.rejected)
+        told = (one.price_uc_per_kwh for one in self.rejected)
+        _want(all(map(eq, told, named)), Fault.UNKNOWN_ORDER)
+        taken_wh = self.taken_wh
         for seq, order in self.by_seq.items():
-            total_wh = self.taken_wh.get(seq, 0) + left_wh.get(seq, 0)
-            _want(total_wh == order.energy_wh, Fault.NOT_CONSERVED)
-            _want(order.energy_wh > 0 or seq not in self.taken_wh, Fault.NOT_CONSERVED)
+            total_wh = taken_wh.get(seq, 0) + left_wh.get(seq, 0)
+            if total_wh != order.energy_wh or (total_wh <= 0 and seq in taken_wh):
+                raise _Fault(Fault.NOT_CONSERVED)
 
     def check_rational(self) -> None:
+        sign, by_seq = self.sign, self.by_seq
         for award in self.awards:
-            named = self.by_seq[award.seq].price_uc_per_kwh
-            _want(self.sign * award.price_uc_per_kwh >= self.sign * named, Fault.NOT_RATIONAL)
+            if sign * award.price_uc_per_kwh < sign * by_seq[award.seq].price_uc_per_kwh:
+                raise _Fault(Fault.NOT_RATIONAL)
 
     def check_reasons(self, price: int, others: bool) -> None:
         for one in self.rejected:
@@ -252,7 +254,8 @@ def _sums(parts: Iterable[Award] | Iterable[Rejection], by_seq: dict[Seq, Order]
     found: dict[Seq, int] = {}
     for part in parts:
         order = by_seq.get(part.seq)
-        _want(order is not None and order.address == part.address, Fault.UNKNOWN_ORDER)
+        if order is None or order.address != part.address:
+            raise _Fault(Fault.UNKNOWN_ORDER)
         found[part.seq] = found.get(part.seq, 0) + part.energy_wh
     return found
 

@@ -164,6 +164,12 @@ def test_a_wrong_reason_is_named():
     assert check_clearing(BIDS, OFFERS, claimed) is Fault.WRONG_REASON
 
 
+def test_a_rejection_that_names_another_price_than_its_order_is_named():
+    lied = [replace(r, price_uc_per_kwh=r.price_uc_per_kwh + 1) for r in GOOD.rejected_offers]
+    claimed = replace(GOOD, rejected_offers=tuple(lied))
+    assert check_clearing(BIDS, OFFERS, claimed) is Fault.UNKNOWN_ORDER
+
+
 def test_negative_awards_are_not_conserved():
     """What one sells too much another would have to buy back."""
     bids, offers = make("b", (4, 9)), make("o", (4, 1))
