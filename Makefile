@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 
-.PHONY: demo sim test fuzz check bench bench-market bench-ledger bench-growth bench-poe format clean help
+.PHONY: demo sim sim-full test fuzz check bench bench-market bench-ledger bench-growth bench-poe format clean help
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,9 @@ demo: $(STAMP) ## Ten homes trade for a day; report in out/demo (ARGS="--homes 1
 
 sim: $(STAMP) ## Try to break consensus: SEED=42 replays one schedule, SEEDS=10000 runs many
 	$(BIN)/hearthgrid sim $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100)) $(ARGS)
+
+sim-full: $(STAMP) ## The same with the real ledger in it: SEED=42 (VALIDATORS=5), SEEDS=90
+	$(BIN)/hearthgrid sim --full $(if $(SEED),--seed $(SEED) --validators $(or $(VALIDATORS),4),--seeds $(or $(SEEDS),90)) $(ARGS)
 
 test: $(STAMP) ## Run the tests (ARGS="-k name" to choose)
 	$(BIN)/python -m pytest -n 2 $(ARGS)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +26,9 @@ def simulate(
     validators: Annotated[
         int, typer.Option(min=1, max=31, help="Validators, with --seed; --seeds runs 4 and 7.")
     ] = 4,
+    full: Annotated[
+        bool, typer.Option(help="With the real ledger and light clients; --seeds runs 4 and 5.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """
@@ -31,22 +36,29 @@ def simulate(
 
     A seed is one schedule: what the network loses, delays, repeats and reorders, who crashes when,
     and who lies how. Everything that must always hold is checked after every event; when the faults
-    end, everything submitted must become final.
+    end, everything submitted must become final. With --full the nodes execute a real market: money,
+    energy, evidence, a validator that joins and one that leaves are checked too.
 
     Exit code 0: nothing was violated. 1: something was. 2: something given is wrong.
     """
     if (seed is None) == (seeds is None):
         raise typer.BadParameter("give either --seed N or --seeds N")
     if seed is not None:
-        raise typer.Exit(_replay(seed, validators, as_json=as_json))
+        if full and validators not in _schedules(full=True).SIZES:
+            raise typer.BadParameter("with --full: 4, or 5 with one that joins")
+        raise typer.Exit(_replay(seed, validators, full=full, as_json=as_json))
     assert seeds is not None
-    raise typer.Exit(_run_many(seeds, as_json=as_json))
+    raise typer.Exit(_run_many(seeds, full=full, as_json=as_json))
 
 
-def _replay(seed: int, validators: int, *, as_json: bool) -> int:
+def _schedules(*, full: bool) -> ModuleType:
+    """Where the seeds are schedules of the core alone, or of the whole ledger."""
+    return import_module("sim.consensus_full" if full else "sim.schedules")
+
+
+def _replay(seed: int, validators: int, *, full: bool, as_json: bool) -> int:
     """Play one schedule twice: it must be the same both times."""
-    from sim.schedules import play  # noqa: PLC0415  (help should not wait for the imports)
-
+    play: Callable[[int, int], Outcome] = _schedules(full=full).play
     first, again = play(seed, validators), play(seed, validators)
     same = first.log_hash == again.log_hash
     passed = same and not first.violations
@@ -65,15 +77,14 @@ def _replay(seed: int, validators: int, *, as_json: bool) -> int:
     return int(not passed)
 
 
-def _run_many(seeds: int, *, as_json: bool) -> int:
+def _run_many(seeds: int, *, full: bool, as_json: bool) -> int:
     from rich.console import Console  # noqa: PLC0415
 
-    from sim.schedules import SIZES  # noqa: PLC0415
-
+    schedules = _schedules(full=full)
     console = Console(stderr=as_json)
     started_s = time.monotonic()
     try:
-        outcomes = _watch(seeds, console)
+        outcomes = _watch(seeds, schedules, console)
     except KeyboardInterrupt:
         console.print("Interrupted.")
         return 130
@@ -83,7 +94,7 @@ def _run_many(seeds: int, *, as_json: bool) -> int:
         rows = [
             {"validators": n, "actor": actor, **_sums(group)} for (n, actor), group in _by(outcomes)
         ]
-        total = {**_sums(outcomes), "wallSeconds": wall_s, "sizes": list(SIZES)}
+        total = {**_sums(outcomes), "wallSeconds": wall_s, "sizes": list(schedules.SIZES)}
         typer.echo(_json({**total, "rows": rows, "failed": [_facts(one) for one in failed]}))
         return int(bool(failed))
     console.print(_table(outcomes))
@@ -92,13 +103,14 @@ def _run_many(seeds: int, *, as_json: bool) -> int:
         console.print(
             f"\n{one.mix} network, {one.actor} Byzantine: {one.violations[0]}", style="red"
         )
-        console.print(f"  hearthgrid sim --seed {one.seed} --validators {one.validators}")
+        command = "hearthgrid sim --full" if full else "hearthgrid sim"
+        console.print(f"  {command} --seed {one.seed} --validators {one.validators}")
     if len(failed) > SHOWN_FAILURES:
         console.print(f"\n… and {len(failed) - SHOWN_FAILURES} more (--json lists all).")
     return int(bool(failed))
 
 
-def _watch(seeds: int, console: Console) -> list[Outcome]:
+def _watch(seeds: int, schedules: ModuleType, console: Console) -> list[Outcome]:
     """Run all seeds behind a progress bar."""
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
@@ -107,8 +119,6 @@ def _watch(seeds: int, console: Console) -> list[Outcome]:
         TextColumn,
         TimeRemainingColumn,
     )
-
-    from sim.schedules import SIZES, play_all  # noqa: PLC0415
 
     outcomes: list[Outcome] = []
     violated = 0
@@ -119,8 +129,8 @@ def _watch(seeds: int, console: Console) -> list[Outcome]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("runs", total=seeds * len(SIZES))
-        for some in play_all(range(seeds)):
+        task = progress.add_task("runs", total=seeds * len(schedules.SIZES))
+        for some in schedules.play_all(range(seeds)):
             outcomes += some
             violated += sum(bool(one.violations) for one in some)
             text = f"runs, {violated} violated" if violated else "runs"

@@ -2,12 +2,12 @@
 The simulator's world with the real ledger in it: what `sim.consensus` does to the core alone, this
 does to the core with execution, mempool, store, epochs, duties and light clients.
 
-A `LedgerNode` is the shell of the real node without its asyncio: `ledger.judging` builds and judges,
-`ledger.execution` executes, `ledger.duties` accuses, reveals seeds, joins and leaves; votes are
-signed with Ed25519. Its store is SQLite in memory; a power cut takes back what was not synced, as
-`synchronous=NORMAL` allows. Market time runs 300 times faster, so gates close, slots settle and
-epochs seal within a run. `sim.consensus_market` is what people submit, `sim.consensus_light` what is
-checked.
+A `LedgerNode` is the shell of the real node without its asyncio: `ledger.judging` builds and
+judges, `ledger.execution` executes, `ledger.duties` accuses, reveals seeds, joins and leaves; votes
+are signed with Ed25519. Its store is SQLite in memory; a power cut takes back what was not synced,
+as `synchronous=NORMAL` allows. Market time runs 300 times faster, so gates close, slots settle and
+epochs seal within a run. `sim.consensus_market` is what people submit, `sim.consensus_light` what
+is checked.
 
     world = LedgerWorld(Plan(seed=7, node=LedgerNode, submit_s=13.0, end_s=25.0))
     assert not world.run().violations
@@ -164,6 +164,22 @@ class SimDuties(Duties):
         self._sent_s = 0.0
         self._eventful = False
         self._payee = node.payee
+
+    def accuse(self, first: Vote, second: Vote) -> None:
+        """Keep evidence until it has been judged; the simulator expects it and is not warned."""
+        self._node.store.keep_evidence(first, second)
+
+    def _send(self, transaction: Transaction) -> None:
+        """Of two machines with one key the slower is refused, time and again: no news here."""
+        node = self._node
+        self._sent_s = node.clock.monotonic_s()
+        try:
+            node.mempool.add(transaction.raw, node.clock.now_ms())
+        except WireError:
+            self._flight = None
+            return
+        node.bus.publish_soon("", transaction.raw)
+        node.look()
 
     def _due(self) -> list[dict[str, Any]]:
         due = super()._due()

@@ -1,6 +1,6 @@
 """
-What must always hold in `sim.consensus_ledger`, checked after every executed block, and a relay that
-tries to make a light client believe something else.
+What must always hold in `sim.consensus_ledger`, checked after every executed block, and a relay
+that tries to make a light client believe something else.
 
 Beyond what `sim.consensus.Watcher` checks:
 
@@ -45,6 +45,7 @@ LAG_S = 3.0
 """What one correct node has executed for so long all others must have, in the end."""
 BAN_S = 8.0
 """So long after evidence was found, or the world healed, the guilty have to be banned."""
+LAGGING = "executed height out of range"
 MEMORY = 64
 """Headers and certificates that the relay remembers."""
 
@@ -58,6 +59,9 @@ class LedgerWatcher(Watcher):
         self.relay = Relay(world)
         self.bans: set[str] = set()
         self.blocks_lost = 0
+        """By power cuts."""
+        self.turns_lost = 0
+        """Honest blocks that were refused because their leader lagged behind."""
         self.accounts: dict[int, dict[str, Any]] = {0: genesis_rows(world.market.genesis)}
         """The accounts after each height, as the first correct node had them."""
         self.receipts: dict[str, dict[str, Any]] = {}
@@ -86,10 +90,17 @@ class LedgerWatcher(Watcher):
         self.relay.saw_certificate(certificate)
 
     def refused(self, node: LedgerNode, header: Header, reason: str) -> None:
-        """An honest node finds no honest leader's block wrong while it may still vote for it."""
+        """
+        An honest node finds no honest leader's block wrong while it may still vote for it.
+
+        But for one that has executed less than the leader before it, and so loses its turn.
+        """
         correct = self._ledgers.correct
         leads = header.proposer in {one.key.id for one in self._ledgers.nodes if one in correct}
-        if node in correct and leads and header.view >= node.core.view:
+        if node not in correct or not leads or header.view < node.core.view:
+            return
+        self.turns_lost += 1
+        if reason != LAGGING:
             self.fail(f"a block of the honest is refused: {reason}")
 
     def caught(self, node: LedgerNode, first: Vote, second: Vote) -> None:

@@ -210,6 +210,8 @@ class Market:
 
     def _attest(self, end_slot: int) -> None:
         """The validators' meters speak; a home brings it to the chain."""
+        if self.homes[0].id not in self._endowed:
+            return
         operations = []
         for place, validator in enumerate(self.validators):
             meter = validator.derive("meter")
@@ -261,6 +263,8 @@ class Market:
 
     def _cheat(self) -> None:
         """Two transactions with one nonce, for different ears; both accuse the innocent."""
+        if EVE.id not in self._endowed:
+            return
         slot = self._world.slot
         expires = slot + self._rng.randint(0, 1)
         nonce = self._next_nonce(EVE)
