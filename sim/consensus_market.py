@@ -147,7 +147,7 @@ class Market:
                 self._endowed.add(event["address"])
             elif event["event"] == "auction-opened":
                 for home in self.homes:
-                    if self._rng.random() < 0.6:
+                    if home.id in self._endowed and self._rng.random() < 0.6:
                         self._send(home, self._auction_bid(event["auction"]))
 
     def heard(self, vote: Vote) -> None:

@@ -13,11 +13,11 @@ from ledger.execution import Ledger
 from ledger.light import LightClient
 from ledger.proofs import RowFact
 from sim.consensus import CALM, Plan
-from sim.consensus_full import SIZES, combination, plan_of, play
+from sim.consensus_full import combination, plan_of, play
 from sim.consensus_ledger import LedgerNode, LedgerWorld
 
-SEEDS = (0, 6, 16, 35, 42, 80, 89)
-"""Of each a different mix, with different actors."""
+RUNS = ((16, 5), (28, 4), (42, 5), (80, 4), (85, 5))
+"""Seeds of different mixes and actors, and how many validators."""
 
 
 def calm_world(n):
@@ -25,8 +25,7 @@ def calm_world(n):
     return LedgerWorld(plan, joining=n == 5)
 
 
-@pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("seed", "n"), RUNS)
 def test_every_invariant_holds(seed, n):
     assert play(seed, n).violations == ()
 
@@ -80,7 +79,7 @@ def test_who_is_caught_is_banned_and_nobody_else():
 def test_power_cuts_lose_blocks():
     seeds = [one for one in range(90) if combination(one)[0] == "crashes"]
     lost = 0
-    for seed in seeds[:3]:
+    for seed in seeds[:2]:
         world = LedgerWorld(plan_of(seed, 4))
         assert world.run().violations == []
         lost += world.watcher.blocks_lost
@@ -90,17 +89,13 @@ def test_power_cuts_lose_blocks():
 def test_one_seed_is_one_run_whatever_python_hashes():
     """Also across processes: nothing in execution depends on the order of a set."""
     script = "from sim.consensus_full import play; print(play(8, 5).log_hash)"
-    hashes = {
-        subprocess.run(
-            [sys.executable, "-c", script],
-            env={**os.environ, "PYTHONHASHSEED": salt},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for salt in ("1", "2")
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    other = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert {play(8, 5).log_hash, play(8, 5).log_hash, other.stdout.strip()} == {
+        other.stdout.strip()
     }
-    assert hashes == {play(8, 5).log_hash + "\n"}
 
 
 # --- Mutants --------------------------------------------------------------------------------------
