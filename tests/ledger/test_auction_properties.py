@@ -103,6 +103,7 @@ def test_random_operations_conserve_and_a_refused_one_changes_only_the_nonce(
         elif kind == "commit":
             committed[who.id].append(operation)
     chain.block(GATE)
+    chain.block(slot_ms(SLOT + 1, -300))  # orders for the next slot are locked until then
     accounts = [v for k, v in chain.ledger.state.scan("account/")]
     assert all(row["balanceUc"] >= 0 and row["lockedUc"] == 0 for row in accounts)
     held = list(chain.ledger.state.scan(f"position/{SLOT:012d}/"))

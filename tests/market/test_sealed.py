@@ -1,5 +1,7 @@
 """Commitments bind, hide, and belong to one bidder and one auction."""
 
+import hashlib
+
 import pytest
 from msgspec.structs import replace
 
@@ -14,8 +16,6 @@ SALT = bytes(range(32))
 
 def test_a_commitment_is_the_hash_of_domain_salt_and_canonical_bid():
     """Computed by hand with sha256sum over the bytes that the docstring names."""
-    import hashlib  # noqa: PLC0415
-
     raw = (
         b"hearthgrid-sealed-bid-v1" + SALT + b'{"address":"hg1a","auction":"","energyWh":100,'
         b'"priceUcPerKwh":200000,"side":"buy","slot":7}'
