@@ -369,7 +369,7 @@ class Relay:
         # What a quorum finalised above a seal is dropped; it is empty, so nothing is lost.
         seal = watcher.seals.get(header.epoch)
         empty = header.n_tx == 0 and not header.seal
-        if empty and (seal is None if not sure else seal is not None and header.height > seal):
+        if empty and (header.height > seal if seal is not None else not sure):
             return
         watcher.fail(f"a light client accepted a header of height {header.height} not on the chain")
 
