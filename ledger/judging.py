@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ledger.execution import Ledger
 from ledger.mempool import Budget, Mempool
-from ledger.merkle import root
+from ledger.merkle import EMPTY_ROOT, root
 from ledger.protocol import Content, Epoch, RequestProposal, ValidateProposal
 from ledger.types import Header, Proposal
 from wire.errors import Refusal
@@ -66,12 +66,12 @@ def build_content(
         seal = _seals(ledger, epoch, time_ms)
         if not txids and not request.must and not work_is_due(ledger, now_ms):
             return None
-    executed = ledger.executed_height
+    executed, state_root, receipts_root = _roots(request.parent, ledger, epoch)
     return Content(
         txids=txids,
         exec_height=executed,
-        state_root=ledger.state_root(executed),
-        receipts_root=ledger.receipts_root(_covered(request.parent, ledger, epoch), executed),
+        state_root=state_root,
+        receipts_root=receipts_root,
         time_ms=time_ms,
         seal=seal,
         next_validators_hash=epoch.next_validators_hash if seal else b"",
@@ -155,6 +155,19 @@ def _form_fault(request: ValidateProposal, ledger: Ledger, epoch: Epoch, now_ms:
 def _seals(ledger: Ledger, epoch: Epoch, time_ms: int) -> bool:
     grid = ledger.genesis.grid
     return grid.slot_at(time_ms) > grid.slot_at(epoch.base_time_ms)
+
+
+def _roots(parent: Header | None, ledger: Ledger, epoch: Epoch) -> tuple[int, bytes, bytes]:
+    """
+    Executed height, state root and receipts root of a block on `parent`.
+
+    A leader that has not executed as far as its parent's roots reach repeats the parent's state
+    root, and adds no receipts: it need not lose its turn.
+    """
+    covered, executed = _covered(parent, ledger, epoch), ledger.executed_height
+    if parent is not None and executed < covered:
+        return covered, parent.state_root, EMPTY_ROOT
+    return executed, ledger.state_root(executed), ledger.receipts_root(covered, executed)
 
 
 def _covered(parent: Header | None, ledger: Ledger, epoch: Epoch) -> int:

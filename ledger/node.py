@@ -413,6 +413,9 @@ class Node:
         request = self._judging.get(block_hash)
         if request is None:
             return
+        if request.proposal.header.height <= self.executed_height:
+            del self._judging[block_hash]  # decided without us
+            return
         verdict, reason = judge(
             request,
             self.ledger,

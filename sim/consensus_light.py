@@ -45,7 +45,6 @@ LAG_S = 3.0
 """What one correct node has executed for so long all others must have, in the end."""
 BAN_S = 8.0
 """So long after evidence was found, or the world healed, the guilty have to be banned."""
-LAGGING = "executed height out of range"
 MEMORY = 64
 """Headers and certificates that the relay remembers."""
 
@@ -60,7 +59,6 @@ class LedgerWatcher(Watcher):
         self.bans: set[str] = set()
         self.blocks_lost = 0
         """By power cuts."""
-        self.turns_lost = 0
         """Honest blocks that were refused because their leader lagged behind."""
         self.accounts: dict[int, dict[str, Any]] = {0: genesis_rows(world.market.genesis)}
         """The accounts after each height, as the first correct node had them."""
@@ -90,18 +88,12 @@ class LedgerWatcher(Watcher):
         self.relay.saw_certificate(certificate)
 
     def refused(self, node: LedgerNode, header: Header, reason: str) -> None:
-        """
-        An honest node finds no honest leader's block wrong while it may still vote for it.
-
-        But for one that has executed less than the leader before it, and so loses its turn.
-        """
+        """An honest node finds no honest leader's block wrong while it may still vote for it."""
         correct = self._ledgers.correct
         leads = header.proposer in {one.key.id for one in self._ledgers.nodes if one in correct}
         if node not in correct or not leads or header.view < node.core.view:
             return
-        self.turns_lost += 1
-        if reason != LAGGING:
-            self.fail(f"a block of the honest is refused: {reason}")
+        self.fail(f"a block of the honest is refused: {reason}")
 
     def caught(self, node: LedgerNode, first: Vote, second: Vote) -> None:
         """Evidence never accuses the honest."""
