@@ -10,6 +10,7 @@ import typer
 
 from sim.consensus_cli import simulate
 from sim.poe_cli import proof_of_energy
+from sim.scenario_cli import app as scenario_app
 from wire.errors import ConfigError
 
 app = typer.Typer(
@@ -58,6 +59,7 @@ def demo(
 
 app.command("sim")(simulate)
 app.command("poe")(proof_of_energy)
+app.add_typer(scenario_app, name="scenario")
 
 
 def main() -> None:

@@ -109,7 +109,7 @@ def meter_of(key: SigningKey) -> SigningKey:
     return key.derive("meter")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Actor:
     """Somebody with an address who sends transactions and waits for their fate."""
 
@@ -209,6 +209,8 @@ class Stage:
         production_wh: int | None = None,
         consumption_wh: int | None = None,
         slots: tuple[int, int] | None = None,
+        key: SigningKey | None = None,
+        grant: AddressGrant | None = None,
     ) -> Actor:
         """
         A home whose fresh address is registered, and has money and energy to trade.
@@ -220,10 +222,12 @@ class Stage:
             production_wh, consumption_wh: energy to sell and to buy per slot (default: all that
                 the grant allows)
             slots: first and last slot of that energy (default: a day from `slot0` on)
+            key, grant: of the address, where a CSM-DB granted it (default: the stage does)
         """
-        key = self.issuer.key.derive(f"home {len(self.actors)} {name}")
+        key = key or self.issuer.key.derive(f"home {len(self.actors)} {name}")
         now_slot = self.genesis.grid.slot_at(self.clock.now_ms())
-        grant = self.issuer.grant(key, now_slot, now_slot + GRANT_SLOTS, max_buy_wh, max_sell_wh)
+        last_slot = now_slot + GRANT_SLOTS
+        grant = grant or self.issuer.grant(key, now_slot, last_slot, max_buy_wh, max_sell_wh)
         actor = await self._actor(name, key, grant)
         _must(await actor.submit({"op": "register-address", "grant": dump(grant)}))
         first, last = slots or (self.slot0, self.slot0 + HOME_SLOTS - 1)
