@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from ledger.genesis import Feeder
 from sim.scenarios import ScenarioError, balances, nazari, scenarios
 from sim.stage import stage
 
@@ -38,3 +39,34 @@ async def test_a_ledger_with_another_rule_fails_nazaris_scenario(tmp_path):
 def test_a_balance_that_is_not_the_rules_is_an_error(after):
     with pytest.raises(ScenarioError):
         balances.compare(lambda _: None, {"ann": (100, 0)}, {"ann": after}, {"ann": 5})
+
+
+async def test_baggios_six_nodes_schedule_deviate_and_keep_the_feeders_rating(tmp_path):
+    outcome, told = await play("baggio", tmp_path)
+    assert outcome["takenWh"]["second"] == {
+        "house-1": 300, "house-2": 200, "ev": 0, "pv-1": -1_389, "pv-2": -1_111,
+    }  # fmt: skip
+    assert outcome["changesUc"] == {
+        "house-1": -1_200 * 190,
+        "house-2": -800 * 190 - 200 * 400,
+        "ev": -1_800 * 190 + 400 * 80,
+        "pv-1": 2_589 * 190,
+        "pv-2": 2_911 * 190 - 300 * 400 + 489 * 80,
+        "supervisor": -194_120,
+    }
+    assert sum(line.split()[:1] == ["ev"] for line in told) == 3, "a table per interval, and all"
+
+
+async def test_a_feeder_that_carries_all_fails_baggios_scenario(tmp_path):
+    with pytest.raises(ScenarioError, match="through the feeder"):
+        await play("baggio", tmp_path, feeder=Feeder())
+
+
+async def test_baggios_supervisor_closes_an_interconnection_and_adjusts(tmp_path):
+    outcome, _ = await play("baggio-zones", tmp_path)
+    assert outcome["zones"]["split"] == {
+        "north": (1_500, 212_500, True), "south": (-1_800, 305_000, False),
+    }  # fmt: skip
+    assert outcome["zones"]["adjusted"]["north"][0] == 0, "nothing flows through it"
+    assert sum(outcome["changesUc"].values()) == 0
+    assert outcome["changesUc"]["pv-1"] == 1_200 * (212_500 - 375_000) // 1_000
