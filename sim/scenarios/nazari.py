@@ -128,8 +128,8 @@ class _Play:
 
 @scenario(
     "nazari",
-    paper="Nazari, Khorsandi, Babaki (2021)",
-    claim="five scenarios of an escrowed trade, every balance by the paper's rule",
+    paper="Nazari, Khorsandi, Babaki (2021), section V",
+    claim="Five scenarios of an escrowed trade, every balance by the paper's rule.",
     escrow=RULES,
 )
 async def run(stage: Stage, tell: Tell) -> Outcome:
@@ -140,10 +140,8 @@ async def run(stage: Stage, tell: Tell) -> Outcome:
         seller=await stage.home("seller", deposit_uc=DEPOSIT_UC, production_wh=5_000),
         buyer=await stage.home("buyer", deposit_uc=DEPOSIT_UC, consumption_wh=5_000),
     )  # fmt: skip
-    tell(
-        f"{ENERGY_WH:,} Wh for {COST_UC:,} µ¤; guarantee P = {GUARANTEE_UC:,}, of which a failure "
-        f"costs p = {PENALTY_UC:,}; fee y = {FEE_UC:,}; k = {RULES.max_penalties}"
-    )
+    tell(f"{ENERGY_WH:,} Wh for {COST_UC:,} µ¤; fee y = {FEE_UC:,}; k = {RULES.max_penalties}")
+    tell(f"guarantee P = {GUARANTEE_UC:,}, of which a failure costs {PENALTY_UC:,} (p = 30 %)")
     changes = {
         "1 delivered": await _delivered(play, first),
         "2 given up before the deadline": await _given_up_in_time(play, first + 2),
@@ -221,7 +219,7 @@ async def _delivered_late(play: _Play, slot: int) -> dict[str, int]:
     await play.meter(play.seller, slot, -ENERGY_WH)
     await play.meter(play.buyer, slot, ENERGY_WH)
     await stage.to_slot(slot + 2, 5)
-    play.tell("  the energy that came all the same is settled like any other, at the tariff")
+    play.tell("  the energy came all the same: settled like any other, at the tariff")
     prices = stage.genesis.prices
     await play.compare(
         before,

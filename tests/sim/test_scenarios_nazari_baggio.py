@@ -1,5 +1,8 @@
 """Nazari's and Baggio's examples on a real market: broker, four validators, meters."""
 
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -48,11 +51,11 @@ async def test_baggios_six_nodes_schedule_deviate_and_keep_the_feeders_rating(tm
     }  # fmt: skip
     assert outcome["changesUc"] == {
         "house-1": -1_200 * 190,
-        "house-2": -800 * 190 - 200 * 400,
+        "house-2": -800 * 190 - 250 * 400,
         "ev": -1_800 * 190 + 400 * 80,
         "pv-1": 2_589 * 190,
-        "pv-2": 2_911 * 190 - 300 * 400 + 489 * 80,
-        "supervisor": -194_120,
+        "pv-2": 2_911 * 190 - 300 * 400,
+        "supervisor": -135_000,
     }
     assert sum(line.split()[:1] == ["ev"] for line in told) == 3, "a table per interval, and all"
 
@@ -70,3 +73,8 @@ async def test_baggios_supervisor_closes_an_interconnection_and_adjusts(tmp_path
     assert outcome["zones"]["adjusted"]["north"][0] == 0, "nothing flows through it"
     assert sum(outcome["changesUc"].values()) == 0
     assert outcome["changesUc"]["pv-1"] == 1_200 * (212_500 - 375_000) // 1_000
+
+
+def test_the_page_lists_every_scenario_and_no_other():
+    page = (Path(__file__).parents[2] / "docs/how-to/scenarios.md").read_text()
+    assert re.findall(r"^\| `([a-z0-9-]+)`", page, re.MULTILINE) == list(scenarios())
