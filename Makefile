@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 
-.PHONY: demo sim sim-full test fuzz check bench bench-market bench-ledger bench-growth bench-poe format clean help
+.PHONY: demo sim sim-full test fuzz check bench bench-market bench-ledger bench-growth bench-poe bench-trade scenarios format clean help
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ sim: $(STAMP) ## Try to break consensus: SEED=42 replays one schedule, SEEDS=100
 
 sim-full: $(STAMP) ## The same with the real ledger in it: SEED=42 (VALIDATORS=5), SEEDS=90
 	$(BIN)/hearthgrid sim --full $(if $(SEED),--seed $(SEED) --validators $(or $(VALIDATORS),4),--seeds $(or $(SEEDS),90)) $(ARGS)
+
+scenarios: $(STAMP) ## The papers' examples, one after the other, each over a broker and four validators
+	@set -e; for name in $$($(BIN)/hearthgrid scenario list --names); do $(BIN)/hearthgrid scenario run $$name; done
 
 test: $(STAMP) ## Run the tests (ARGS="-k name" to choose)
 	$(BIN)/python -m pytest -n 2 $(ARGS)
@@ -51,6 +54,9 @@ bench-ledger: $(STAMP) ## Four validators on a real broker: throughput, finality
 bench-poe: $(STAMP) ## Who leads under TMI's rule and ours, 30 days with cheats (ARGS="--days 30 --seed 1")
 	@mkdir -p out
 	$(BIN)/hearthgrid poe --chart out/poe.svg $(ARGS)
+
+bench-trade: $(STAMP) ## How long a trade takes, offer to final acceptance; PETra's histogram in out/trade.svg (ARGS="--trades 1000")
+	$(BIN)/python -m bench.trade --chart out/trade.svg $(ARGS)
 
 bench-growth: $(STAMP) ## What grows with the chain: a transaction, disk, joining, a light client (ARGS="--out out/growth")
 	$(BIN)/python -m bench.growth $(ARGS)

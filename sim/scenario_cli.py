@@ -25,6 +25,9 @@ app = typer.Typer(
 
 @app.command("list")
 def list_all(
+    names: Annotated[
+        bool, typer.Option("--names", help="Print the names only, one a line.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
     """List the scenarios."""
@@ -37,6 +40,9 @@ def list_all(
     if as_json:
         rows = [{"name": one.name, "paper": one.paper, "claim": one.claim} for one in found]
         typer.echo(json.dumps(rows))
+        return
+    if names:
+        typer.echo("\n".join(one.name for one in found))
         return
     table = Table(show_lines=True)
     for column in ("name", "paper", "what it shows"):

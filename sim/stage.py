@@ -32,13 +32,11 @@ from ledger.node import Node
 from runtime.bus import MqttBus, lane
 from runtime.rng import SystemRng
 from sim.movable_clock import MovableClock
-from wire import topics
+from sim.sender import Sender
 from wire.canonical import encode
 from wire.certificates import AddressGrant, Certificate, Signed, dump, seal
-from wire.envelope import new_req_id
 from wire.keys import SigningKey, to_text
 from wire.metering import Receipt, record_json, sign_record
-from wire.transactions import Transaction, make_transaction
 
 MARKET = "stage"
 SLOT_MS = 900_000
@@ -109,45 +107,19 @@ def meter_of(key: SigningKey) -> SigningKey:
     return key.derive("meter")
 
 
-@dataclass(slots=True, eq=False)
-class Actor:
-    """Somebody with an address who sends transactions and waits for their fate."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class Actor(Sender):
+    """Somebody on the stage."""
 
     name: str
-    key: SigningKey
     stage: Stage
-    bus: MqttBus
-    client: LedgerClient
-    nonce: int = 0
-    fates: dict[str, asyncio.Future[tuple[int, dict[str, Any]]]] = field(default_factory=dict)
     seen: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     """Finalised events with their heights, since the actor came."""
 
-    @property
-    def id(self) -> str:
-        """The address."""
-        return self.key.id
-
     async def take(self, height: int, event: dict[str, Any]) -> None:
-        """Remember an event; tell who waits for a transaction."""
+        """Remember an event."""
         self.seen.append((height, event))
-        if event["event"] == "tx":
-            future = self.fates.pop(event["txid"], None)
-            if future is not None and not future.done():
-                future.set_result((height, event))
-
-    async def send(self, *operations: dict[str, Any]) -> asyncio.Future[tuple[int, dict[str, Any]]]:
-        """Publish one transaction; the future is its height and `tx` event, once final."""
-        clock, genesis = self.stage.clock, self.stage.genesis
-        tx: Transaction = make_transaction(
-            self.key, genesis.chain_id, self.nonce,
-            genesis.grid.slot_at(clock.now_ms()) + 4, list(operations),
-            new_req_id(clock.wall_ms(), SystemRng().bytes(10)), clock.now_ms(),
-        )  # fmt: skip
-        self.nonce += 1
-        future = self.fates[tx.txid.hex()] = asyncio.get_running_loop().create_future()
-        await self.bus.publish(topics.build(genesis.market, topics.TX, self.id), tx.raw)
-        return future
+        await Sender.take(self, height, event)
 
     async def submit(
         self, *operations: dict[str, Any], timeout_s: float = FINAL_S
@@ -349,11 +321,8 @@ class Stage:
     async def _actor(self, name: str, key: SigningKey, credential: Signed) -> Actor:
         bus = self._bus(key, credential)
         client = LedgerClient(bus, self.genesis, self.clock, key.id, from_start=not self.actors)
-        actor = Actor(name, key, self, bus, client)
-        client.on_event(actor.take)
-        await client.start()
-        await bus.start()
-        await bus.wait_connected(CONNECT_S)
+        actor = Actor(key, bus, client, self.genesis, self.clock, name=name, stage=self)
+        await actor.start(CONNECT_S)
         self.actors.append(actor)
         return actor
 
@@ -375,8 +344,7 @@ class Stage:
     async def stop(self) -> None:
         """Disconnect everybody, stop the validators and the broker."""
         for actor in self.actors:
-            await actor.client.stop()
-            await actor.bus.stop()
+            await actor.stop()
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
