@@ -22,6 +22,7 @@ from ledger.node import Node
 from runtime.bus import MAX_PAYLOAD_BYTES
 from runtime.metrics import count_refusal
 from runtime.ports import BusDownError, Handler, Message
+from sim import movable_clock
 from wire import topics
 from wire.errors import WireError
 from wire.keys import SigningKey
@@ -98,32 +99,11 @@ class HubBus:
                         count_refusal("bus", error.refusal)
 
 
-class MovableClock:
+class MovableClock(movable_clock.MovableClock):
     """Real time from the test market's start on, moved at will."""
 
-    speed = 1.0
-
     def __init__(self) -> None:
-        self._ahead_ms = chain_builder.START_MS + 1000 - int(time.time() * 1000)
-
-    def now_ms(self) -> int:
-        return self.wall_ms() + self._ahead_ms
-
-    def move_to(self, market_ms: int) -> None:
-        """Make it `market_ms` now."""
-        self._ahead_ms = market_ms - self.wall_ms()
-
-    def wall_ms(self) -> int:
-        return int(time.time() * 1000)
-
-    def monotonic_s(self) -> float:
-        return time.monotonic()
-
-    def real_seconds_until(self, market_ms: int) -> float:
-        return max(0.0, (market_ms - self.now_ms()) / 1000)
-
-    async def sleep_until(self, market_ms: int) -> None:
-        await asyncio.sleep(self.real_seconds_until(market_ms))
+        super().__init__(chain_builder.START_MS + 1000)
 
 
 class Feeder:
