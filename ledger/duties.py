@@ -38,6 +38,8 @@ LICENCE_FILE, LEAVE_FILE = "licence.json", "leave"
 LIFE_SLOTS = 4
 ONION_LABEL = "hearthgrid seed onion"
 RESEND_S = 3.0
+ASK_SEAT_S = 60.0
+"""Between two requests for a seat, or to leave it: one that was refused is not put at once."""
 MAX_ONIONS = 8
 """Tried to find the one that the chain knows."""
 MAX_ACCUSATIONS = 16
@@ -104,7 +106,7 @@ def seed_operation(ledger: Ledger, validator: str, seeds: Seeds) -> dict[str, An
 
 
 def membership_operation(
-    ledger: Ledger, key: SigningKey, folder: Path, seeds: Seeds
+    ledger: Ledger, key: SigningKey, folder: Path, seeds: Seeds, now_ms: int
 ) -> dict[str, Any] | None:
     """
     The `join-validator` or `leave-validator` that the files in the node's folder ask for, if any.
@@ -117,6 +119,8 @@ def membership_operation(
         return {"op": "leave-validator"} if here else None
     licence = _licence(folder / LICENCE_FILE)
     if licence is None or licence.validator != key.id:
+        return None
+    if not licence.not_before_ms <= now_ms < licence.not_after_ms:
         return None
     if row is None:
         return {"op": "join-validator", "licence": dump(licence), "tip": to_text(seeds.tip)}
@@ -146,6 +150,7 @@ class Duties:
         self._seeds = Seeds(node.key)
         self._flight: Transaction | None = None
         self._sent_s = 0.0
+        self._asked_s: dict[str, float] = {}
         self._eventful = False
 
     def saw_block(self, header: types.Header, senders: list[str]) -> None:
@@ -180,9 +185,15 @@ class Duties:
 
     def _due(self) -> list[dict[str, Any]]:
         node = self._node
-        membership = membership_operation(node.ledger, node.key, self._folder, self._seeds)
+        now_s = node.clock.monotonic_s()
+        membership = membership_operation(
+            node.ledger, node.key, self._folder, self._seeds, node.clock.now_ms()
+        )
         if membership is not None:
-            return [membership]  # alone: it makes the sender known
+            asked_s = self._asked_s.get(membership["op"], float("-inf"))
+            if now_s - asked_s >= ASK_SEAT_S:
+                self._asked_s[membership["op"]] = now_s
+                return [membership]  # alone: it makes the sender known
         if node.ledger.query(keys.validator(node.key.id)) is None:
             return []
         found = node.store.evidence(judged=False)[:MAX_ACCUSATIONS]

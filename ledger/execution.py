@@ -300,8 +300,14 @@ class Ledger:
             EXPIRED, REPLAYED (this very transaction was executed), WRONG_NONCE (another one with
             its nonce was), or None.
         """
+        if self.is_executed(tx.txid):  # whatever became of it: some codes leave the nonce unused
+            return Refusal.REPLAYED
+        return self.check_turn(tx, now_ms)
+
+    def check_turn(self, tx: Transaction, now_ms: int) -> Refusal | None:
+        """`check_admission` of one that is known not to be in a block."""
         if tx.nonce < self.next_nonce(tx.sender):
-            return Refusal.REPLAYED if self.is_executed(tx.txid) else Refusal.WRONG_NONCE
+            return Refusal.WRONG_NONCE
         if tx.expires_slot < self.genesis.grid.slot_at(now_ms):
             return Refusal.EXPIRED
         return None

@@ -75,6 +75,10 @@ class Chain(Protocol):
         """Why a transaction is of no use any more, or None."""
         ...
 
+    def check_turn(self, tx: Transaction, now_ms: int) -> Refusal | None:
+        """The same, of one that is in no block."""
+        ...
+
 
 _ERRORS: dict[Refusal, type[WireError]] = {
     Refusal.WRONG_NONCE: WrongNonceError,
@@ -217,7 +221,7 @@ class Mempool:
         while turns:
             queue, nonce = turns.popleft()
             tx = queue.get(nonce)
-            if tx is None or self._chain.check_admission(tx, now_ms) is not None:
+            if tx is None or self._chain.check_turn(tx, now_ms) is not None:
                 continue
             budget = budget.less(tx)
             if budget.exceeded:
@@ -229,7 +233,7 @@ class Mempool:
     def has_work(self, now_ms: int) -> bool:
         """True when something that waits here may be executed on top of the executed state."""
         return any(
-            tx is not None and self._chain.check_admission(tx, now_ms) is None
+            tx is not None and self._chain.check_turn(tx, now_ms) is None
             for sender, queue in self._queues.items()
             for tx in (queue.get(self._chain.next_nonce(sender)),)
         )
@@ -270,7 +274,7 @@ class Mempool:
         dropped = [
             tx
             for tx in self._by_id.values()
-            if tx.txid not in spare and self._chain.check_admission(tx, now_ms) is not None
+            if tx.txid not in spare and self._chain.check_turn(tx, now_ms) is not None
         ]
         for tx in dropped:
             self._forget(tx.txid)

@@ -115,6 +115,7 @@ class Node:
         rng: for request ids
         votes: False: only follow, whatever seat the key has or gets
         keep_epochs: how many ended epochs stay on the disk; None: all
+        settle_s: real time that a node with an empty folder listens before it speaks
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class Node:
         *,
         votes: bool = True,
         keep_epochs: int | None = None,
+        settle_s: float = 0.5,
     ) -> None:
         self.genesis = genesis
         self.clock = clock
@@ -144,6 +146,11 @@ class Node:
         self._spoke = False
         """True once something of ours is in the vote log."""
         self._born = self._read_birth()
+        self._settle_s = settle_s
+        self._settling = self._born.fresh and not self._spoke
+        """True until it is known whether the chain was there before this folder."""
+        self._elsewhere = False
+        """True when somebody speaks of an epoch that we have not reached."""
         self._kept_bodies: set[bytes] = set()
         self._publisher = Publisher(self)
         self._fetcher = Fetcher(self)
@@ -199,7 +206,12 @@ class Node:
         await self.bus.start()
         try:
             async with asyncio.TaskGroup() as tasks:
-                for work in (self._turn_for_ever, self._housekeeping, self._fetcher.run):
+                for work in (
+                    self._turn_for_ever,
+                    self._housekeeping,
+                    self._fetcher.run,
+                    self._settle,
+                ):
                     tasks.create_task(work())
         except ExceptionGroup as group:
             log.critical("the node stops", reason=str(group.exceptions[0]))
@@ -266,6 +278,7 @@ class Node:
         Validators turn the epoch within moments of each other: what comes from the next one waits
         a little for us to turn too, before the core takes it as a sign of being behind.
         """
+        self._elsewhere = self._elsewhere or epoch > self._epoch.epoch
         if epoch != self._epoch.epoch + 1:
             self._post(event)
             return
@@ -510,7 +523,7 @@ class Node:
 
     def jumped(self, header: Header, finality: Finality) -> None:
         """A fetched block was executed: let the core of its epoch go on from there."""
-        if self._born.fresh and not self._spoke:
+        if self._settling and self._born.fresh:
             self._forget_freshness()
         if not header.seal:
             effects = self._core.jump(header, finality.certificate)
@@ -547,11 +560,19 @@ class Node:
         Our index among the epoch's validators; None when we have no seat or must not use it.
 
         A log that was begun within this epoch does not hold what was signed in it before: without
-        it we might contradict ourselves, so we only watch until the next epoch.
+        it we might contradict ourselves, so we only watch until the next epoch. A founder that
+        begins with the chain has signed nothing before: it has its seat in the first epoch, and in
+        one that begins about when its log does.
         """
         seat = epoch.validators.index(self.key.id) if self._may_vote else None
-        begun_since = epoch.base_time_ms > self._born.time_ms + DRIFT_MS
-        if seat is None or self._born.fresh or begun_since:
+        if seat is None:
+            return None
+        if self._settling:
+            return None
+        age_ms = epoch.base_time_ms - self._born.time_ms
+        if age_ms > DRIFT_MS:
+            return seat
+        if self._born.fresh and (epoch.epoch == 0 or age_ms >= -DRIFT_MS):
             return seat
         log.warning("watching: the vote log is younger than this epoch", epoch=epoch.epoch)
         return None
@@ -568,16 +589,30 @@ class Node:
         found = [one for one in records if isinstance(one, BornRecord)]
         return found[0] if found else BornRecord(0, fresh=True)
 
-    def _forget_freshness(self) -> None:
+    async def _settle(self) -> None:
         """
-        The chain was there before this folder: our key may have voted with another one.
+        Listen, with an empty folder, before the first word.
 
-        Founders that begin together never come here in numbers: there is nothing to fetch before a
-        quorum has spoken.
+        If others have blocks already, our key may have voted from another folder: then this log is
+        not a founder's. Founders that begin together hear nothing, and begin.
         """
+        if self._settling:
+            self._fetcher.missing(b"", 0)
+            await asyncio.sleep(self._settle_s / 2)
+            self._fetcher.missing(b"", self.executed_height)
+            await asyncio.sleep(self._settle_s / 2)
+            self.do_soon(self._settled)
+
+    def _forget_freshness(self) -> None:
         self._born = BornRecord(self.clock.now_ms(), fresh=False)
-        self._core.me = None
         self._start_log_anew()
+
+    def _settled(self) -> None:
+        self._settling = False
+        if self._elsewhere and self._born.fresh:
+            self._forget_freshness()
+        self._core.me = self._seat(self._epoch)
+        self.look()
 
     def _jump_to_tip(self) -> None:
         """Tell a restored core what was executed in its epoch."""

@@ -785,7 +785,15 @@ class Core:
                 for vote in self._my_votes(view):
                     self._republish(vote)
         self._show_certificates()
+        self._ask_holes()
         self._request(must=self._pool.last_parent() > self.tree.final_view)
+
+    def _ask_holes(self) -> None:
+        """Ask for nullifications that I missed: with a hole in them nobody can propose."""
+        last = self.view - 1
+        first = self._pool.not_nullified(self._pool.last_parent() + 1, last)
+        if first is not None:
+            self._out.append(RequestNullifications(first, last))
 
     def _republish(self, vote: Vote) -> None:
         block = self.tree.get(vote.block_hash)

@@ -355,7 +355,8 @@ class LedgerStore:
         with self._atomic():
             self._insert_block(block)
             self._db.executemany(
-                "INSERT INTO bodies VALUES (?, ?, ?, ?)",
+                # a body that is here already must not stop the chain, whoever let it in twice
+                "INSERT OR IGNORE INTO bodies VALUES (?, ?, ?, ?)",
                 [(txid, height, i, raw) for i, (txid, raw) in enumerate(record.bodies)],
             )
             self._db.executemany(

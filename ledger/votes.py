@@ -208,3 +208,6 @@ class VotePool:
         if held is not None:
             for cell in held.votes.values():
                 cell.pop(vote.validator, None)
+            held.votes = {words: cell for words, cell in held.votes.items() if cell}
+            if not held.votes and not held.certificates:
+                del self._views[oldest]

@@ -79,6 +79,7 @@ SLOT_MS = 3_000
 MAX_BLOCK_TXS = 20
 BUILD_DELAY_S = 0.03
 NULLIFICATIONS_PER_ANSWER = 8
+RESEND_S = 3.0
 HOLE = 0.3
 """How often a torn write has a hole: later sectors were written before earlier ones."""
 KINDS = (*(kind.name for kind in VoteKind), "ProposalReceived", "CertificateReceived")
@@ -349,6 +350,13 @@ class World:
                 self.after(delay_s, lambda node=node: node.take_transaction(txid))  # type: ignore[misc]
         if self.faulty:
             self.after(self.plan.heal_s - self.now_s + 0.1, lambda: self._submit(txid))
+        else:
+            self.after(RESEND_S, lambda: self._submit_again(txid))
+
+    def _submit_again(self, txid: bytes) -> None:
+        """A sender goes on until its transaction is final: all who had it may have crashed."""
+        if txid not in self.watcher.transactions:
+            self._submit(txid)
 
 
 class Node:

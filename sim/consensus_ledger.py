@@ -162,6 +162,7 @@ class SimDuties(Duties):
         self._seeds = Seeds(node.key, ONION_LAYERS)
         self._flight: Transaction | None = None
         self._sent_s = 0.0
+        self._asked_s = {}
         self._eventful = False
         self._payee = node.payee
 

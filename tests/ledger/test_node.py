@@ -19,8 +19,10 @@ from ledger.snapshots import Snapshots
 from ledger.types import ZERO_HASH, ValidatorSet
 from runtime.bus import MAX_PAYLOAD_BYTES
 from runtime.metrics import refusals
-from wire import topics
+from wire import certificates, topics
+from wire.certificates import ValidatorLicence
 from wire.errors import Refusal
+from wire.keys import to_text
 
 ANN, BOB = key("ann"), key("bob")
 
@@ -329,7 +331,10 @@ async def test_a_node_that_only_follows_never_votes_whatever_seat_its_key_has(tm
         await market.stop(3)
         said = []
         bus = HubBus(market.hub)
-        bus.publish_soon = lambda topic, _payload, **_more: said.append(topic)
+        publish = bus.publish_soon
+        bus.publish_soon = lambda topic, payload, **more: (
+            said.append(topic), publish(topic, payload, **more)
+        )  # fmt: skip
         key = chain_builder.VALIDATORS[3]
         follower = Node(market.genesis, tmp_path / "node-3", key, bus, market.clock, votes=False)
         task = asyncio.create_task(follower.run())
@@ -338,3 +343,73 @@ async def test_a_node_that_only_follows_never_votes_whatever_seat_its_key_has(tm
         await market.until(lambda: follower.ledger.is_executed(tx.txid))
         task.cancel()
         assert not [topic for topic in said if "consensus/vote" in topic or "/tx/" in topic]
+
+
+# --- What a review proved -------------------------------------------------------------------------
+
+
+async def test_a_refused_registration_sent_twice_does_not_stop_the_chain(tmp_path):
+    """UNKNOWN_SENDER leaves the nonce unused: the same transaction came into a second block."""
+    async with feeder(tmp_path) as market:
+        await registered(market, ANN)
+        ended = market.chain.tx(
+            BOB, register(BOB, start_slot=FIRST_SLOT - 9, end_slot=FIRST_SLOT - 1), nonce=0
+        )
+        market.send(ended)
+        await market.executed(ended)
+        market.send(ended)
+        after = renewal(market, ANN, 1)
+        market.send(after)
+        await market.executed(after)
+        assert all(not task.done() for task in market.tasks)
+        assert all(len(node.mempool) == 0 for node in market.nodes)
+
+
+async def test_a_licence_that_has_ended_is_not_put_again_and_again(tmp_path):
+    async with feeder(tmp_path) as market:
+        await registered(market, ANN)
+        late = market.key(4)
+        licence = ValidatorLicence(
+            validator=late.id, key=to_text(late.public), controller="home-4",
+            not_before_ms=0, not_after_ms=slot_ms(FIRST_SLOT) + 2_000,
+        )  # fmt: skip
+        folder = tmp_path / "node-4"
+        folder.mkdir()
+        sealed = certificates.seal(licence, chain_builder.ISSUER, chain_builder.MARKET)
+        (folder / "licence.json").write_text(certificates.dump_text(sealed))
+        market.clock.move_to(slot_ms(FIRST_SLOT) + 3_000)
+        said = []
+        node = market.start(4)
+        publish = node.bus.publish_soon
+        node.bus.publish_soon = lambda topic, payload, **more: (
+            said.append(topic), publish(topic, payload, **more)
+        )  # fmt: skip
+        await asyncio.sleep(2.5)
+        assert not [topic for topic in said if "/tx/" in topic] and not market.tasks[4].done()
+
+
+async def test_holes_in_the_nullifications_of_everybody_are_filled(tmp_path, monkeypatch):
+    """Each node missed other views, none lately: nobody could propose, and nobody asked."""
+    monkeypatch.setattr(ValidatorSet, "inline_views", 2)
+    async with feeder(tmp_path, delta0_ms=10) as market:
+        await registered(market, ANN)
+        buses = [node.bus for node in market.nodes]
+
+        def without(away):
+            def carries(sender, to, topic):
+                gone = away is not None and buses[away] in (sender, to)
+                return not gone and not topic.endswith("consensus/prop")
+
+            return carries
+
+        tx = renewal(market, ANN, 1)
+        market.hub.carries = without(None)
+        market.send(tx)
+        for away in range(4):
+            market.hub.carries = without(away)
+            start = max(node.view for node in market.nodes)
+            await market.until(lambda: max(n.view for n in market.nodes) > start + 14, 30)  # noqa: B023
+            market.hub.carries = without(None)
+            await market.until(lambda: len({n.view for n in market.nodes}) == 1, 30)
+        market.hub.carries = lambda *_: True
+        await market.executed(tx, timeout_s=20)
