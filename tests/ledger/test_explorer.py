@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from selenium.common.exceptions import StaleElementReferenceException
 from support.chain_builder import VALIDATORS
 from support.http import get, serving
 from support.little_chain import ANN, LittleNode, little_chain
@@ -124,9 +126,10 @@ def test_a_new_block_appears_by_itself(little, driver, page):
     chain, _ = little
     page()
     chain.block(chain.ledger.time_ms + 1)
-    deadline_s = time.monotonic() + 8
+    deadline_s, first = time.monotonic() + 8, ""
     while time.monotonic() < deadline_s:
-        first = driver.find_element("css selector", "[aria-label=Blocks] td:first-child").text
+        with contextlib.suppress(StaleElementReferenceException):  # the list was just drawn anew
+            first = driver.find_element("css selector", "[aria-label=Blocks] td:first-child").text
         if first == str(chain.store.height):
             return
         time.sleep(0.1)
