@@ -149,8 +149,6 @@ class Node:
         self._settle_s = settle_s
         self._settling = self._born.fresh and not self._spoke
         """True until it is known whether the chain was there before this folder."""
-        self._elsewhere = False
-        """True when somebody speaks of an epoch that we have not reached."""
         self._kept_bodies: set[bytes] = set()
         self._publisher = Publisher(self)
         self._fetcher = Fetcher(self)
@@ -278,7 +276,6 @@ class Node:
         Validators turn the epoch within moments of each other: what comes from the next one waits
         a little for us to turn too, before the core takes it as a sign of being behind.
         """
-        self._elsewhere = self._elsewhere or epoch > self._epoch.epoch
         if epoch != self._epoch.epoch + 1:
             self._post(event)
             return
@@ -524,7 +521,8 @@ class Node:
     def jumped(self, header: Header, finality: Finality) -> None:
         """A fetched block was executed: let the core of its epoch go on from there."""
         if self._settling and self._born.fresh:
-            self._forget_freshness()
+            self._born = BornRecord(self.clock.now_ms(), fresh=False)
+            self._start_log_anew()
         if not header.seal:
             effects = self._core.jump(header, finality.certificate)
             for effect in effects:
@@ -593,24 +591,20 @@ class Node:
         """
         Listen, with an empty folder, before the first word.
 
-        If others have blocks already, our key may have voted from another folder: then this log is
-        not a founder's. Founders that begin together hear nothing, and begin.
+        If others have final blocks already, our key may have voted from another folder: then this
+        log is not a founder's (`jumped`). Founders that begin together find none, and begin. Only
+        proven blocks count: what a liar says of epochs to come must not keep founders silent.
         """
         if self._settling:
+            await self.bus.wait_connected()
             self._fetcher.missing(b"", 0)
             await asyncio.sleep(self._settle_s / 2)
             self._fetcher.missing(b"", self.executed_height)
             await asyncio.sleep(self._settle_s / 2)
             self.do_soon(self._settled)
 
-    def _forget_freshness(self) -> None:
-        self._born = BornRecord(self.clock.now_ms(), fresh=False)
-        self._start_log_anew()
-
     def _settled(self) -> None:
         self._settling = False
-        if self._elsewhere and self._born.fresh:
-            self._forget_freshness()
         self._core.me = self._seat(self._epoch)
         self.look()
 

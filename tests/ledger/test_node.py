@@ -16,7 +16,7 @@ from ledger.fetch import MAX_ANSWER_BYTES, answer_blocks, answer_bodies
 from ledger.judging import Judgement, Verdict
 from ledger.node import Node
 from ledger.snapshots import Snapshots
-from ledger.types import ZERO_HASH, ValidatorSet
+from ledger.types import ZERO_HASH, ValidatorSet, VoteKind, encode, make_vote
 from runtime.bus import MAX_PAYLOAD_BYTES
 from runtime.metrics import refusals
 from wire import certificates, topics
@@ -413,3 +413,38 @@ async def test_holes_in_the_nullifications_of_everybody_are_filled(tmp_path, mon
             await market.until(lambda: len({n.view for n in market.nodes}) == 1, 30)
         market.hub.carries = lambda *_: True
         await market.executed(tx, timeout_s=20)
+
+
+async def test_one_liar_cannot_keep_the_founders_from_beginning(tmp_path):
+    """It speaks of an epoch to come while they listen; unproven words count for nothing."""
+    async with feeder(tmp_path) as market:
+        liar = chain_builder.VALIDATORS[3]
+        await market.stop(3)
+        vote = make_vote(liar, market.genesis.chain_id, 3, 7, 1, VoteKind.NULLIFY)
+        topic = topics.build(market.genesis.market, topics.CONSENSUS_VOTE, liar.id)
+        bus = HubBus(market.hub)
+        for _ in range(10):
+            bus.publish_soon(topic, encode(vote))
+            await asyncio.sleep(0.02)
+        await market.until(lambda: all(n._core.me is not None for n in market.nodes[:3]))
+        await registered(market, ANN)
+
+
+async def test_listening_begins_when_the_broker_is_there(tmp_path):
+    """A founder's key in a new folder, whose broker is slow to answer, must not speak first."""
+    async with feeder(tmp_path) as market:
+        await registered(market, ANN)
+        await market.stop(3)
+        shutil.rmtree(tmp_path / "node-3")
+        (tmp_path / "node-3").mkdir()
+        bus, there = HubBus(market.hub), asyncio.Event()
+        bus.wait_connected = lambda _timeout_s=None: there.wait()
+        key = chain_builder.VALIDATORS[3]
+        node = Node(market.genesis, tmp_path / "node-3", key, bus, market.clock)
+        task = asyncio.create_task(node.run())
+        await asyncio.sleep(0.8)
+        assert node._core.me is None, "it stopped listening before it could hear"
+        there.set()
+        await market.until(lambda: node.executed_height > 0 and not node._settling)
+        assert node._core.me is None
+        task.cancel()
