@@ -439,6 +439,7 @@ async def test_listening_begins_when_the_broker_is_there(tmp_path):
         (tmp_path / "node-3").mkdir()
         bus, there = HubBus(market.hub), asyncio.Event()
         bus.wait_connected = lambda _timeout_s=None: there.wait()
+        market.hub.carries = lambda sender, to, _: there.is_set() or bus not in (sender, to)
         key = chain_builder.VALIDATORS[3]
         node = Node(market.genesis, tmp_path / "node-3", key, bus, market.clock)
         task = asyncio.create_task(node.run())
