@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -29,7 +28,6 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger import chain_reader, proofs
 from ledger.allowance import Allowance
@@ -40,6 +38,7 @@ from ledger.node_view import Live
 from ledger.proof_facts import facts_of
 from ledger.prover import NotProvableError, Prover
 from ledger.store import LedgerStore
+from runtime.http import SecurityHeaders
 from runtime.ports import Clock
 from wire.errors import WireError
 
@@ -68,25 +67,6 @@ T = TypeVar("T")
 Answer = Model | Response | dict[str, Any]
 
 
-class SecurityHeaders:
-    """Sets our headers on every answer that has not set its own."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, adding to the answer's head."""
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers)
-
-
 def build_app(
     genesis: Genesis,
     folder: Path,
@@ -111,7 +91,7 @@ def build_app(
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[
-            Middleware(SecurityHeaders),
+            Middleware(SecurityHeaders, headers=HEADERS),
             Middleware(TrustedHostMiddleware, allowed_hosts=["*"] if anywhere else LOOPBACK),
         ],
         exception_handlers={HTTPException: _http_problem, RefusedError: _refused},

@@ -11,16 +11,16 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from random import Random
 from typing import Any
 
 from ledger.protocol import Content, ProposalReceived, RequestProposal
 from ledger.types import Header
+from sim import schedules
 from sim.byzantine import Equivocator, FalseCpf, Forker, Lazy, Silent, TwoFaced
 from sim.consensus import Plan
 from sim.consensus_ledger import LedgerNode, LedgerWorld
-from sim.schedules import CHUNK_SEEDS, MIXES, PROCESSES, Outcome
+from sim.schedules import MIXES, Outcome
 
 FOUNDERS = 4
 SIZES = (FOUNDERS, FOUNDERS + 1)
@@ -201,22 +201,6 @@ def play(seed: int, n: int, **world: Any) -> Outcome:
     )
 
 
-def play_all(seeds: range, processes: int = PROCESSES) -> Iterator[list[Outcome]]:
-    """
-    Run every seed with and without a change of the validators.
-
-    Yields:
-        The outcomes of a few seeds at a time, in the order in which they are done.
-    """
-    chunks = [seeds[start : start + CHUNK_SEEDS] for start in range(0, len(seeds), CHUNK_SEEDS)]
-    with ProcessPoolExecutor(processes) as pool:
-        waiting = [pool.submit(_play_some, chunk) for chunk in chunks]
-        try:
-            for done in as_completed(waiting):
-                yield done.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _play_some(seeds: range) -> list[Outcome]:
-    return [play(seed, n) for seed in seeds for n in SIZES]
+def play_all(seeds: range) -> Iterator[list[Outcome]]:
+    """Run every seed with and without a change of the validators (`sim.schedules.play_all`)."""
+    return schedules.play_all(seeds, play_one=play, sizes=SIZES)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from random import Random
@@ -84,6 +84,10 @@ class Outcome:
     """Processor time."""
 
 
+Play = Callable[[int, int], Outcome]
+"""Runs a seed among n validators."""
+
+
 def combination(seed: int) -> tuple[str, str]:
     """The fault mix and the actor of a seed."""
     mixes, actors = tuple(MIXES), tuple(ACTORS)
@@ -126,16 +130,24 @@ def play(seed: int, n: int) -> Outcome:
     )
 
 
-def play_all(seeds: range, processes: int = PROCESSES) -> Iterator[list[Outcome]]:
+def play_all(
+    seeds: range,
+    processes: int = PROCESSES,
+    play_one: Play = play,
+    sizes: Sequence[int] = SIZES,
+) -> Iterator[list[Outcome]]:
     """
     Run every seed with every number of validators.
+
+    Args:
+        play_one: runs one; a function of a module, because it is sent to other processes
 
     Yields:
         The outcomes of a few seeds at a time, in the order in which they are done.
     """
     chunks = [seeds[start : start + CHUNK_SEEDS] for start in range(0, len(seeds), CHUNK_SEEDS)]
     with ProcessPoolExecutor(processes) as pool:
-        waiting = [pool.submit(_play_some, chunk) for chunk in chunks]
+        waiting = [pool.submit(_play_some, chunk, play_one, sizes) for chunk in chunks]
         try:
             for done in as_completed(waiting):
                 yield done.result()
@@ -143,5 +155,5 @@ def play_all(seeds: range, processes: int = PROCESSES) -> Iterator[list[Outcome]
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _play_some(seeds: range) -> list[Outcome]:
-    return [play(seed, n) for seed in seeds for n in SIZES]
+def _play_some(seeds: range, play_one: Play, sizes: Sequence[int]) -> list[Outcome]:
+    return [play_one(seed, n) for seed in seeds for n in sizes]

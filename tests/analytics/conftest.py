@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import uvicorn
 from support.console_preview import Preview
+from support.http import serving
 
 
 @pytest.fixture
@@ -27,23 +24,6 @@ def whole_day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preview]:
     preview = Preview(24.9, tmp_path_factory.mktemp("day"))
     yield preview
     preview.store.close()
-
-
-@contextmanager
-def serving(app: object) -> Iterator[str]:
-    """A real HTTP server for an application, on a free port; gives its address."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline_s = time.monotonic() + 10
-    while not server.started and time.monotonic() < deadline_s:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(5)
 
 
 @pytest.fixture(scope="module")
