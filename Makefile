@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 
-.PHONY: demo sim sim-full test fuzz check bench bench-market bench-ledger bench-growth bench-poe bench-trade scenarios format clean help
+.PHONY: demo sim sim-full test properties fuzz check bench bench-market bench-ledger bench-growth bench-poe bench-trade scenarios format clean help
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ scenarios: $(STAMP) ## The papers' examples, one after the other, each over a br
 
 test: $(STAMP) ## Run the tests (ARGS="-k name" to choose)
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+properties: $(STAMP) ## Property tests with new examples each time, where `make test` takes the same
+	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile=search tests/market tests/ledger tests/wire tests/hem $(ARGS)
 
 fuzz: $(STAMP) ## Fuzz by coverage: TARGET=name (default: all in turn) SECONDS=60 for each
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'

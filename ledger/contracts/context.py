@@ -43,7 +43,7 @@ class Context:
     registration: AddressGrant | None = None
     """The grant that makes the sender of a first transaction known."""
     known_parameters: dict[int, Parameters] = field(default_factory=dict)
-    """Of slots that the block asked for; they cannot change in it (`governance`)."""
+    """By the slot from which they hold; those of slots now open cannot change (`governance`)."""
 
     @property
     def seq(self) -> list[int]:
@@ -62,10 +62,11 @@ class Context:
 
     def parameters(self, slot: int) -> Parameters:
         """The parameters in force in a slot."""
-        found = self.known_parameters.get(slot)
+        since_slot = parameters.last_change(self.state, slot)
+        found = self.known_parameters.get(since_slot)
         if found is None:
             found = parameters.in_force(self.state, self.genesis, slot)
-            self.known_parameters[slot] = found
+            self.known_parameters[since_slot] = found
         return found
 
     def tariff(self, slot: int) -> Tariff:

@@ -141,6 +141,19 @@ def parameters_of(genesis: Genesis, found: dict[str, Value]) -> Parameters:
     )
 
 
+def last_change(state: State, slot: int) -> int:
+    """The newest activation slot up to `slot`, -1 when nothing was changed yet."""
+    return max(
+        (
+            int(activation_slot)
+            for changes in history(state).values()
+            for activation_slot, _ in changes
+            if activation_slot <= slot
+        ),
+        default=-1,
+    )
+
+
 def history(state: State) -> dict[str, list[list[Any]]]:
     """[activation slot, value] of each path that was ever changed, in order of activation."""
     found: dict[str, list[list[Any]]] | None = state.get(keys.PARAMETERS)

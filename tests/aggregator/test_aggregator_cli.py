@@ -10,6 +10,7 @@ import sys
 import pytest
 from support.brokers import REPOSITORY, Authority, make_key, running_broker
 from support.feeders import SUPERVISOR, make_genesis
+from support.patience import PATIENCE_S
 
 from aggregator.config import load_config
 from aggregator.core import FlexibilityPolicy
@@ -47,7 +48,12 @@ def command(*words):
 
 def run(*words):
     return subprocess.run(
-        command(*words), capture_output=True, text=True, check=False, cwd=REPOSITORY, timeout=30
+        command(*words),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+        timeout=PATIENCE_S,
     )
 
 
@@ -117,7 +123,7 @@ async def test_the_process_runs_until_it_is_told_to_stop_and_leaves_a_status(fol
             env={**os.environ, "HEARTHGRID_LOG": "warning"},
         )
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while not (path / "data" / "aggregator.sqlite").exists():
                     await asyncio.sleep(0.05)
                 await asyncio.sleep(0.5)

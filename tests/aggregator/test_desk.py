@@ -9,6 +9,7 @@ from support.brokers import Authority, make_key, running_broker
 from support.enrolment import AskingHome
 from support.feeders import SUPERVISOR, running_ledger
 from support.meters import SigningMeter, sealed
+from support.patience import PATIENCE_S
 
 from aggregator.accounts import Accounts
 from aggregator.core import DAY_S, FlexibilityPolicy, FundingPolicy
@@ -58,7 +59,7 @@ class Desk:
         self._running = running(self.aggregator)
         await self._running.__aenter__()
         await self.bus.start()
-        await self.bus.wait_connected(5)
+        await self.bus.wait_connected(PATIENCE_S)
 
     async def stop(self):
         await self._running.__aexit__(None, None, None)
@@ -115,7 +116,7 @@ async def site(tmp_path):
     csmdb.close()
 
 
-async def until(condition, timeout_s=12.0):
+async def until(condition, timeout_s=PATIENCE_S):
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.03)
@@ -138,7 +139,7 @@ async def dso_line(site, home):
         SystemRng(),
     )  # fmt: skip
     await bus.start()
-    await bus.wait_connected(5)
+    await bus.wait_connected(PATIENCE_S)
     return bus, line
 
 
@@ -291,7 +292,7 @@ async def test_a_receipt_that_lies_is_found_from_sealed_readings(site, tmp_path)
     certificate = site.csmdb.repository.certificate_of(home.ems.id)
     lane = site.authority.bus(site.port, home.ems, credential=certificate)
     await lane.start()
-    await lane.wait_connected(5)
+    await lane.wait_connected(PATIENCE_S)
     topic = topics.build("test", topics.READING, home.ems.id)
     for each in meter.readings:
         await lane.publish(topic, sealed(each, DSO_BOX.public))

@@ -15,6 +15,7 @@ import pytest
 from support.brokers import REPOSITORY, Authority, make_key, running_broker
 from support.console_preview import Preview
 from support.made_up_day import made_up_genesis
+from support.patience import PATIENCE_S
 
 from analytics.config import load_config, read_password
 from ledger.genesis import write_genesis
@@ -31,7 +32,12 @@ def command(*words: object) -> list[str]:
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*words), capture_output=True, text=True, cwd=REPOSITORY, timeout=30, check=False
+        command(*words),
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        timeout=PATIENCE_S,
+        check=False,
     )
 
 
@@ -65,7 +71,7 @@ async def test_a_real_process_serves_the_console_until_told_to_stop(folder: Path
             env={**os.environ, "HEARTHGRID_CLOCK": ""},
         )  # fmt: skip
         try:
-            deadline_s = time.monotonic() + 20
+            deadline_s = time.monotonic() + PATIENCE_S
             while not port_file.exists():
                 assert time.monotonic() < deadline_s
                 await asyncio.sleep(0.05)
@@ -80,7 +86,7 @@ async def test_a_real_process_serves_the_console_until_told_to_stop(folder: Path
                 await asyncio.sleep(0.05)
         finally:
             process.send_signal(signal.SIGTERM)
-            output, _ = await asyncio.wait_for(process.communicate(), 10)
+            output, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode == 0
     assert json.loads(output)["url"] == url + "/"
     assert (folder / "data" / "analytics.sqlite").exists()

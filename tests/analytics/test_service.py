@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.brokers import Authority, make_key, running_broker
 from support.made_up_day import identity, key
+from support.patience import PATIENCE_S
 
 from analytics.facts import facts_of
 from analytics.service import AnalyticsService
@@ -83,7 +84,7 @@ class World:
         )
         await service.start()
         await bus.start()
-        await bus.wait_connected(5)
+        await bus.wait_connected(PATIENCE_S)
         try:
             yield service
         finally:
@@ -98,13 +99,13 @@ async def world() -> AsyncIterator[World]:
         made = World(authority, broker.port)
         for bus in (made.node, made.home):
             await bus.start()
-            await bus.wait_connected(5)
+            await bus.wait_connected(PATIENCE_S)
         yield made
         for bus in (made.node, made.home):
             await bus.stop()
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, "did not happen in time"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.console_preview import Preview
+from support.patience import PATIENCE_S
 
 import analytics
 from analytics.live import Situation
@@ -23,7 +24,7 @@ PACKAGE = Path(analytics.__file__).parent
 def get(url: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
     request = urllib.request.Request(url, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             return answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, {k.lower(): v for k, v in error.headers.items()}, error.read()
@@ -99,7 +100,7 @@ def test_the_report_so_far_is_served_as_page_and_json(console: str):
 def test_writing_is_not_possible(console: str):
     request = urllib.request.Request(console + "/api/live", data=b"{}", method="POST")
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=5)
+        urllib.request.urlopen(request, timeout=PATIENCE_S)
     assert refused.value.code == 405
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.brokers import make_key
+from support.patience import PATIENCE_S
 
 from wire.keys import to_text
 
@@ -19,7 +20,7 @@ KEY = to_text(make_key("issuing").public)
 def command(*arguments, cwd):
     return subprocess.run(
         [sys.executable, "-m", "broker.cli", *map(str, arguments)],
-        capture_output=True, text=True, timeout=20, cwd=cwd, check=False,
+        capture_output=True, text=True, timeout=PATIENCE_S, cwd=cwd, check=False,
         env={"PYTHONPATH": str(REPOSITORY)},
     )  # fmt: skip
 
@@ -79,7 +80,7 @@ def test_it_says_where_it_listens_and_stops_when_told(tmp_path, number):
     assert facts == {"host": "127.0.0.1", "market": "demo", "port": int(port_file.read_text())}
     with socket.create_connection(("127.0.0.1", facts["port"])):
         process.send_signal(number)
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     assert errors == ""
     assert not (tmp_path / "broker.sqlite").exists()

@@ -5,6 +5,7 @@ import ssl
 
 import pytest
 from support.brokers import Authority, make_key
+from support.patience import PATIENCE_S
 
 from bench.brokers import INSTALL, Mosquitto, context_of, find_mosquitto
 from broker.pki import TlsAuthority
@@ -51,12 +52,12 @@ async def hear(bus, *topics):
     for one in topics:
         bus.subscribe(one, take)
     await bus.start()
-    await bus.wait_connected(5)
+    await bus.wait_connected(PATIENCE_S)
     return heard
 
 
 async def until(condition):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():
             await asyncio.sleep(0.01)
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 from support.brokers import REPOSITORY, Authority, make_key, running_broker
 from support.enrolment import AskingHome, connected_lane
+from support.patience import PATIENCE_S
 
 from csmdb.setup import open_csmdb
 from wire.certificates import Certificate, load
@@ -23,7 +24,7 @@ def csmdb(*words, code=0):
         check=False,
         text=True,
         cwd=REPOSITORY,
-        timeout=30,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == code, done.stderr
     return done.stderr if code else done.stdout

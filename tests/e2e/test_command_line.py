@@ -10,13 +10,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.patience import PATIENCE_S
 
 DEMO = [sys.executable, "-m", "sim.cli", "demo"]
 
 
 def run_demo(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*DEMO, *map(str, words)], capture_output=True, text=True, timeout=60, check=False
+        [*DEMO, *map(str, words)], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
 
 
@@ -76,7 +77,7 @@ def test_interrupting_stops_every_process(tmp_path: Path, number: signal.Signals
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + PATIENCE_S
     while len(processes_of(out)) < 10:
         assert demo.poll() is None, demo.stdout and demo.stdout.read()
         assert time.monotonic() < deadline_s
@@ -94,7 +95,7 @@ def test_killing_the_demo_stops_every_process(tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + PATIENCE_S
     while len(processes_of(out)) < 10:
         assert demo.poll() is None
         assert time.monotonic() < deadline_s

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from support.crashes import FragileStore, PowerCut
+from support.patience import PATIENCE_S
 
 from csmdb.records import Refused
 from csmdb.setup import create
@@ -168,14 +169,14 @@ async def test_an_expired_grant_is_replaced_by_one_for_a_fresh_address(site):
 async def test_enrolment_waits_for_a_meter_that_does_not_answer_yet(site):
     site.gateway.mute_for = 3
     enrolment = site.start()
-    await asyncio.wait_for(enrolment.enrol(site.office, site.code), 5)
+    await asyncio.wait_for(enrolment.enrol(site.office, site.code), PATIENCE_S)
     assert enrolment.certificate.meter[0].serial == "SN-1"
 
 
 async def test_enrolment_waits_for_a_csmdb_that_is_down(site):
     site.office.deaf_for = 3
     enrolment = site.start()
-    await asyncio.wait_for(enrolment.enrol(site.office, site.code), 5)
+    await asyncio.wait_for(enrolment.enrol(site.office, site.code), PATIENCE_S)
     assert enrolment.certificate is not None
 
 

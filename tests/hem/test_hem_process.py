@@ -9,6 +9,7 @@ import time
 
 import pytest
 from support.homes import DSO_BOX, SLOT_S, Site, log_lines
+from support.patience import PATIENCE_S
 
 from wire.canonical import decode
 from wire.metering import Reading, load_record
@@ -23,7 +24,7 @@ async def site(tmp_path):
     await opened.close()
 
 
-async def until(condition, timeout_s=20.0):
+async def until(condition, timeout_s=PATIENCE_S):
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.05)
@@ -99,7 +100,7 @@ async def test_one_hem_per_folder_and_a_killed_one_comes_back_as_the_same_partic
     (gateway,) = home.children()
 
     second = await home.start()
-    assert await asyncio.wait_for(second.wait(), 10) == 2
+    assert await asyncio.wait_for(second.wait(), PATIENCE_S) == 2
     last = home.log.read_text().splitlines()[-1]
     assert last.startswith("hem: ")
     assert "running already" in last
@@ -117,7 +118,7 @@ async def test_one_hem_per_folder_and_a_killed_one_comes_back_as_the_same_partic
 async def test_a_wrong_claim_code_ends_in_one_line(site):
     home = await site.home("home-05", load_w=1_000, code="XXXX-XXXX-XXXX-XXXX")
     process = await home.start()
-    assert await asyncio.wait_for(process.wait(), 20) == 2
+    assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 2
     last = home.log.read_text().splitlines()[-1]
     assert last.startswith("hem: ")
     assert "BAD_CLAIM" in last

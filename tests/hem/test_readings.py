@@ -8,6 +8,7 @@ import contextlib
 import pytest
 from support.brokers import Authority, BrokerProcess, make_key
 from support.crashes import FragileStore, PowerCut
+from support.patience import PATIENCE_S
 
 from hem.ems import readings as module
 from hem.ems.readings import ReadingOutbox
@@ -51,7 +52,7 @@ async def running(outbox):
 
 
 async def emptied(outbox):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while outbox.waiting:
             await asyncio.sleep(0.005)
 
@@ -130,7 +131,7 @@ async def test_a_killed_broker_gets_every_reading_after_it_is_back(tmp_path):
         desk.subscribe(topics.build("test", topics.READING, "+"), take)
         for bus in (desk, lane):
             await bus.start()
-            await bus.wait_connected(5)
+            await bus.wait_connected(PATIENCE_S)
         outbox = ReadingOutbox(FragileStore(tmp_path / "r.sqlite"), lane, TOPIC)
         async with running(outbox):
             outbox.add(1, b"1")
@@ -139,7 +140,7 @@ async def test_a_killed_broker_gets_every_reading_after_it_is_back(tmp_path):
             for slot in (2, 3):
                 outbox.add(slot, b"%d" % slot)
             await asyncio.to_thread(broker.start)
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(PATIENCE_S):
                 while len(set(got)) < 3:
                     await asyncio.sleep(0.02)
         await lane.stop()

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from support.patience import PATIENCE_S
 
 from hem.ems.schedule import Phase, SlotTrigger, Timetable
 from runtime.clock import ScaledClock, write_clock
@@ -80,7 +81,7 @@ async def test_a_change_of_speed_moves_jobs_that_wait_already(tmp_path):
         now_s, now_ms = time.time(), clock.now_ms()
         write_clock(path, [(now_s - 1, now_ms - 1_000, 1.0), (now_s, now_ms, 2_000.0)])
         await asyncio.sleep(0.05)
-        await asyncio.wait_for(clock.sleep_until(START_MS + 2 * 900_000 + 450_000), 5)
+        await asyncio.wait_for(clock.sleep_until(START_MS + 2 * 900_000 + 450_000), PATIENCE_S)
     assert diary.slots("close") == [0, 1, 2]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from support.brokers import Authority, make_key, running_broker
 from support.feeders import Actor, RunningLedger, running_ledger
+from support.patience import PATIENCE_S
 
 from runtime.metrics import refusals
 from wire import topics
@@ -42,7 +43,7 @@ async def refused(actor: Actor, chain: RunningLedger, raw: bytes, reason: str) -
     """Publish `raw` on the actor's own topic; every validator must refuse it by `reason`."""
     before = counted(reason)
     await actor.bus.publish(topics.build("test", topics.TX, actor.key.id), raw)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while counted(reason) < before + len(chain.tasks):
             await asyncio.sleep(0.01)
 
@@ -95,7 +96,7 @@ async def test_bad_bids_are_refused_by_name_and_the_auction_clears_without_them(
         first = transaction(alice, chain, operations=[one])
         await alice.bus.publish(topics.build("test", topics.TX, alice.key.id), first)
         alice.nonce += 1
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while (await alice.client.query("account", alice.key.id))["nonce"] < alice.nonce:
                 await asyncio.sleep(0.02)
         await refused(alice, chain, first, "REPLAYED")
@@ -113,14 +114,14 @@ async def test_bad_bids_are_refused_by_name_and_the_auction_clears_without_them(
         cleared = await cleared_slot(bob, slot)
         assert cleared["tradedWh"] == 500
         assert {a["address"] for a in cleared["awards"]} == {alice.key.id, bob.key.id}
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while not any(e["event"] == "refused" and "UNSIGNED" in e["counts"] for e in seen):
                 await asyncio.sleep(0.05)
 
 
 async def cleared_slot(actor: Actor, slot: int) -> dict:
     """The clearing of a slot, once it is final."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             for _, event in actor.events:
                 if event["event"] == "cleared" and event["slot"] == slot:

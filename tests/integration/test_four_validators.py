@@ -5,6 +5,7 @@ from pathlib import Path
 
 from support.brokers import Authority, BrokerProcess, running_broker
 from support.feeders import running_ledger
+from support.patience import PATIENCE_S
 
 
 async def test_a_registration_is_final_on_every_validator(tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ async def test_a_restarted_broker_loses_nothing(tmp_path: Path) -> None:
             await asyncio.to_thread(broker.start)
             bob = await chain.home("bob")
             seen = {e["address"] for _, e in alice.events if e["event"] == "address-registered"}
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while bob.key.id not in seen:
                     await asyncio.sleep(0.05)
                     seen = {

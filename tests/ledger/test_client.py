@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from support.chain_builder import FIRST_SLOT, MARKET, START_MS, VALIDATORS, key
+from support.patience import PATIENCE_S
 from support.speakers import CLIENT, Feeder
 
 from ledger import client as client_module
@@ -50,7 +51,7 @@ async def following(feeder, *handlers, **options):
         await client.stop()
 
 
-async def until(condition, timeout_s=5.0):
+async def until(condition, timeout_s=PATIENCE_S):
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, "did not happen in time"

@@ -15,6 +15,7 @@ from selenium.common.exceptions import StaleElementReferenceException
 from support.chain_builder import VALIDATORS
 from support.http import get, serving
 from support.little_chain import ANN, LittleNode, little_chain
+from support.patience import PATIENCE_S
 
 import ledger
 from ledger.api import build_app
@@ -126,7 +127,7 @@ def test_a_new_block_appears_by_itself(little, driver, page):
     chain, _ = little
     page()
     chain.block(chain.ledger.time_ms + 1)
-    deadline_s, first = time.monotonic() + 8, ""
+    deadline_s, first = time.monotonic() + PATIENCE_S, ""
     while time.monotonic() < deadline_s:
         with contextlib.suppress(StaleElementReferenceException):  # the list was just drawn anew
             first = driver.find_element("css selector", "[aria-label=Blocks] td:first-child").text
@@ -183,7 +184,7 @@ def test_the_proof_that_is_downloaded_convinces(little, shots, driver, page, tmp
     )
     page(f"/address/{ANN.id}")
     driver.find_element("xpath", "//button[contains(., 'balance proof')]").click()
-    deadline_s = time.monotonic() + 8
+    deadline_s = time.monotonic() + PATIENCE_S
     while not (files := list(tmp_path.glob("*.proof"))) and time.monotonic() < deadline_s:
         time.sleep(0.1)
     fact = verify(decode_proof(files[0].read_bytes()), genesis_checkpoint(chain.genesis))

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from support.chain_builder import START_MS, SUPERVISOR, VALIDATORS, Chain, deposit, key
 from support.nodes import Hub, HubBus, MovableClock
+from support.patience import PATIENCE_S
 
 from ledger import proofs, types
 from ledger.checkpoint import genesis_checkpoint, read_checkpoint
@@ -207,7 +208,7 @@ async def test_its_place_is_in_the_checkpoint_file_and_it_goes_on_from_there(tmp
     file = tmp_path / "checkpoint.json"
     async with feeder() as (follower, _, _clock):
         running = asyncio.create_task(follower.run(file))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while not file.exists():
                 await asyncio.sleep(0.01)
         running.cancel()

@@ -10,6 +10,7 @@ import pytest
 from support import chain_builder
 from support.chain_builder import FIRST_SLOT, SUPERVISOR, asset, bid, key, register, slot_ms
 from support.nodes import HubBus, feeder
+from support.patience import PATIENCE_S
 
 from ledger import node as node_module
 from ledger.fetch import MAX_ANSWER_BYTES, answer_blocks, answer_bodies
@@ -118,7 +119,7 @@ async def test_a_node_that_cannot_write_stops_and_goes_on_when_it_is_started_aga
             tx = renewal(market, ANN, 1)
             market.send(tx)
             with pytest.raises(sqlite3.OperationalError):
-                await asyncio.wait_for(asyncio.shield(market.tasks[3]), 5)
+                await asyncio.wait_for(asyncio.shield(market.tasks[3]), PATIENCE_S)
         await market.executed(tx)
         assert broken.executed_height < market.nodes[0].executed_height
         market.start(3)
@@ -139,7 +140,7 @@ async def test_a_body_that_comes_late_is_fetched_and_an_error_then_stops_the_nod
         with mock.patch.object(deaf.store, "write_block", side_effect=full):
             market.send(renewal(market, ANN, 2))
             with pytest.raises(sqlite3.OperationalError):
-                await asyncio.wait_for(asyncio.shield(market.tasks[3]), 5)
+                await asyncio.wait_for(asyncio.shield(market.tasks[3]), PATIENCE_S)
 
 
 # --- Catching up ----------------------------------------------------------------------------------
@@ -154,14 +155,14 @@ async def test_a_node_catches_up_over_blocks_larger_than_a_message(tmp_path):
         size = sum(len(tx.raw) for tx in wave)
         assert size > 3 * MAX_PAYLOAD_BYTES
         market.send(*reversed(wave))
-        await market.executed(*wave, timeout_s=20)
+        await market.executed(*wave, timeout_s=PATIENCE_S)
         store = market.nodes[0].store
         blocks = [store.get_block(h) for h in range(1, market.nodes[0].executed_height + 1)]
         heaviest = max(sum(len(store.get_body(t)) for t in block.txids) for block in blocks)
         assert heaviest > MAX_PAYLOAD_BYTES, "the test makes no block that is too large"
         assert market.hub.too_big == []
         market.start(3)
-        await market.executed(*wave, timeout_s=20)
+        await market.executed(*wave, timeout_s=PATIENCE_S)
         assert market.nodes[3].ledger.state_root(market.heights[3]) == market.nodes[
             0
         ].ledger.state_root(market.heights[3])
@@ -172,7 +173,7 @@ async def test_an_answer_always_fits_into_a_message(tmp_path):
         await registered(market, ANN)
         wave = [heavy(market, nonce) for nonce in range(40)]
         market.send(*reversed(wave))
-        await market.executed(*wave, timeout_s=20)
+        await market.executed(*wave, timeout_s=PATIENCE_S)
         node = market.nodes[0]
         for height in range(node.executed_height):
             answer = answer_blocks(node.store, str(height))
@@ -202,7 +203,7 @@ async def test_a_liar_among_those_asked_only_costs_time(tmp_path):
 
         with mock.patch("ledger.publish.answer_blocks", lies):
             market.start(3)
-            await market.executed(*txs, timeout_s=15)
+            await market.executed(*txs, timeout_s=PATIENCE_S)
 
 
 async def test_kept_bodies_come_back_whatever_their_order(tmp_path):
@@ -412,7 +413,7 @@ async def test_holes_in_the_nullifications_of_everybody_are_filled(tmp_path, mon
             market.hub.carries = without(None)
             await market.until(lambda: len({n.view for n in market.nodes}) == 1, 30)
         market.hub.carries = lambda *_: True
-        await market.executed(tx, timeout_s=20)
+        await market.executed(tx, timeout_s=PATIENCE_S)
 
 
 async def test_one_liar_cannot_keep_the_founders_from_beginning(tmp_path):

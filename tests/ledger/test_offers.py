@@ -1,7 +1,7 @@
 """The order book on the ledger: offers lock, trades settle like any other, refusals do nothing."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.chain_builder import (
     FIRST_SLOT,
@@ -433,6 +433,14 @@ actions = st.one_of(
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(
+    [
+        (BOB, ("post", "production", 1, [1, 1], 0)),
+        (ANN, ("accept", 0, 1, [0, 1])),
+        (BOB, ("pay", 10**8)),
+        *[(ANN, ("wait", 900_000))] * 3,
+    ]
+)
 @given(st.lists(st.tuples(st.sampled_from([ANN, BOB, EVE]), actions), min_size=8, max_size=25))
 def test_any_interleaving_conserves_money_and_energy_and_refusals_leave_no_trace(steps):
     """`Ledger.execute` counts the money of each block; here the locks and positions are counted."""
@@ -449,6 +457,7 @@ def test_any_interleaving_conserves_money_and_energy_and_refusals_leave_no_trace
             due = {k for k in changed if k.startswith(("due/", "offer", "slot/"))}
             assert due or changed == {f"account/{who.id}", "totals"}
         _check_locks(chain)
+        _check_debts(before, dict(chain.ledger.state.scan("")))
 
 
 def _operation(chain, action):
@@ -491,7 +500,19 @@ def _check_locks(chain):
     assert set(bought.values()) <= {0}
     for name, account in state.scan("account/"):
         assert account["lockedUc"] == locked_uc.get(name.removeprefix("account/"), 0)
-        assert account["balanceUc"] >= 0 or name == f"account/{SUPERVISOR.id}"
+
+
+def _check_debts(before, after):
+    """Only a settlement makes a debt: no operation spends what is not there (ADR 0004)."""
+    settled = [
+        name
+        for name, row in before.items()
+        if name.startswith("slot/") and not row["settled"] and after.get(name, {}).get("settled", 1)
+    ]
+    for name, account in after.items():
+        if name.startswith("account/") and name != f"account/{SUPERVISOR.id}":
+            owed_uc = min(before.get(name, account)["balanceUc"], 0)
+            assert account["balanceUc"] >= owed_uc or settled, name
 
 
 def test_a_deposit_may_come_back_after_it_was_paid_out(chain):

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from support.brokers import Authority, make_key, running_broker
+from support.patience import PATIENCE_S
 
 from runtime.bus import BACKOFF_MAX_S, MAX_PAYLOAD_BYTES, is_milestone
 from runtime.metrics import refusals
@@ -19,10 +20,10 @@ async def start(*buses):
     for bus in buses:
         await bus.start()
     for bus in buses:
-        await bus.wait_connected(5)
+        await bus.wait_connected(PATIENCE_S)
 
 
-async def eventually(condition, timeout_s=5.0):
+async def eventually(condition, timeout_s=PATIENCE_S):
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.005)
@@ -100,7 +101,7 @@ async def test_a_subscription_made_later_works_too(pair):
     node.subscribe(TX_ALL, got.put)
     await asyncio.sleep(0.1)
     await home.publish(TX_HOME, b"1")
-    assert (await asyncio.wait_for(got.get(), 5)).payload == b"1"
+    assert (await asyncio.wait_for(got.get(), PATIENCE_S)).payload == b"1"
 
 
 async def test_every_matching_handler_gets_a_message_once(pair):
@@ -142,7 +143,7 @@ async def test_a_failing_handler_neither_stops_the_bus_nor_gets_the_message_agai
     await eventually(lambda: len(seen) == 3)
     node.reconnect()
     await asyncio.sleep(0.1)
-    await node.wait_connected(5)
+    await node.wait_connected(PATIENCE_S)
     await home.publish(TX_HOME, b"after")
     await eventually(lambda: b"after" in seen)
     assert seen == [b"poison", b"bad", b"good", b"after"]
@@ -162,13 +163,13 @@ async def test_a_message_is_acknowledged_only_when_its_handler_has_returned(brok
     slow.subscribe(TX_ALL, never_returns)
     await start(home, slow)
     await home.publish(TX_HOME, b"unfinished")
-    await asyncio.wait_for(begun.wait(), 5)
+    await asyncio.wait_for(begun.wait(), PATIENCE_S)
     await slow.stop()
     again = AUTHORITY.bus(broker.port, NODE, {"validator"})
     got = asyncio.Queue()
     again.subscribe(TX_ALL, got.put)
     await start(again)
-    assert (await asyncio.wait_for(got.get(), 5)).payload == b"unfinished"
+    assert (await asyncio.wait_for(got.get(), PATIENCE_S)).payload == b"unfinished"
     await home.stop()
     await again.stop()
 
@@ -185,7 +186,7 @@ async def test_with_two_handlers_the_slower_one_decides_the_acknowledgement(brok
     node.subscribe(TX_ALL, quick.put)
     await start(home, node)
     await home.publish(TX_HOME, b"x")
-    await asyncio.wait_for(quick.get(), 5)
+    await asyncio.wait_for(quick.get(), PATIENCE_S)
     await asyncio.sleep(0.05)
     assert len(broker._clients[NODE.id].underway) == 1
     await home.stop()
@@ -263,9 +264,9 @@ async def test_each_connection_shows_a_fresh_token_and_subscribes_again(pair):
     for n in range(3):
         node.reconnect()
         await asyncio.sleep(0.02)
-        await node.wait_connected(5)
+        await node.wait_connected(PATIENCE_S)
         await home.publish(TX_HOME, b"%d" % n)
-        assert (await asyncio.wait_for(got.get(), 5)).payload == b"%d" % n
+        assert (await asyncio.wait_for(got.get(), PATIENCE_S)).payload == b"%d" % n
 
 
 async def test_a_birth_message_follows_every_connect(pair):
@@ -302,7 +303,7 @@ async def test_a_refused_subscription_does_not_keep_the_others_from_working(brok
     home.subscribe(build("test", COMMAND, HOME.id), got.put)
     await start(home, desk)
     await desk.publish(build("test", COMMAND, HOME.id), b"limit")
-    assert (await asyncio.wait_for(got.get(), 5)).payload == b"limit"
+    assert (await asyncio.wait_for(got.get(), PATIENCE_S)).payload == b"limit"
     await home.stop()
     await desk.stop()
 
@@ -325,7 +326,7 @@ async def test_a_request_and_its_answer_take_milliseconds(broker):
     for _ in range(20):
         began = loop.time()
         asker.publish_soon(build("test", SYNC_REQ, node.id), b"?")
-        await asyncio.wait_for(got.get(), 5)
+        await asyncio.wait_for(got.get(), PATIENCE_S)
         times.append(loop.time() - began)
     assert sorted(times)[10] < 0.02
     await asker.stop()

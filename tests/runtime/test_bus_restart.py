@@ -3,6 +3,7 @@
 import asyncio
 
 from support.brokers import Authority, BrokerProcess, make_key
+from support.patience import PATIENCE_S
 
 from runtime.ports import BusDownError
 from wire.topics import TX, build
@@ -27,8 +28,8 @@ async def test_nothing_that_publish_returned_for_is_lost_when_the_broker_is_kill
         node.subscribe(TX_ALL, handler)
         await home.start()
         await node.start()
-        await home.wait_connected(5)
-        await node.wait_connected(5)
+        await home.wait_connected(PATIENCE_S)
+        await node.wait_connected(PATIENCE_S)
         loop = asyncio.get_running_loop()
 
         async def publish_all():
@@ -40,15 +41,15 @@ async def test_nothing_that_publish_returned_for_is_lost_when_the_broker_is_kill
                         break
                     except BusDownError:
                         failed += 1
-                        await home.wait_connected(10)
+                        await home.wait_connected(PATIENCE_S)
 
         publishing = asyncio.create_task(publish_all())
         await asyncio.sleep(0.3)
         await loop.run_in_executor(None, process.kill)
         assert 0 < len(got) < 300 and not publishing.done()
         await loop.run_in_executor(None, process.start)
-        await asyncio.wait_for(publishing, 15)
-        async with asyncio.timeout(15):
+        await asyncio.wait_for(publishing, PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
             while set(got) != set(range(300)):
                 await asyncio.sleep(0.02)
         assert failed >= 1, "the kill must have hit a publish"
@@ -64,17 +65,17 @@ async def test_messages_for_an_absent_subscriber_wait_through_a_kill(tmp_path):
         got = asyncio.Queue()
         node.subscribe(TX_ALL, got.put)
         await node.start()
-        await node.wait_connected(5)
+        await node.wait_connected(PATIENCE_S)
         await node.stop()
         home = AUTHORITY.bus(process.port, HOME, {"address"})
         await home.start()
-        await home.wait_connected(5)
+        await home.wait_connected(PATIENCE_S)
         await home.publish(TX_HOME, b"while you were away")
         process.kill()
         process.start()
         node = AUTHORITY.bus(process.port, NODE, {"validator"})
         node.subscribe(TX_ALL, got.put)
         await node.start()
-        assert (await asyncio.wait_for(got.get(), 5)).payload == b"while you were away"
+        assert (await asyncio.wait_for(got.get(), PATIENCE_S)).payload == b"while you were away"
         await node.stop()
         await home.stop()

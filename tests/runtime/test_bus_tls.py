@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 from support.brokers import Authority, make_key
+from support.patience import PATIENCE_S
 
 from broker.embedded import EmbeddedBroker
 from runtime.bus import lane
@@ -67,11 +68,11 @@ async def test_messages_small_and_large_pass_through_tls(files):
     node.subscribe(build("test", TX, "+"), got.put)
     for bus in (home, node):
         await bus.start()
-        await bus.wait_connected(5)
+        await bus.wait_connected(PATIENCE_S)
     sizes = [1, 120_000, 2, 17_000, *[300] * 200, 120_000]
     for size in sizes:
         home.publish_soon(build("test", TX, HOME.id), bytes(size))
-    received = [len((await asyncio.wait_for(got.get(), 5)).payload) for _ in sizes]
+    received = [len((await asyncio.wait_for(got.get(), PATIENCE_S)).payload) for _ in sizes]
     assert received == sizes
     for bus in (home, node):
         await bus.stop()

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.patience import PATIENCE_S
 
 from hem.config import Device
 from hem.gateway.devices import Site
@@ -58,7 +59,7 @@ def devices(tmp_path, *more, port=0):
 
 
 async def ports_of(tmp_path, process):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while not (tmp_path / "ports.json").exists() and process.poll() is None:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
@@ -71,7 +72,7 @@ def site_of(row):
 
 async def state_of(site):
     """Poll until everything answers (a restarted process needs a moment)."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     for attempt in itertools.count(1):
         state = await site.poll(1e6 * attempt)
         if set(state.devices.values()) == {"ok"}:

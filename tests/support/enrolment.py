@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from support.brokers import Authority, make_key
+from support.patience import PATIENCE_S
 
 from runtime.bus import MqttBus
 from runtime.clock import SystemClock
@@ -68,5 +69,5 @@ async def connected_lane(authority: Authority, port: int, key: SigningKey, **how
     """A started lane."""
     bus = authority.bus(port, key, **how)
     await bus.start()
-    await bus.wait_connected(5)
+    await bus.wait_connected(PATIENCE_S)
     return bus

@@ -18,6 +18,7 @@ from typing import Any
 
 from msgspec.structs import replace
 from support.brokers import Authority, make_key
+from support.patience import PATIENCE_S
 
 from ledger.client import LedgerClient
 from ledger.genesis import Genesis, GenesisValidator, Supervisor, genesis_bytes, seal_genesis
@@ -75,7 +76,9 @@ class Actor:
             if not future.done():
                 future.set_result(event)
 
-    async def submit(self, *operations: dict[str, Any], timeout_s: float = 10.0) -> dict[str, Any]:
+    async def submit(
+        self, *operations: dict[str, Any], timeout_s: float = PATIENCE_S
+    ) -> dict[str, Any]:
         """Send one transaction; its `tx` event, once final."""
         clock = SystemClock()
         tx = make_transaction(
@@ -142,7 +145,7 @@ class RunningLedger:
         client.on_event(actor.take)
         await client.start()
         await bus.start()
-        await bus.wait_connected(5)
+        await bus.wait_connected(PATIENCE_S)
         self.actors.append(actor)
         return actor
 
@@ -164,7 +167,7 @@ class RunningLedger:
         """The aggregator's desk."""
         return await self.actor(SUPERVISOR, {"aggregator", "dso"})
 
-    async def heights(self, least: int, timeout_s: float = 10.0) -> None:
+    async def heights(self, least: int, timeout_s: float = PATIENCE_S) -> None:
         """Wait until every running node has executed a height."""
         async with asyncio.timeout(timeout_s):
             while any(self.nodes[n].executed_height < least for n in self.tasks):
@@ -186,7 +189,7 @@ async def running_ledger(
         chain.start_node(number)
     try:
         for node in chain.nodes.values():
-            await node.bus.wait_connected(10)  # what is said before would reach nobody
+            await node.bus.wait_connected(PATIENCE_S)  # what is said before would reach nobody
         yield chain
     finally:
         for actor in chain.actors:

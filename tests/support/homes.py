@@ -23,6 +23,7 @@ from typing import Any
 
 from support.brokers import Authority, make_key, running_broker
 from support.feeders import VALIDATORS, RunningLedger, make_genesis
+from support.patience import PATIENCE_S
 
 from csmdb.service import CsmDbService
 from csmdb.setup import create
@@ -71,7 +72,7 @@ class Home:
         assert self.process is not None
         if self.process.returncode is None:
             self.process.send_signal(number)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             return await self.process.wait()
 
     def children(self) -> list[int]:
@@ -116,7 +117,7 @@ class Site:
     async def lane(self, key: Any, **how: Any) -> MqttBus:
         bus = self.authority.bus(self.port, key, **how)
         await bus.start()
-        await bus.wait_connected(5)
+        await bus.wait_connected(PATIENCE_S)
         self.stack.push_async_callback(bus.stop)
         return bus
 

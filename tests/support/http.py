@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
+from support.patience import PATIENCE_S
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Reply:
 def get(url: str, method: str = "GET", **headers: str) -> Reply:
     request = urllib.request.Request(url, headers=headers, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             return _reply(answer.status, answer)
     except urllib.error.HTTPError as error:
         return _reply(error.code, error)
@@ -45,7 +46,7 @@ def serving(app: object) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + PATIENCE_S
     while not server.started and time.monotonic() < deadline_s:
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]

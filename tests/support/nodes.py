@@ -16,6 +16,7 @@ from typing import Any
 
 from paho.mqtt.client import topic_matches_sub
 from support import chain_builder
+from support.patience import PATIENCE_S
 
 from ledger.genesis import Genesis
 from ledger.node import Node
@@ -151,7 +152,7 @@ class Feeder:
             topic = topics.build(self.genesis.market, topics.TX, tx.sender)
             self._client.publish_soon(topic, tx.raw)
 
-    async def until(self, condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
         """
         Wait for something.
 
@@ -166,7 +167,7 @@ class Feeder:
             assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {self.heights}"
             await asyncio.sleep(0.01)
 
-    async def executed(self, *transactions: Transaction, timeout_s: float = 10.0) -> None:
+    async def executed(self, *transactions: Transaction, timeout_s: float = PATIENCE_S) -> None:
         """Wait until every running node has executed all of these."""
         await self.until(
             lambda: all(
