@@ -122,7 +122,10 @@ class Watch:
     async def _take_proposal(self, message: Message) -> None:
         proposal = decode(Proposal, message.payload)
         self._count(PROPOSAL, message)
-        self._txids.setdefault(header_hash(proposal.header).hex(), proposal.txids)
+        block_hash = header_hash(proposal.header).hex()
+        self._txids.setdefault(block_hash, proposal.txids)
+        if len(self._said[block_hash]) >= self._enough:
+            self._mark(block_hash)  # the statements overtook it
         if self.on_proposal is not None:
             self.on_proposal(proposal.header.proposer)
 
@@ -150,8 +153,12 @@ class Watch:
                 self._final(event["blockHash"])
 
     def _final(self, block_hash: str) -> None:
-        now_s = time.monotonic()
         self.tally.blocks += 1
+        self._mark(block_hash)
+
+    def _mark(self, block_hash: str) -> None:
+        """Nothing of a final block is outstanding."""
+        now_s = time.monotonic()
         for txid in self._txids.get(block_hash, ()):
             due_s = self.due_s.pop(txid, None)
             if due_s is not None:
