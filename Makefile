@@ -30,10 +30,10 @@ scenarios: $(STAMP) ## The papers' examples, one after the other, each over a br
 	@set -e; for name in $$($(BIN)/hearthgrid scenario list --names); do $(BIN)/hearthgrid scenario run $$name; done
 
 test: $(STAMP) ## Run the tests (ARGS="-k name" to choose)
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 properties: $(STAMP) ## Property tests with new examples each time, where `make test` takes the same
-	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile=search tests/market tests/ledger tests/wire tests/hem $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist worksteal --hypothesis-profile=search tests/market tests/ledger tests/wire tests/hem $(ARGS)
 
 fuzz: $(STAMP) ## Fuzz by coverage: TARGET=name (default: all in turn) SECONDS=60 for each
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'
