@@ -41,6 +41,8 @@ MAX_ANSWER_BYTES = 110 * 1024
 MAX_TXIDS_ASKED = 128
 MAX_BLOCKS = 64
 MAX_CERTIFICATES = 512
+MAX_RUN = 1024
+"""Headers in one answer, at the most; what fits into a message is less."""
 MAX_PROPOSALS_WANTED = 16
 ASK_AGAIN_S = 0.4
 """Real time after which a question goes to the next validator."""
@@ -71,7 +73,14 @@ class _Certificates(msgspec.Struct, array_like=True, frozen=True, tag="certifica
     certificates: Annotated[list[bytes], msgspec.Meta(max_length=MAX_CERTIFICATES)]
 
 
-_Answer = _Blocks | _Bodies | _Proposal | _Certificates
+class _Run(msgspec.Struct, array_like=True, frozen=True, tag="run"):
+    """Headers that follow each other; the last one has a finality, which proves them all."""
+
+    headers: Annotated[list[bytes], msgspec.Meta(max_length=MAX_RUN)]
+    finality: bytes
+
+
+_Answer = _Run | _Blocks | _Bodies | _Proposal | _Certificates
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -92,6 +101,22 @@ def answer_blocks(store: LedgerStore, key: str) -> bytes | None:
         blocks.append(_Block(stored.header_bytes, list(stored.txids), stored.certificate, bodies))
         height += 1
     return _ENCODER.encode(_Blocks(blocks)) if blocks else None
+
+
+def answer_run(store: LedgerStore, key: str) -> bytes | None:
+    """The headers above a height, to the first block that has a finality of its own."""
+    (height,) = _numbers(key, 1)
+    headers: list[bytes] = []
+    left = 2 * MAX_ANSWER_BYTES - 1024
+    while len(headers) < MAX_RUN and (stored := store.get_block(height + 1)) is not None:
+        left -= len(stored.header_bytes) + len(stored.certificate) + 8
+        if left < 0:
+            return None
+        headers.append(stored.header_bytes)
+        height += 1
+        if stored.certificate:
+            return _ENCODER.encode(_Run(headers, stored.certificate))
+    return None
 
 
 def answer_bodies(mempool: Mempool, store: LedgerStore, key: str) -> bytes | None:
@@ -132,7 +157,9 @@ class Fetcher:
         """Bodies without which the next final block cannot be executed."""
         self._proposals: OrderedDict[bytes, None] = OrderedDict()
         self._nullifications = ""
-        self._behind = False
+        self._run: frozenset[bytes] = frozenset()
+        """Hashes of headers that a later block's finality proves."""
+        self._run_wanted = self._behind = False
         self._turns: Counter[str] = Counter()
         self._wake = asyncio.Event()
 
@@ -161,13 +188,22 @@ class Fetcher:
     async def run(self) -> None:
         """Ask until nothing is missing; then sleep."""
         while True:
-            if not (self._bodies or self._behind or self._proposals or self._nullifications):
+            if not (
+                self._bodies
+                or self._behind
+                or self._proposals
+                or self._nullifications
+                or self._run_wanted
+            ):
                 self._wake.clear()
                 await self._wake.wait()
             await self._ask_bodies()
             if self._nullifications:
                 key, self._nullifications = self._nullifications, ""
                 await self._ask("nullified", key)
+            if self._run_wanted:
+                self._run_wanted = False
+                await self._ask("run", str(self._node.executed_height))
             while self._proposals:
                 block_hash, _ = self._proposals.popitem(last=False)
                 await self._ask("proposal", block_hash.hex())
@@ -210,6 +246,8 @@ class Fetcher:
                     self._node.take_certificate(decode(Certificate, raw))
             case _Blocks(blocks):
                 self._use_blocks(blocks)
+            case _Run(headers, finality):
+                self._use_run([decode(Header, raw) for raw in headers], decode(Finality, finality))
 
     def _use_bodies(self, bodies: list[bytes]) -> None:
         self._keep(bodies)
@@ -235,12 +273,16 @@ class Fetcher:
         """Execute final blocks from a peer, each proven final before it is touched."""
         node = self._node
         last: tuple[Header, Finality] | None = None
+        before = node.executed_height
         try:
             for block in blocks:
                 header = decode(Header, block.header)
                 if header.height != node.executed_height + 1:
                     continue
-                finality = decode(Finality, block.finality)
+                finality = decode(Finality, block.finality) if block.finality else None
+                if finality is None and header_hash(header) not in self._run:
+                    self._run_wanted = True
+                    break
                 self._check(header, block, finality)
                 self._keep(block.bodies)
                 missing = node.mempool.missing(block.txids)
@@ -249,17 +291,42 @@ class Fetcher:
                     self.bodies_wanted(missing, 0.0)
                     break
                 node.execute(header, block.txids, finality)
-                last = (header, finality)
+                last = (header, finality) if finality is not None else last
         finally:
             if last is not None:
-                log.info("caught up", height=node.executed_height)
                 node.jumped(*last)
+            if node.executed_height > before:
+                log.info("caught up", height=node.executed_height)
                 self._behind = not self._catching  # there may be more
                 self._wake.set()
 
-    def _check(self, header: Header, block: _Block, finality: Finality) -> None:
+    def _use_run(self, headers: list[Header], finality: Finality) -> None:
+        """
+        Note which blocks above ours a later finality proves; then they can be fetched.
+
+        Raises:
+            MalformedError: the headers do not follow our tip and each other, or are not final.
+        """
+        node, tip = self._node, self._node.ledger.tip_hash
+        hashes: list[bytes] = []
+        for header in headers:
+            if header.parent_hash != tip or header.epoch != headers[-1].epoch:
+                raise MalformedError("headers do not follow ours", height=header.height)
+            tip = header_hash(header)
+            hashes.append(tip)
+        validators = node.epochs.validators
+        if not verify_finality(tip, finality, validators, node.genesis.chain_id):
+            raise MalformedError("headers are not final")
+        self._run = frozenset(hashes)
+        self._behind = True
+        self._wake.set()
+
+    def _check(self, header: Header, block: _Block, finality: Finality | None) -> None:
         """
         Raise unless the block is final and follows ours.
+
+        Args:
+            finality: None for a block of which a run of headers has proven that it is final
 
         Raises:
             MalformedError: and why.
@@ -269,8 +336,12 @@ class Fetcher:
             raise MalformedError("block does not follow ours", height=header.height)
         if header.tx_root != root(block.txids):
             raise MalformedError("transactions are not the block's", height=header.height)
+        if finality is None and header.seal:
+            raise MalformedError("a seal needs its own finalization", height=header.height)
         validators = node.epochs.validators
-        if not verify_finality(header_hash(header), finality, validators, node.genesis.chain_id):
+        if finality is not None and not verify_finality(
+            header_hash(header), finality, validators, node.genesis.chain_id
+        ):
             raise MalformedError("block is not final", height=header.height)
 
     async def _ask_bodies(self) -> None:

@@ -165,7 +165,7 @@ class Node:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._judging: dict[bytes, ValidateProposal] = {}
         self._building: RequestProposal | None = None
-        self._to_execute: deque[tuple[Proposal, Finality]] = deque()
+        self._to_execute: deque[tuple[Proposal, Finality | None]] = deque()
         self._proposed_s: dict[bytes, float] = {}
         self._epoch: Epoch
         self._core: Core
@@ -499,11 +499,16 @@ class Node:
                 self._to_execute.popleft()
             self.look()
 
-    def execute(self, header: Header, txids: Sequence[bytes], finality: Finality) -> None:
-        """Execute one final block whose bodies are here, publish its events, turn the epoch."""
+    def execute(self, header: Header, txids: Sequence[bytes], finality: Finality | None) -> None:
+        """
+        Execute one final block whose bodies are here, publish its events, turn the epoch.
+
+        Args:
+            finality: None when that of a later block covers it; never of a seal
+        """
         txs = [tx for txid in txids if (tx := self.mempool.get(txid)) is not None]
         assert len(txs) == len(txids)
-        result = self.ledger.execute(header, txs, encode(finality))
+        result = self.ledger.execute(header, txs, b"" if finality is None else encode(finality))
         self._snapshots.executed(header)
         self._duties.saw_block(header, [tx.sender for tx in txs])
         self.mempool.remove(txids)
@@ -514,6 +519,7 @@ class Node:
         )
         self._publisher.block_executed(header, result, finality_ms)
         if header.seal:
+            assert finality is not None
             epoch = self.epochs.after_seal(header, finality)
             self._to_execute.clear()
             self._new_core(epoch, restore=False)
@@ -613,6 +619,8 @@ class Node:
         tip = self.store.tip
         if tip is None or tip.header.seal or tip.header.epoch != self._epoch.epoch:
             return
+        if not tip.certificate:
+            return  # killed in the middle of a long run: the core finds its end in its log
         self._core.jump(tip.header, decode(Finality, tip.certificate).certificate)
 
     def _start_log_anew(self) -> None:

@@ -37,6 +37,7 @@ from typing import Protocol
 import msgspec
 
 from ledger.types import (
+    MAX_PATH,
     Certificate,
     Finality,
     Header,
@@ -384,10 +385,18 @@ class Finalized:
     beyond: tuple[Header, ...]
     """Headers from the last block's child to the certified one: empty except after a seal."""
 
-    def finality(self, number: int) -> Finality:
-        """The proof for `blocks[number]`, to be stored with it."""
+    def finality(self, number: int) -> Finality | None:
+        """
+        The proof for `blocks[number]`, to be stored with it.
+
+        None when more than `MAX_PATH` headers lie between it and the certified one: the proof of a
+        later block covers it. A seal always has its own.
+        """
         later = tuple(block.header for block in self.blocks[number + 1 :])
-        return Finality(self.certificate, later + self.beyond)
+        path = later + self.beyond
+        if len(path) > MAX_PATH and not self.blocks[number].header.seal:
+            return None
+        return Finality(self.certificate, path)
 
 
 @dataclass(frozen=True, slots=True)

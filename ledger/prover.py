@@ -68,9 +68,11 @@ class Prover:
             later = self._store.get_block(later.height + 1)
             if later is not None:
                 path.append(later.header)
-        if later is None or len(path) > types.MAX_PATH:
+        if later is None:
             raise NotProvableError(f"block {height}: no finalization of it is on disk")
         finality = types.decode(types.Finality, later.certificate)
+        if len(path) + len(finality.path) > types.MAX_PATH:
+            raise NotProvableError(f"block {height}: the next finalization is too far from it")
         whole = types.Finality(finality.certificate, (*path, *finality.path))
         return Anchor(block.header, whole)
 

@@ -20,6 +20,7 @@ from ledger.fetch import (
     answer_bodies,
     answer_nullifications,
     answer_proposal,
+    answer_run,
 )
 from ledger.prover import answer_anchor, answer_proof
 from ledger.snapshots import answer_chunk, answer_snapshot
@@ -122,6 +123,8 @@ class Publisher:
         match kind:
             case "blocks":
                 return answer_blocks(node.store, key)
+            case "run":
+                return answer_run(node.store, key)
             case "bodies":
                 return answer_bodies(node.mempool, node.store, key)
             case "proposal":

@@ -118,6 +118,8 @@ LEAD_DELTAS = 2
 VIEW_DELTAS = 3
 GROWTH = 1.5
 GROWTH_STEPS_MAX = 6
+LAG_FREE_VIEWS = 4
+"""So many views may be notarized and not final before Δ grows: two are on their way, always."""
 SILENT_TURNS = 2
 """Turns without a word after which a leader gets no time."""
 MAX_PROPOSALS_PER_VIEW = 2
@@ -158,7 +160,7 @@ class Core:
         self._started = False
         self._timing = False
         self._requested = False
-        self._failed_views = 0
+        self._failed_views = self._lagging_views = 0
         self._silent: dict[int, int] = defaultdict(int)
         self._wanted: dict[bytes, float] = {}
         self._waiting: dict[bytes, Proposal] = {}
@@ -182,8 +184,9 @@ class Core:
 
     @property
     def delta_s(self) -> float:
-        """Δ, grown by the views that failed in a row [s]."""
-        return self.epoch.delta_s * GROWTH ** min(self._failed_views, GROWTH_STEPS_MAX)
+        """Δ, grown by the views that failed in a row, or by those that finality lags behind [s]."""
+        steps = max(self._failed_views, self._lagging_views - LAG_FREE_VIEWS)
+        return self.epoch.delta_s * GROWTH ** min(steps, GROWTH_STEPS_MAX)
 
     @property
     def busy(self) -> bool:
@@ -608,7 +611,10 @@ class Core:
             leader = self.epoch.leader(ended)
             spoke = leader == self.me or bool(self.tree.of_view(ended))
             self._silent[leader] = 0 if spoke else self._silent[leader] + 1
-        self._failed_views = self._failed_views + 1 if nullified else 0
+            self._failed_views += 1
+        else:
+            self._failed_views = 0
+            self._lagging_views += 1
         self._enter(ended + 1, nullified=nullified)
 
     def _enter(self, view: int, *, nullified: bool) -> None:
@@ -674,6 +680,7 @@ class Core:
         self.tree.finalize(header, block_hash)
         self._pool.prune(header.view)
         self._wanted.clear()
+        self._lagging_views = 0
         for view in [view for view in self._mine if view <= header.view]:
             del self._mine[view]
         self._mark = max(self._mark, header.view)

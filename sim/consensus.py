@@ -553,9 +553,9 @@ class Node:
                 self._later(0.001, lambda: self._judge(block_hash))
             case Finalized(blocks=blocks):
                 for number, proposal in enumerate(blocks):
-                    self._execute(
-                        proposal, proposal.header, proposal.txids, effect.finality(number)
-                    )
+                    finality = effect.finality(number)
+                    assert finality is not None, "no schedule lags by so many blocks"
+                    self._execute(proposal, proposal.header, proposal.txids, finality)
                     self._bodies.update(proposal.txids)
                 self._after_execution()
             case RequestMissing(block_hash, above_height):

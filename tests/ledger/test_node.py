@@ -7,22 +7,33 @@ from unittest import mock
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from support import chain_builder
 from support.chain_builder import FIRST_SLOT, SUPERVISOR, asset, bid, key, register, slot_ms
 from support.nodes import HubBus, feeder
 from support.patience import PATIENCE_S
 
 from ledger import node as node_module
+from ledger import protocol
 from ledger.fetch import MAX_ANSWER_BYTES, answer_blocks, answer_bodies
 from ledger.judging import Judgement, Verdict
 from ledger.node import Node
 from ledger.snapshots import Snapshots
-from ledger.types import ZERO_HASH, ValidatorSet, VoteKind, encode, make_vote
+from ledger.types import (
+    ZERO_HASH,
+    Finality,
+    ValidatorSet,
+    Vote,
+    VoteKind,
+    decode,
+    encode,
+    make_vote,
+)
 from runtime.bus import MAX_PAYLOAD_BYTES
 from runtime.metrics import refusals
 from wire import certificates, topics
 from wire.certificates import ValidatorLicence
-from wire.errors import Refusal
+from wire.errors import MalformedError, Refusal
 from wire.keys import to_text
 
 ANN, BOB = key("ann"), key("bob")
@@ -414,6 +425,52 @@ async def test_holes_in_the_nullifications_of_everybody_are_filled(tmp_path, mon
             await market.until(lambda: len({n.view for n in market.nodes}) == 1, 30)
         market.hub.carries = lambda *_: True
         await market.executed(tx, timeout_s=PATIENCE_S)
+
+
+async def test_a_node_catches_up_over_blocks_whose_proof_is_that_of_a_later_one(
+    tmp_path, monkeypatch
+):
+    """Finality lagged by more blocks than lie on a proof's path; a node was away meanwhile."""
+    monkeypatch.setattr(protocol, "MAX_PATH", 3)
+    async with feeder(tmp_path, delta0_ms=20) as market:
+        await registered(market, ANN)
+        await market.stop(3)
+        deliver = market.hub.deliver
+
+        def undecided(sender, topic, payload):
+            is_vote = topics.parse(topic).kind == topics.CONSENSUS_VOTE
+            if not (is_vote and decode(Vote, payload).kind == VoteKind.FINALIZE):
+                deliver(sender, topic, payload)
+
+        market.hub.deliver = undecided
+        tx = renewal(market, ANN, 1)
+        market.send(tx)
+        await market.until(
+            lambda: all(len(list(n._core.tree.blocks())) > 8 for n in market.nodes[:3])
+        )
+        market.hub.deliver = deliver
+        await market.executed(tx)
+        store = market.nodes[0].store
+        blocks = [store.get_block(h) for h in range(1, market.nodes[0].executed_height + 1)]
+        assert sum(not block.certificate for block in blocks) > 3
+        market.start(3)
+        await market.executed(tx)
+        assert market.nodes[3].store.get_block(blocks[-1].height).hash == blocks[-1].hash
+        last = renewal(market, ANN, 2)
+        market.send(last)
+        await market.executed(tx, last)
+
+
+async def test_headers_that_are_not_final_prove_no_block(tmp_path):
+    async with feeder(tmp_path) as market:
+        await registered(market, ANN)
+        node = market.nodes[0]
+        tip = node.store.tip
+        after = replace(tip.header, height=tip.height + 1, parent_hash=tip.hash)
+        finality = decode(Finality, tip.certificate)
+        for headers, why in (([tip.header], "do not follow"), ([after], "are not final")):
+            with pytest.raises(MalformedError, match=why):
+                node._fetcher._use_run(headers, finality)
 
 
 async def test_one_liar_cannot_keep_the_founders_from_beginning(tmp_path):

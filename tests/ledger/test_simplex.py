@@ -304,6 +304,18 @@ def test_a_leader_that_nullifies_its_view_is_followed():
     assert said(effects) == [(1, NULLIFY)]
 
 
+def test_views_take_longer_and_longer_while_finality_lags():
+    """Each one notarizes a block and none becomes final: the network is slower than Δ."""
+    core = started(1)
+    core.step(WorkAvailable(True), 0.0)
+    deltas = []
+    for view in range(1, 13):
+        by_hash = certificate(view, NOTARIZE, bytes([view]) * 32, by=(0, 2, 3))
+        core.step(CertificateReceived(by_hash), 0.0)
+        deltas.append(core.delta_s)
+    assert deltas == [1.0] * 4 + [1.5**k for k in (1, 2, 3, 4, 5, 6, 6, 6)]
+
+
 def test_views_without_notarization_take_longer_and_longer_up_to_a_limit():
     core = started(1)
     core.step(WorkAvailable(True), 0.0)
