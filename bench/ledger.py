@@ -18,14 +18,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import uvloop
 
-from bench import light, limits, report
+from bench import light, limits, profile, report
 from bench.cluster import MOSQUITTO, Audit, Cluster
 from bench.limits import cpu_s
 from bench.load import Publisher, text
@@ -74,6 +75,8 @@ class Plan:
     most_tx_per_s: int = 3_500
     """No step signs more in advance than this rate needs."""
     limit_s: float = 1.0
+    profile: bool = False
+    """Sample a validator while it is saturated."""
 
     def singles(self) -> int:
         """Transactions of one operation that may be needed."""
@@ -148,6 +151,8 @@ class Result:
     """The largest and the slowest of a light client's proofs, on a chain of its own with as many
     validators."""
     audit: dict[str, Any] = field(default_factory=dict)
+    profiles: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Of a scenario: the share of each area in a validator's processor time."""
     seconds: float = 0.0
 
 
@@ -459,11 +464,15 @@ async def _scenarios(
     for ops, window in plan.bundle_windows:
         tell(f"bundles of {ops} operations")
         source = iter(groups[ops][1])
-        result.phases.append(await bench.saturate(f"bundles of {ops}", source, window, ops))
+        name = f"bundles of {ops}"
+        with _profiled(plan, cluster, name, result):
+            result.phases.append(await bench.saturate(name, source, window, ops))
     best = 0.0
     for window in plan.windows:
         tell(f"saturation, {window} outstanding")
-        phase = await bench.saturate(f"{window} outstanding", singles, window, 1)
+        name = f"{window} outstanding"
+        with _profiled(plan, cluster, name, result):
+            phase = await bench.saturate(name, singles, window, 1)
         result.phases.append(phase)
         if phase.late or phase.tx_per_s < best * GROWTH:
             break
@@ -478,6 +487,19 @@ async def _scenarios(
         publisher.close()
     await watch.stop()
     return bench.sent, set(watch.due_s)
+
+
+@contextmanager
+def _profiled(plan: Plan, cluster: Cluster, name: str, result: Result) -> Iterator[None]:
+    """Sample the first validator during a scenario, if the plan says so."""
+    if not plan.profile:
+        yield
+        return
+    victim = next(iter(cluster.names))
+    file = cluster.chain_folder(victim) / f"{name.replace(' ', '-')}.stacks"
+    with profile.recording(cluster.validator(victim).pid, file):
+        yield
+    result.profiles[name] = profile.shares(file)
 
 
 def _facts(audit: Audit) -> dict[str, Any]:
@@ -513,9 +535,12 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     short: Annotated[bool, typer.Option("--short", help="A few seconds; measures badly.")] = False,
     keep: Annotated[Path | None, typer.Option(help="Keep chains and logs here.")] = None,
+    profiled: Annotated[
+        bool, typer.Option("--profile", help="Sample a validator: where does its time go?")
+    ] = False,
 ) -> None:
     """Measure four validators on this machine; about three minutes."""
-    plan = SHORT if short else Plan()
+    plan = replace(SHORT if short else Plan(), profile=profiled)
     try:
         with tempfile.TemporaryDirectory(prefix="hearthgrid-bench-") as temporary:
             folder = keep if keep is not None else Path(temporary)

@@ -54,6 +54,8 @@ def show(result: Result) -> None:
     )
     console.print(_throughput(result))
     console.print(_costs(result))
+    if result.profiles:
+        console.print(_profiles(result))
     crash, audit = result.crash, result.audit
     console.print(
         f"Leader killed: {crash['transactions']:.0f} transactions sent while it was away, final "
@@ -108,6 +110,23 @@ def _costs(result: Result) -> Table:
             f"{one.votes_per_block:.1f}", f"{one.bytes_per_vote:.0f}",
             f"{one.bytes_per_certificate:.0f}", f"{one.consensus_bytes_per_block:,.0f}",
         )  # fmt: skip
+    return table
+
+
+def _profiles(result: Result) -> Table:
+    """Where a validator's time went, as shares and in µs per transaction."""
+    phases = {phase.name: phase for phase in result.phases}
+    table = Table(title="Where a validator's processor time goes: share, µs per transaction")
+    table.add_column("area", no_wrap=True)
+    for name in result.profiles:
+        table.add_column(name, justify="right")
+    areas = dict.fromkeys(area for one in result.profiles.values() for area in one)
+    for area in areas:
+        cells = [
+            (one.get(area, 0.0), phases[name].validator_us_per_tx)
+            for name, one in result.profiles.items()
+        ]
+        table.add_row(area, *(f"{share:.0%}  {share * us:,.0f}" for share, us in cells))
     return table
 
 
