@@ -39,6 +39,9 @@ AREAS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """What a frame's file says about its purpose; the first that fits, innermost frame first."""
 
+WAITING = (("_worker ", "/concurrent/futures/thread.py"),)
+"""A thread of a pool without work: it waits outside Python, and py-spy takes it for busy."""
+
 _FRAME = re.compile(r"\((?P<file>[^():]+)(?::\d+)?\)$")
 
 
@@ -74,7 +77,9 @@ def shares(file: Path) -> dict[str, float]:
     counts: Counter[str] = Counter()
     for line in file.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
-        counts[area_of(stack.split(";"))] += int(count)
+        frames = stack.split(";")
+        if not any(frames[-1].startswith(name) and part in frames[-1] for name, part in WAITING):
+            counts[area_of(frames)] += int(count)
     total = max(1, counts.total())
     return {area: count / total for area, count in counts.most_common()}
 

@@ -94,6 +94,26 @@ def history(db: Database) -> None:
     )
 
 
+@_SCHEMA()
+def bodies_in_order(db: Database) -> None:
+    """
+    Bodies lie in the order of the chain, and only their ids in the order of the ids.
+
+    By id, every body of a block went to a page of its own, and a block's bodies were found by
+    reading all.
+    """
+    for statement in (
+        "CREATE TABLE ordered (txid BLOB NOT NULL, height INTEGER NOT NULL,"
+        " position INTEGER NOT NULL, raw BLOB NOT NULL, PRIMARY KEY (height, position))"
+        " WITHOUT ROWID",
+        "INSERT INTO ordered SELECT * FROM bodies ORDER BY height, position",
+        "DROP TABLE bodies",
+        "ALTER TABLE ordered RENAME TO bodies",
+        "CREATE UNIQUE INDEX bodies_txid ON bodies (txid)",
+    ):
+        db.execute(statement)
+
+
 @dataclass(frozen=True, slots=True)
 class OldSeal:
     """A seal block that is not here any more, as far as light clients need it."""

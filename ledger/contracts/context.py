@@ -43,7 +43,9 @@ class Context:
     registration: AddressGrant | None = None
     """The grant that makes the sender of a first transaction known."""
     known_parameters: dict[int, Parameters] = field(default_factory=dict)
-    """By the slot from which they hold; those of slots now open cannot change (`governance`)."""
+    """Of slots that the block asked for; they cannot change in it (`governance`)."""
+    parameters_since: dict[int, Parameters] = field(default_factory=dict)
+    """By the slot from which they hold."""
 
     @property
     def seq(self) -> list[int]:
@@ -62,11 +64,17 @@ class Context:
 
     def parameters(self, slot: int) -> Parameters:
         """The parameters in force in a slot."""
+        found = self.known_parameters.get(slot)
+        if found is None:
+            found = self.known_parameters[slot] = self._parameters_of(slot)
+        return found
+
+    def _parameters_of(self, slot: int) -> Parameters:
         since_slot = parameters.last_change(self.state, slot)
-        found = self.known_parameters.get(since_slot)
+        found = self.parameters_since.get(since_slot)
         if found is None:
             found = parameters.in_force(self.state, self.genesis, slot)
-            self.known_parameters[since_slot] = found
+            self.parameters_since[since_slot] = found
         return found
 
     def tariff(self, slot: int) -> Tariff:

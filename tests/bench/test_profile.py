@@ -27,5 +27,8 @@ def test_an_area_is_that_of_the_innermost_frame(frames, area):
 
 def test_shares_add_up(tmp_path):
     file = tmp_path / "a.stacks"
+    waiting = "_worker (/lib/concurrent/futures/thread.py:81)"
+    file.write_text(f"run (/lib/threading.py:9);{waiting} 7\n")
+    assert shares(file) == {}
     file.write_text(f"{MAIN};{NODE} 3\n{MAIN};{NODE};verify (/lib/nacl/signing.py:97) 1\n")
     assert shares(file) == {"consensus": 0.75, "Ed25519": 0.25}

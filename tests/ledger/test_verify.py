@@ -201,7 +201,7 @@ def test_bytes_flipped_in_the_file_itself_are_found_or_harmless(folder, copy):
         ("INSERT INTO state VALUES ('account/more', '{}')", 9),
         ("INSERT INTO events VALUES ('market', 99, '[]')", 9),
         ("INSERT INTO bodies VALUES (x'00', 99, 0, x'00')", 9),
-        ("UPDATE bodies SET position = 1 - position WHERE height = 4", 4),
+        ("UPDATE bodies SET position = 9 - position WHERE height = 4", 4),
         ("INSERT INTO meta VALUES ('surprise', x'00')", 9),
         ("UPDATE state SET value = 'text' WHERE key = 'totals'", 9),
         ("UPDATE blocks SET header = 7 WHERE height = 3", 3),
