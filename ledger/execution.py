@@ -454,6 +454,10 @@ class Ledger:
             raise ChainError(height, f"executed height is {self._height}")
         if header.parent_hash != self._tip_hash:
             raise ChainError(height, "it is not on top of the block before")
+        if header.epoch != self._epoch:
+            raise ChainError(
+                height, f"it is of epoch {header.epoch}, after a block of {self._epoch}"
+            )
         if header.chain_id != self.genesis.chain_id:
             raise ChainError(height, f"it is of chain {header.chain_id!r}")
         if header.time_ms <= self._time_ms and height > 1:

@@ -28,6 +28,7 @@ from ledger.types import (
     header_hash,
     verify_finality,
 )
+from runtime.bus import MAX_PAYLOAD_BYTES
 from runtime.metrics import count_refusal
 from runtime.ports import BusDownError, Message
 from wire import canonical, topics
@@ -107,7 +108,7 @@ def answer_run(store: LedgerStore, key: str) -> bytes | None:
     """The headers above a height, to the first block that has a finality of its own."""
     (height,) = _numbers(key, 1)
     headers: list[bytes] = []
-    left = 2 * MAX_ANSWER_BYTES - 1024
+    left = MAX_PAYLOAD_BYTES - 1024
     while len(headers) < MAX_RUN and (stored := store.get_block(height + 1)) is not None:
         left -= len(stored.header_bytes) + len(stored.certificate) + 8
         if left < 0:
@@ -282,6 +283,7 @@ class Fetcher:
                 finality = decode(Finality, block.finality) if block.finality else None
                 if finality is None and header_hash(header) not in self._run:
                     self._run_wanted = True
+                    self._wake.set()
                     break
                 self._check(header, block, finality)
                 self._keep(block.bodies)
@@ -310,7 +312,7 @@ class Fetcher:
         node, tip = self._node, self._node.ledger.tip_hash
         hashes: list[bytes] = []
         for header in headers:
-            if header.parent_hash != tip or header.epoch != headers[-1].epoch:
+            if header.parent_hash != tip or header.epoch != node.epoch.epoch:
                 raise MalformedError("headers do not follow ours", height=header.height)
             tip = header_hash(header)
             hashes.append(tip)
@@ -332,6 +334,8 @@ class Fetcher:
             MalformedError: and why.
         """
         node = self._node
+        if header.epoch != node.epoch.epoch:  # what follows a seal in its epoch is dropped
+            raise MalformedError("block is of another epoch", height=header.height)
         if header.parent_hash != node.ledger.tip_hash:
             raise MalformedError("block does not follow ours", height=header.height)
         if header.tx_root != root(block.txids):

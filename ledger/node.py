@@ -155,7 +155,7 @@ class Node:
         self._duties = Duties(self, folder, rng or SystemRng())
         self._interval_s = block_interval_s
         self._may_vote = votes
-        self._last_block_s = 0.0
+        self._last_block_s = self._entered_s = 0.0
         self._events: deque[Event] = deque()
         self._early: deque[Event] = deque(maxlen=MAX_EARLY)
         self._jobs: deque[Callable[[], None]] = deque()
@@ -379,6 +379,7 @@ class Node:
                 self._fetcher.nullifications_wanted(self._epoch.epoch, first_view, last_view)
             case EnterView(view, leader, nullified):
                 self._building = None
+                self._entered_s = self.clock.monotonic_s()
                 if nullified:
                     log.info("view nullified", epoch=self._epoch.epoch, view=view, leader=leader)
             case Evidence(first, second):
@@ -400,8 +401,8 @@ class Node:
         request = self._building
         if request is None:
             return
-        wait_s = self._last_block_s + self._interval_s - self.clock.monotonic_s()
-        if wait_s > 0 and not request.must:
+        wait_s = self._wait_s(request)
+        if wait_s > 0:
             self._later("build", wait_s, lambda: self.do_soon(self._build))
             return
         content = build_content(
@@ -418,6 +419,16 @@ class Node:
         self._last_block_s = self.clock.monotonic_s()
         self._keep_bodies(content.txids)
         self._post(ProposalBuilt(request.view, request.parent_hash, content))
+
+    def _wait_s(self, request: RequestProposal) -> float:
+        """How long a leader still waits: between blocks, and in each view while finality lags."""
+        if self._core.lagging:
+            due_s = self._entered_s + self._core.delta_s / 2
+        elif request.must:
+            return 0.0
+        else:
+            due_s = self._last_block_s + self._interval_s
+        return due_s - self.clock.monotonic_s()
 
     def _judge(self, block_hash: bytes) -> None:
         request = self._judging.get(block_hash)

@@ -51,6 +51,9 @@ from ledger.types import (
 from wire.errors import MalformedError, Refusal
 from wire.keys import Domain, SigningKey, verify
 
+KEPT_PATH = 128
+"""Headers on the path of a proof that is stored with its block: 42 kB."""
+
 
 class Timer(StrEnum):
     """The three timers of a view."""
@@ -389,12 +392,14 @@ class Finalized:
         """
         The proof for `blocks[number]`, to be stored with it.
 
-        None when more than `MAX_PATH` headers lie between it and the certified one: the proof of a
-        later block covers it. A seal always has its own.
+        None when more than `KEPT_PATH` headers lie between it and the certified one: the proof of a
+        later block covers it. A seal always has its own, however long.
         """
         later = tuple(block.header for block in self.blocks[number + 1 :])
         path = later + self.beyond
-        if len(path) > MAX_PATH and not self.blocks[number].header.seal:
+        if self.blocks[number].header.seal:
+            assert len(path) <= MAX_PATH, "leaders wait when finality lags: no run is so long"
+        elif len(path) > KEPT_PATH:
             return None
         return Finality(self.certificate, path)
 

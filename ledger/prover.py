@@ -35,6 +35,8 @@ INCLUSION = "inclusion-of/"
 NEXT = "next/"
 AT = "at/"
 MAX_ANSWER_BYTES = 64 * 1024
+ANCHORS_TRIED = 8
+"""Of the headers that carry a state, so many are looked at for the shortest proof."""
 
 
 class NotProvableError(HearthgridError):
@@ -83,7 +85,14 @@ class Prover:
         Raises:
             NotProvableError: there is none yet, or there will never be one.
         """
-        found = [self.anchor(one) for one in self._headers_over(height)]
+        found: list[Anchor] = []
+        for one in reversed(list(self._headers_over(height))):  # the newest is nearest
+            try:
+                found.append(self.anchor(one))
+            except NotProvableError:
+                continue
+            if not found[-1].finality.path or len(found) == ANCHORS_TRIED:
+                break
         if not found:
             raise NotProvableError(self._why_uncovered(height))
         return min(found, key=lambda one: (len(one.finality.path), -one.header.height))
@@ -166,11 +175,12 @@ class Prover:
         What leads a light client on that trusts a header and a set of validators.
 
         Args:
-            height: of the header
+            height: of the header; when it was dropped after a seal, the chain goes on below it
             validators_hash: of the set
 
         Returns:
-            The seal that ends that set, if it has ended, else the newest final header.
+            The seal that ends that set, if it has ended, else the newest final header. The seal
+            lies above the height, or not far below when that set does not decide there.
 
         Raises:
             NotProvableError: the chain has no block, or that set never was in it.
@@ -183,6 +193,10 @@ class Prover:
         low = min(low, high)
         if self._decides_after(high) == validators_hash:
             return Step(self.anchor(high))
+        if self._decides_after(low) != validators_hash:
+            step = self._step_below(low, validators_hash)
+            if step is not None:
+                return step
         # Somewhere between the set stops deciding: find one such place.
         while low < high:
             middle = (low + high) // 2
@@ -194,6 +208,27 @@ class Prover:
         if keys:
             return Step(anchor, keys)
         raise NotProvableError(f"block {high} does not end the validators that were named")
+
+    def _step_below(self, height: int, validators_hash: bytes) -> Step | None:
+        """
+        The newest seal at a height or up to `MAX_PATH` below it that ends a set of validators.
+
+        What a quorum finalises after a seal is dropped, and is also the proof of the seal: it
+        cannot lie further above it.
+        """
+        above, store = max(0, height - types.MAX_PATH - 1), self._store
+        changes = store.event_heights(
+            contract_of("validators"), max(above, store.floor), types.MAX_PATH + 1
+        )
+        for number in reversed(changes):
+            if number <= height and self._block(number).header.validators_hash == validators_hash:
+                keys = keys_of(store, number)
+                if keys:
+                    return Step(self.anchor(number), keys)
+        found, seal = None, store.old_change(above + 1, validators_hash)
+        while seal is not None and seal.header.height <= height:
+            found, seal = seal, store.old_change(seal.header.height + 1, validators_hash)
+        return None if found is None else Step(Anchor(found.header, found.finality), found.keys)
 
     def _decides_after(self, height: int) -> bytes:
         """Hash of the validators who decide on the block above a height."""

@@ -189,6 +189,11 @@ class Core:
         return self.epoch.delta_s * GROWTH ** min(steps, GROWTH_STEPS_MAX)
 
     @property
+    def lagging(self) -> bool:
+        """True when more views than usual notarized a block and none became final."""
+        return self._lagging_views > LAG_FREE_VIEWS
+
+    @property
     def busy(self) -> bool:
         """True while there is something to be done, so that time counts."""
         return not self.ended and (

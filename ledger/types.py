@@ -38,7 +38,7 @@ MAX_NULLIFICATIONS = 128
 """In one justify; `ValidatorSet.inline_views` says how many."""
 INLINE_BYTES = 32 * 1024
 """What the nullifications in one proposal may weigh."""
-MAX_PATH = 256
+MAX_PATH = 1024
 MAX_OBJECT_BYTES = 1024 * 1024
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_SAFE_INT)]

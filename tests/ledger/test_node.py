@@ -1,6 +1,8 @@
 """What a node must withstand, on four real nodes in one process: each test is a way to stop it."""
 
 import asyncio
+import contextlib
+import math
 import shutil
 import sqlite3
 from unittest import mock
@@ -15,18 +17,21 @@ from support.patience import PATIENCE_S
 
 from ledger import node as node_module
 from ledger import protocol
-from ledger.fetch import MAX_ANSWER_BYTES, answer_blocks, answer_bodies
+from ledger.execution import Ledger
+from ledger.fetch import MAX_ANSWER_BYTES, Fetcher, _Block, answer_blocks, answer_bodies
 from ledger.judging import Judgement, Verdict
 from ledger.node import Node
 from ledger.snapshots import Snapshots
 from ledger.types import (
     ZERO_HASH,
     Finality,
+    Proposal,
     ValidatorSet,
     Vote,
     VoteKind,
     decode,
     encode,
+    header_hash,
     make_vote,
 )
 from runtime.bus import MAX_PAYLOAD_BYTES
@@ -431,15 +436,16 @@ async def test_a_node_catches_up_over_blocks_whose_proof_is_that_of_a_later_one(
     tmp_path, monkeypatch
 ):
     """Finality lagged by more blocks than lie on a proof's path; a node was away meanwhile."""
-    monkeypatch.setattr(protocol, "MAX_PATH", 3)
-    async with feeder(tmp_path, delta0_ms=20) as market:
+    monkeypatch.setattr(protocol, "KEPT_PATH", 3)
+    async with feeder(tmp_path, delta0_ms=50) as market:
         await registered(market, ANN)
         await market.stop(3)
-        deliver = market.hub.deliver
+        deliver, decided_from = market.hub.deliver, math.inf
 
         def undecided(sender, topic, payload):
             is_vote = topics.parse(topic).kind == topics.CONSENSUS_VOTE
-            if not (is_vote and decode(Vote, payload).kind == VoteKind.FINALIZE):
+            vote = decode(Vote, payload) if is_vote else None
+            if vote is None or vote.kind != VoteKind.FINALIZE or vote.view >= decided_from:
                 deliver(sender, topic, payload)
 
         market.hub.deliver = undecided
@@ -448,7 +454,7 @@ async def test_a_node_catches_up_over_blocks_whose_proof_is_that_of_a_later_one(
         await market.until(
             lambda: all(len(list(n._core.tree.blocks())) > 8 for n in market.nodes[:3])
         )
-        market.hub.deliver = deliver
+        decided_from = max(node.view for node in market.nodes)
         await market.executed(tx)
         store = market.nodes[0].store
         blocks = [store.get_block(h) for h in range(1, market.nodes[0].executed_height + 1)]
@@ -461,6 +467,55 @@ async def test_a_node_catches_up_over_blocks_whose_proof_is_that_of_a_later_one(
         await market.executed(tx, last)
 
 
+@contextlib.contextmanager
+def finality_of_seals_is_lost(market):
+    """No FINALIZE for a seal arrives: that of a block above it finalises the seal."""
+    deliver, seals = market.hub.deliver, set()
+
+    def lossy(sender, topic, payload):
+        kind = topics.parse(topic).kind
+        if kind == topics.CONSENSUS_PROPOSAL:
+            header = decode(Proposal, payload).header
+            seals.update([header_hash(header)] if header.seal else [])
+        vote = decode(Vote, payload) if kind == topics.CONSENSUS_VOTE else None
+        if vote is None or vote.kind != VoteKind.FINALIZE or vote.block_hash not in seals:
+            deliver(sender, topic, payload)
+
+    market.hub.deliver = lossy
+    yield
+    market.hub.deliver = deliver
+
+
+async def test_what_a_seal_has_dropped_is_not_taken_for_the_next_block(tmp_path):
+    """It is final and lies on top of the seal, but its epoch is over: this once halted a feeder."""
+    async with feeder(tmp_path, delta0_ms=50) as market:
+        await registered(market, ANN)
+        with finality_of_seals_is_lost(market):
+            market.clock.move_to(slot_ms(FIRST_SLOT + 1, 1))
+            market.send(renewal(market, ANN, 1))
+            await market.until(lambda: all(node.epoch.epoch == 1 for node in market.nodes))
+        node = market.nodes[0]
+        blocks = [node.store.get_block(h) for h in range(1, node.executed_height + 1)]
+        seal = next(block for block in blocks if block.header.seal)
+        finality = decode(Finality, seal.certificate)
+        dropped, *rest = finality.path
+        behind = Fetcher(node)
+        with (
+            mock.patch.object(Ledger, "tip_hash", seal.hash),
+            mock.patch.object(Node, "executed_height", seal.height),
+            mock.patch.object(Node, "execute") as execute,
+        ):
+            own = encode(Finality(finality.certificate, tuple(rest)))
+            with pytest.raises(MalformedError, match="another epoch"):
+                behind._use_blocks([_Block(encode(dropped), [], own, [])])
+            with pytest.raises(MalformedError, match="do not follow"):
+                behind._use_run([dropped, *rest], Finality(finality.certificate))
+            behind._run = frozenset([header_hash(dropped)])
+            with pytest.raises(MalformedError, match="another epoch"):
+                behind._use_blocks([_Block(encode(dropped), [], b"", [])])
+        execute.assert_not_called()
+
+
 async def test_headers_that_are_not_final_prove_no_block(tmp_path):
     async with feeder(tmp_path) as market:
         await registered(market, ANN)
@@ -471,6 +526,10 @@ async def test_headers_that_are_not_final_prove_no_block(tmp_path):
         for headers, why in (([tip.header], "do not follow"), ([after], "are not final")):
             with pytest.raises(MalformedError, match=why):
                 node._fetcher._use_run(headers, finality)
+        asking = Fetcher(node)
+        asking._use_blocks([_Block(encode(after), [], b"", [])])
+        assert asking._run_wanted
+        assert asking._wake.is_set(), "it would sleep on it"
 
 
 async def test_one_liar_cannot_keep_the_founders_from_beginning(tmp_path):

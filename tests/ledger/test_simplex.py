@@ -313,6 +313,7 @@ def test_views_take_longer_and_longer_while_finality_lags():
         by_hash = certificate(view, NOTARIZE, bytes([view]) * 32, by=(0, 2, 3))
         core.step(CertificateReceived(by_hash), 0.0)
         deltas.append(core.delta_s)
+        assert core.lagging == (core.delta_s > 1.0)
     assert deltas == [1.0] * 4 + [1.5**k for k in (1, 2, 3, 4, 5, 6, 6, 6)]
 
 
