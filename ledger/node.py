@@ -434,7 +434,8 @@ class Node:
         request = self._judging.get(block_hash)
         if request is None:
             return
-        if request.proposal.header.height <= self.executed_height:
+        newest = self._to_execute[-1][0].header.height if self._to_execute else self.executed_height
+        if request.proposal.header.height <= newest:
             del self._judging[block_hash]  # decided without us
             return
         verdict, reason = judge(
