@@ -22,6 +22,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import sqlite3
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -217,7 +218,7 @@ class Joiner:
             try:
                 await self._fetch(offer.manifest, sources, snapshots)
                 await asyncio.to_thread(self._install, offer, stage, snapshots)
-            except (CannotJoinError, WireError, ChainError) as error:
+            except (CannotJoinError, WireError, ChainError, sqlite3.Error) as error:
                 if isinstance(error, WireError):
                     count_refusal("ledger.joining", error.refusal)
                 log.warning("snapshot refused", height=offer.manifest.height, reason=str(error))
@@ -339,6 +340,7 @@ class Joiner:
 
         Raises:
             WireError, ChainError: the snapshot is not what the header names.
+            sqlite3.Error: a row has no form that the store can take, or the disk refused.
             OSError: the disk refused.
         """
         manifest = offer.manifest
@@ -374,6 +376,8 @@ def restore(
     Raises:
         SnapshotError, MalformedError: not the state that the headers name, or not a state at all.
         ChainError: the rows do not make the root, or break an invariant.
+        sqlite3.Error: a row has no form that the store can take (it does so before the root is
+            made), or the disk refused.
     """
     manifest, seal, cover = offer.manifest, offer.seal.header, offer.cover.header
     preamble, rows = split(chunks)

@@ -13,7 +13,7 @@ ledger.md §6.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ledger import types
 from ledger.checkpoint import Checkpoint, UnknownValidatorsError, checkpoint_at
@@ -80,10 +80,11 @@ class LightClient:
         Take a newer final header.
 
         Between two changes of the validators, any header may follow any older one; a change needs
-        its seal header, and the set that begins with it in `following`.
+        its seal header, and the set that begins with it in `following`. A seal may lie below what
+        is trusted: that was dropped after it.
 
         Returns:
-            False when it is the newest header itself.
+            False when it is the trusted header itself; how it is final is not looked at again.
 
         Raises:
             TrustExpiredError: the newest header is older than the trust period.
@@ -94,10 +95,10 @@ class LightClient:
         """
         self._check_period(now_ms)
         header, trust = anchor.header, self.trust
-        block_hash = verify_anchor(anchor, trust)
+        if types.header_hash(header) == trust.block_hash:
+            return False  # a seal that changes the validators is not of those who decide now
+        verify_anchor(anchor, trust)
         _check_not_ahead(header.time_ms, now_ms)
-        if block_hash == trust.block_hash:
-            return False
         self._expose(anchor)
         self._check_newer(header)
         validators = trust.validators
@@ -105,7 +106,9 @@ class LightClient:
             if following is None:
                 raise UnknownValidatorsError("a seal begins another set", epoch=header.epoch + 1)
             validators = following
-        self.trust = checkpoint_at(header, validators, trust.firm_height)
+        taken = checkpoint_at(header, validators, trust.firm_height)
+        # A seal below what is trusted may name an older state, but rows of it stay refused.
+        self.trust = replace(taken, exec_height=max(taken.exec_height, trust.exec_height))
         self.newest = anchor
         return True
 
@@ -153,6 +156,11 @@ class LightClient:
 
     def _check_newer(self, header: types.Header) -> None:
         trust = self.trust
+        # An epoch has one seal. When it lies below what is trusted, that was dropped after it. It
+        # leads on all the same, to the next epoch, and its time and state may be the older ones.
+        below = trust.firm_height < header.height < trust.height
+        if header.seal and header.epoch == trust.epoch and below:
+            return
         # An empty header of an older epoch may have been dropped after its seal: the next epoch
         # may then begin below it, but never below a block, nor with an older state.
         floor = trust.height if header.epoch == trust.epoch else trust.firm_height

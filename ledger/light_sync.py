@@ -142,16 +142,15 @@ class LightFollower:
             ConflictError, TrustExpiredError: see `follow`.
         """
         while True:
-            before = self.light.trust
+            before, confirmed = self.light.trust, False
             try:
                 confirmed = await self.follow()
-            except NoProofError as error:
-                log.warning("nothing newer", reason=str(error), height=before.height)
-            else:
-                trust = self.light.trust
-                if trust != before:
-                    await asyncio.to_thread(write_checkpoint, trust, file)
-                    log.info("final", height=trust.height, epoch=trust.epoch, confirmed=confirmed)
+            except NoProofError as error:  # perhaps only after some way
+                log.warning("no answer", reason=str(error), height=self.light.trust.height)
+            trust = self.light.trust
+            if trust != before:
+                await asyncio.to_thread(write_checkpoint, trust, file)
+                log.info("final", height=trust.height, epoch=trust.epoch, confirmed=confirmed)
             await asyncio.sleep(FOLLOW_EVERY_S)
 
     async def _walk(self, validator: str) -> None:

@@ -27,8 +27,8 @@ from ledger.joining import STAGE, CannotJoinError, is_empty, join
 from ledger.light import DAY_MS
 from ledger.node import Node
 from ledger.prover import newest_checkpoint
-from ledger.snapshot import pack, read_offer
-from ledger.snapshots import FOLDER, SnapshotTaker
+from ledger.snapshot import chunk_hash, cut, pack, read_offer, split
+from ledger.snapshots import FOLDER, Snapshots, SnapshotTaker
 from ledger.statements import sign_message
 from ledger.store import FILE_NAME, LedgerStore
 from runtime.metrics import refusals
@@ -121,6 +121,33 @@ def spoil_manifest(kind, raw):
     )
 
 
+def spoil_accounts(node, value):
+    """Offer a snapshot whose accounts are no rows; its hashes are right."""
+    forged = {}
+
+    def spoil(kind, raw):
+        if kind == "chunk":
+            return forged.get(raw, raw)
+        offer = read_offer(raw)
+        own = list(Snapshots.beside(node.store).chunks(offer.manifest.height))
+        preamble, rows = split(own)
+        changed = ((key, value if key.startswith("account/") else row) for key, row in rows)
+        chunks = list(cut(preamble, changed))
+        forged.update(zip(own, chunks, strict=False))
+        manifest = msgspec.structs.replace(
+            offer.manifest,
+            size_bytes=sum(map(len, chunks)),
+            hashes=tuple(map(chunk_hash, chunks)),
+        )
+        return pack(msgspec.structs.replace(offer, manifest=manifest))
+
+    answer_falsely(node, spoil)
+
+
+def offer_nothing(kind, raw):
+    return b"" if kind == "snapshot" else raw
+
+
 async def test_a_fifth_node_joins_while_blocks_are_made_and_one_peer_lies(tmp_path):
     async with chain_with_snapshots(tmp_path, homes=300) as running:
         answer_falsely(running.nodes[3], spoil_chunks)
@@ -191,6 +218,33 @@ async def test_when_all_lie_it_does_not_join(tmp_path, monkeypatch):
     async with chain_with_snapshots(tmp_path) as running:
         for node in running.nodes:
             answer_falsely(node, spoil_chunks)
+        folder = tmp_path / "newcomer"
+        with pytest.raises(CannotJoinError, match="none could be fetched"):
+            await join_as(running, folder)
+        assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [b"{", b"5", b'{"nonce":[]}', b'{"nonce":1}', b"\xff"])
+async def test_rows_that_are_none_cost_no_more_than_time(tmp_path, value):
+    """The liar's snapshot is the newest, so it is tried first."""
+    async with chain_with_snapshots(tmp_path) as running:
+        liar, honest, *others = running.nodes
+        spoil_accounts(liar, value)
+        for node in others:
+            answer_falsely(node, offer_nothing)
+        snapshots = Snapshots.beside(honest.store)
+        older, newest = snapshots.heights()
+        (snapshots.folder / f"{newest}.manifest").unlink()
+        joined = await join_as(running, tmp_path / "newcomer")
+        assert (joined.height, joined.validators) == (older, 1)
+
+
+@pytest.mark.parametrize("value", [b"{", b"5"])
+async def test_when_only_rows_that_are_none_are_offered_it_does_not_join(tmp_path, value):
+    async with chain_with_snapshots(tmp_path) as running:
+        spoil_accounts(running.nodes[0], value)
+        for node in running.nodes[1:]:
+            answer_falsely(node, offer_nothing)
         folder = tmp_path / "newcomer"
         with pytest.raises(CannotJoinError, match="none could be fetched"):
             await join_as(running, folder)

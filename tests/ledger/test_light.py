@@ -32,7 +32,14 @@ from ledger.checkpoint import (
     write_checkpoint,
 )
 from ledger.execution import Ledger
-from ledger.prover import NotProvableError, Prover, newest_checkpoint, prove_row, replay
+from ledger.prover import (
+    NotProvableError,
+    Prover,
+    keys_of,
+    newest_checkpoint,
+    prove_row,
+    replay,
+)
 from ledger.store import BlockRecord, LedgerStore, StoredBlock
 from wire.canonical import encode
 from wire.errors import ConfigError, FutureDatedError, MalformedError, OversizedError, WireError
@@ -493,8 +500,12 @@ def set_of(keys):
     return types.ValidatorSet(tuple(k.id for k in keys), tuple(k.public for k in keys))
 
 
-def handmade_store(chain_id, epochs):
-    """Headers only: epoch by epoch, three blocks each, the last a seal; `epochs` names the sets."""
+def handmade_store(chain_id, epochs, tip=None):
+    """
+    Headers only: epoch by epoch, three blocks each, the last a seal; `epochs` names the sets.
+
+    The last block is `tip`.
+    """
     store = LedgerStore(":memory:")
     parent, height = types.genesis_hash(chain_id), 0
     for epoch, number in enumerate(epochs):
@@ -502,6 +513,8 @@ def handmade_store(chain_id, epochs):
         following = SETS[epochs[epoch + 1]] if epoch + 1 < len(epochs) else current
         for view in (1, 2, 3):
             height += 1
+            if tip is not None and height > tip:
+                return store
             seal = view == 3
             header = types.Header(
                 chain_id=chain_id, epoch=epoch, view=view, height=height, parent_hash=parent,
@@ -559,6 +572,113 @@ def test_a_client_is_led_by_one_header_for_each_change_of_validators_and_a_newes
     assert walk(client, prover) == heights
     assert client.trust.validators == set_of(SETS[epochs[-1]])
     assert client.trust.epoch == len(epochs)
+
+
+def dropped_after(seal, keys, above=1, **changes):
+    """A final header of a seal's epoch above it: true, and no block of the chain."""
+    fields = {
+        "view": 3 + above, "height": seal.height + above, "seal": False,
+        "next_validators_hash": b"", "time_ms": seal.time_ms + above,
+        "parent_hash": types.header_hash(seal) if above == 1 else b"p" * 32,
+    }  # fmt: skip
+    header = msgspec.structs.replace(seal, **{**fields, **changes})
+    found = types.header_hash(header)
+    votes = [
+        types.make_vote(k, header.chain_id, i, header.epoch, header.view, types.VoteKind.FINALIZE,
+                        found)
+        for i, k in enumerate(keys[:3])
+    ]  # fmt: skip
+    return proofs.Anchor(header, types.Finality(types.make_certificate(votes)))
+
+
+def client_of(made, number):
+    return light.LightClient(replace(made.trust, validators=set_of(SETS[number])))
+
+
+@pytest.mark.parametrize("above", [1, 2, 7, 40])
+@pytest.mark.parametrize(
+    ("epochs", "seal", "heights"),
+    [
+        ([0, 1, 1, 1], 3, [3, 12]),
+        ([0, 1, 2, 2], 3, [3, 6, 12]),
+        ([0, 0, 1, 1], 6, [6, 12]),
+        ([0, 1, 0, 2], 9, [9, 12]),
+        ([0, 1], 3, [3, 6]),
+    ],
+)
+@pytest.mark.parametrize("floor", [0, 1, 3, 5, 10])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_client_that_took_what_was_dropped_after_a_change_of_validators_is_led_on(
+    made, epochs, seal, heights, above, floor, again
+):
+    """However far above the seal it lies, also by a pruned node, also after a new start."""
+    store = handmade_store(made.trust.chain_id, epochs)
+    prover, client = Prover(store), client_of(made, 0)
+    client.advance(dropped_after(prover.anchor(seal).header, SETS[0], above), NOW_MS)
+    assert client.trust.height == seal + above
+    if again:
+        client = light.LightClient(client.trust)
+    floor = min(floor, store.height - 1)
+    store.drop_blocks(floor, lambda height: keys_of(store, height), ("poe",))
+    assert walk(client, prover) == heights
+    assert client.trust.validators == set_of(SETS[epochs[-1]])
+
+
+@pytest.mark.parametrize("tip", [3, 4])
+def test_a_client_that_took_a_dropped_header_is_led_on_by_a_chain_that_is_shorter(made, tip):
+    store = handmade_store(made.trust.chain_id, [0, 1], tip=tip)
+    client = client_of(made, 0)
+    client.advance(dropped_after(Prover(store).anchor(3).header, SETS[0], 5), NOW_MS)
+    assert walk(client, Prover(store)) == [3, 4][: tip - 2]
+
+
+def test_only_the_seal_of_its_own_epoch_takes_a_client_to_a_lower_height(made):
+    """And only above a block that is certain, and below what may have been dropped."""
+    prover = Prover(handmade_store(made.trust.chain_id, [0, 0, 0]))
+    seal = prover.anchor(6).header
+    dropped = dropped_after(seal, SETS[0], 2, exec_height=5, time_ms=seal.time_ms + 1500)
+    client = client_of(made, 0)
+    client.advance(dropped, NOW_MS)
+    for height in (1, 2, 3, 4, 5):
+        with pytest.raises(light.RollbackError):
+            client.advance(prover.anchor(height), NOW_MS)
+    firm = light.LightClient(replace(client.trust, firm_height=6))
+    same = light.LightClient(replace(client.trust, height=6))
+    for other in (firm, same):
+        with pytest.raises(light.RollbackError):
+            other.advance(prover.anchor(6), NOW_MS)
+    assert client.advance(prover.anchor(6), NOW_MS)
+    assert (client.trust.height, client.trust.epoch, client.trust.firm_height) == (6, 2, 6)
+    assert client.trust.time_ms == seal.time_ms
+    for old in (dropped, prover.anchor(5), prover.anchor(3)):
+        with pytest.raises(light.RollbackError):
+            client.advance(old, NOW_MS)
+
+
+def test_a_lower_seal_does_not_make_older_rows_new(made):
+    """The dropped header may carry a newer state than the seal itself."""
+    chain = made.chain
+    seal = made.prover.anchor(5).header
+    client = light.LightClient(made.trust)
+    client.advance(
+        fork(chain, seal, (0, 1, 2), view=seal.view + 1, height=6, seal=False, n_tx=0,
+             next_validators_hash=b"", exec_height=5, parent_hash=types.header_hash(seal),
+             time_ms=seal.time_ms + 1), NOW_MS)  # fmt: skip
+    assert client.advance(made.prover.anchor(5), NOW_MS)
+    assert (client.trust.height, client.trust.exec_height) == (5, 5)
+    with pytest.raises(light.RollbackError):
+        client.check(prove_row(chain.genesis, chain.store, ROW, 4), NOW_MS)
+    assert client.check(made.state, NOW_MS).value is not None
+    assert client.advance(made.prover.anchor(6), NOW_MS)
+
+
+def test_a_seal_that_changes_the_validators_and_is_the_newest_block_is_no_news(made):
+    prover, client = Prover(handmade_store(made.trust.chain_id, [0, 1], tip=3)), client_of(made, 0)
+    assert walk(client, prover) == [3]
+    before = client.trust
+    assert not client.advance(prover.anchor(3), NOW_MS)
+    assert not light.LightClient(before).advance(prover.anchor(3), NOW_MS), "after a new start"
+    assert client.trust == before
 
 
 def test_a_client_of_validators_that_never_were_is_not_led_on(made):

@@ -3,19 +3,31 @@
 import asyncio
 import contextlib
 import json
+from types import SimpleNamespace
 
 import msgspec
 import pytest
-from support.chain_builder import START_MS, SUPERVISOR, VALIDATORS, Chain, deposit, key
+from support.chain_builder import (
+    OTHERS,
+    START_MS,
+    SUPERVISOR,
+    VALIDATORS,
+    Chain,
+    deposit,
+    key,
+    make_genesis,
+)
 from support.nodes import Hub, HubBus, MovableClock
 from support.patience import PATIENCE_S
 
-from ledger import proofs, types
+from ledger import merkle, proofs, types
 from ledger.checkpoint import genesis_checkpoint, read_checkpoint
+from ledger.joining import Joiner
 from ledger.light import ConflictError, TrustExpiredError
 from ledger.light_sync import LightFollower, NoProofError
 from ledger.prover import INCLUSION, RECEIPT, Prover, answer_anchor, answer_proof
 from ledger.statements import sign_message
+from ledger.store import BlockRecord, LedgerStore, StoredBlock
 from wire import topics
 from wire.canonical import decode, encode
 from wire.errors import MalformedError
@@ -59,10 +71,51 @@ def make_chain():
     return chain
 
 
+CHANGED = [*VALIDATORS[:3], OTHERS[0]]
+
+
+def set_of(keys):
+    return types.ValidatorSet(tuple(k.id for k in keys), tuple(k.public for k in keys))
+
+
+def final(header, keys):
+    found = types.header_hash(header)
+    votes = [
+        types.make_vote(k, header.chain_id, i, header.epoch, header.view, types.VoteKind.FINALIZE,
+                        found)
+        for i, k in enumerate(keys[:3])
+    ]  # fmt: skip
+    return proofs.Anchor(header, types.Finality(types.make_certificate(votes)))
+
+
+def changing_chain(tip):
+    """Headers only: block 3 is a seal that changes one of the validators."""
+    genesis, store = make_genesis(), LedgerStore(":memory:")
+    parent = types.genesis_hash(genesis.chain_id)
+    for height in range(1, tip + 1):
+        seal, keys = height == 3, VALIDATORS if height <= 3 else CHANGED
+        header = types.Header(
+            chain_id=genesis.chain_id, epoch=int(height > 3), view=height, height=height,
+            parent_hash=parent, justify_hash=bytes(32), tx_root=merkle.EMPTY_ROOT, n_tx=0,
+            exec_height=height - 1, state_root=bytes(32), receipts_root=bytes(32),
+            validators_hash=set_of(keys).hash, schedule_root=bytes(32), time_ms=START_MS + height,
+            proposer="", seal=seal, next_validators_hash=set_of(CHANGED).hash if seal else b"",
+        )  # fmt: skip
+        parent = types.header_hash(header)
+        members = [{"id": k.id, "key": to_text(k.public)} for k in CHANGED]
+        events = {"poe": [{"event": "validators", "validators": members}]} if seal else {}
+        finality = types.encode(final(header, keys).finality)
+        block = StoredBlock(
+            height, parent, types.encode(header), finality, (), bytes(32), bytes(32)
+        )
+        store.write_block(BlockRecord(block, [], [], events, {}))
+    return SimpleNamespace(genesis=genesis, chain_id=genesis.chain_id, store=store, ledger=None)
+
+
 @contextlib.asynccontextmanager
-async def feeder():
+async def feeder(chain=None):
     hub = Hub()
-    chain = make_chain()
+    chain = chain or make_chain()
     servers = [Server(hub, who, chain) for who in VALIDATORS]
     bus = HubBus(hub)
     clock = MovableClock()
@@ -214,6 +267,74 @@ async def test_its_place_is_in_the_checkpoint_file_and_it_goes_on_from_there(tmp
         running.cancel()
         assert read_checkpoint(file) == follower.light.trust
         assert json.loads(file.read_bytes())["height"] == follower.light.trust.height
+
+
+def dropped_answer(chain):
+    """What a liar shows: final, and dropped after the seal."""
+    seal = Prover(chain.store).anchor(3).header
+    header = msgspec.structs.replace(
+        seal, view=4, height=4, seal=False, next_validators_hash=b"", time_ms=seal.time_ms + 1,
+        parent_hash=types.header_hash(seal),
+    )  # fmt: skip
+    return proofs.encode(proofs.Step(final(header, VALIDATORS)))
+
+
+@pytest.mark.parametrize("liar", range(4))
+@pytest.mark.parametrize("joins", [False, True])
+@pytest.mark.parametrize("tip", [3, 4, 6])
+async def test_one_liar_with_a_dropped_header_does_not_stop_a_follower_nor_a_joiner(
+    liar, joins, tip, tmp_path
+):
+    """Who joins asks the second validator first."""
+    async with feeder(changing_chain(tip)) as (alone, servers, clock):
+        chain = servers[0].chain
+        joiner = Joiner(tmp_path, chain.genesis, alone._bus, clock, ME.id)
+        await joiner.start()
+        follower = joiner._follower if joins else alone
+        light = follower.light
+        lie = dropped_answer(chain)
+        servers[liar].change = lambda q, raw: lie if q["key"].startswith("next/") else raw
+        await follower.follow()
+        assert light.trust.height == tip
+        assert light.trust.validators == set_of(CHANGED)
+        if joins:
+            assert joiner._light.validators_at(3) == set_of(VALIDATORS)
+            assert joiner._light.validators_at(4) == set_of(CHANGED)
+
+
+async def test_a_chain_that_rests_at_a_change_of_validators_is_followed_and_kept(tmp_path):
+    file = tmp_path / "checkpoint.json"
+    async with feeder(changing_chain(3)) as (follower, _, clock):
+        for _ in range(2):
+            assert await follower.follow()
+            assert (follower.light.trust.height, follower.light.trust.epoch) == (3, 1)
+        again = LightFollower(follower._bus, follower._genesis, clock, ME.id)
+        await run_until_kept(again, file)
+        assert read_checkpoint(file) == follower.light.trust
+
+
+async def run_until_kept(follower, file):
+    await follower.start()
+    running = asyncio.create_task(follower.run(file))
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while not file.exists():
+                await asyncio.sleep(0.01)
+    finally:
+        running.cancel()
+
+
+async def test_its_place_is_kept_when_nobody_answers_after_a_part_of_the_way(tmp_path):
+    """The seal is taken, and then nobody shows what follows."""
+    file = tmp_path / "checkpoint.json"
+    async with feeder(changing_chain(6)) as (follower, servers, clock):
+        for server in servers:
+            server.change = lambda q, raw: raw if q["key"].startswith("next/0/") else b""
+        with pytest.raises(NoProofError):
+            await follower.follow()
+        again = LightFollower(follower._bus, follower._genesis, clock, ME.id)
+        await run_until_kept(again, file)
+        assert read_checkpoint(file).height == follower.light.trust.height == 3
 
 
 async def test_words_of_others_on_its_lane_are_not_taken_for_answers():
