@@ -539,7 +539,7 @@ def main(
         bool, typer.Option("--profile", help="Sample a validator: where does its time go?")
     ] = False,
 ) -> None:
-    """Measure four validators on this machine; about three minutes."""
+    """Measure four validators on this machine; about two minutes."""
     plan = replace(SHORT if short else Plan(), profile=profiled)
     try:
         with tempfile.TemporaryDirectory(prefix="hearthgrid-bench-") as temporary:
