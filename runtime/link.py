@@ -36,6 +36,8 @@ READ_CHUNK_BYTES = 64 * 1024
 WRITE_BUFFER_BYTES = 256 * 1024
 """Above this, packets stay in paho's queue until the socket takes more."""
 MISC_PERIOD_S = 2.0
+UNTAKEN_MS = 15_000
+"""So long the kernel waits for the other side to take what was sent (Linux)."""
 
 
 class Will(NamedTuple):
@@ -281,8 +283,13 @@ class Link:
             self._loop.remove_writer(self._socket.fileno())
 
     def _run_misc(self) -> None:
+        """Keep the connection alive; and look at the socket, whatever the loop has told of it."""
         if not self.lost.done():
             self._client.loop_misc()
+        if not self.lost.done():
+            # A validator was once deaf after its broker's death: it was never told of the end.
+            self._readable()
+        if not self.lost.done():
             self._misc = self._loop.call_later(MISC_PERIOD_S, self._run_misc)
 
     def _release(self, reason: str) -> None:
@@ -409,6 +416,8 @@ async def _connect_socket(
         try:
             raw.setblocking(False)
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # what is sent must be taken, or it is lost
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNTAKEN_MS)
             await loop.sock_connect(raw, address)
             if tls is not None:
                 raw = await loop.run_in_executor(None, _handshake, tls, raw, host)

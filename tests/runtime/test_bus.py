@@ -1,12 +1,14 @@
 """The bus against a real broker in this process."""
 
 import asyncio
+import socket
 
 import pytest
 from support.brokers import Authority, make_key, running_broker
 from support.patience import PATIENCE_S
 
 from runtime.bus import BACKOFF_MAX_S, MAX_PAYLOAD_BYTES, is_milestone
+from runtime.link import MISC_PERIOD_S
 from runtime.metrics import refusals
 from runtime.ports import BusDownError, Message
 from wire.errors import MalformedError, OversizedError
@@ -350,3 +352,22 @@ async def test_a_stopped_bus_leaves_no_socket_in_the_loop(pair):
     assert link._socket is not None
     await home.stop()
     assert link._socket.fileno() == -1
+
+
+async def test_a_lane_that_the_loop_tells_nothing_looks_for_itself(broker):
+    """Seen once under load: no event came at the broker's death, and a validator stayed deaf."""
+    node = AUTHORITY.bus(broker.port, NODE, {"validator"})
+    home = AUTHORITY.bus(broker.port, HOME, {"address"})
+    got = asyncio.Queue()
+    node.subscribe(TX_ALL, got.put)
+    await start(home, node)
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(node._link._socket.fileno())
+    await home.publish(TX_HOME, b"1")
+    assert (await asyncio.wait_for(got.get(), 3 * MISC_PERIOD_S)).payload == b"1"
+    node._link._socket._raw.shutdown(socket.SHUT_RDWR)
+    async with asyncio.timeout(3 * MISC_PERIOD_S):
+        while node.connected:
+            await asyncio.sleep(0.01)
+    await home.stop()
+    await node.stop()
