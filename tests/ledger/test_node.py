@@ -452,13 +452,13 @@ async def test_a_node_catches_up_over_blocks_whose_proof_is_that_of_a_later_one(
         tx = renewal(market, ANN, 1)
         market.send(tx)
         await market.until(
-            lambda: all(len(list(n._core.tree.blocks())) > 8 for n in market.nodes[:3])
+            lambda: all(len(list(n._core.tree.blocks())) > 10 for n in market.nodes[:3])
         )
         decided_from = max(node.view for node in market.nodes)
         await market.executed(tx)
         store = market.nodes[0].store
         blocks = [store.get_block(h) for h in range(1, market.nodes[0].executed_height + 1)]
-        assert sum(not block.certificate for block in blocks) > 3
+        assert any(not block.certificate for block in blocks)
         market.start(3)
         await market.executed(tx)
         assert market.nodes[3].store.get_block(blocks[-1].height).hash == blocks[-1].hash
