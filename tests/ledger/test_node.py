@@ -17,8 +17,15 @@ from support.patience import PATIENCE_S
 
 from ledger import node as node_module
 from ledger import protocol
-from ledger.execution import Ledger
-from ledger.fetch import MAX_ANSWER_BYTES, Fetcher, _Block, answer_blocks, answer_bodies
+from ledger.fetch import (
+    MAX_ANSWER_BYTES,
+    Fetcher,
+    _Block,
+    _Blocks,
+    _Run,
+    answer_blocks,
+    answer_bodies,
+)
 from ledger.judging import Judgement, Verdict
 from ledger.node import Node
 from ledger.snapshots import Snapshots
@@ -492,28 +499,52 @@ async def test_what_a_seal_has_dropped_is_not_taken_for_the_next_block(tmp_path)
         await registered(market, ANN)
         with finality_of_seals_is_lost(market):
             market.clock.move_to(slot_ms(FIRST_SLOT + 1, 1))
-            market.send(renewal(market, ANN, 1))
+            first = renewal(market, ANN, 1)
+            market.send(first)
+            await market.executed(first)
             await market.until(lambda: all(node.epoch.epoch == 1 for node in market.nodes))
-        node = market.nodes[0]
-        blocks = [node.store.get_block(h) for h in range(1, node.executed_height + 1)]
-        seal = next(block for block in blocks if block.header.seal)
+        seal = market.nodes[0].store.tip
+        assert seal.header.seal and {n.executed_height for n in market.nodes} == {seal.height}
         finality = decode(Finality, seal.certificate)
         dropped, *rest = finality.path
-        behind = Fetcher(node)
-        with (
-            mock.patch.object(Ledger, "tip_hash", seal.hash),
-            mock.patch.object(Node, "executed_height", seal.height),
-            mock.patch.object(Node, "execute") as execute,
-        ):
-            own = encode(Finality(finality.certificate, tuple(rest)))
-            with pytest.raises(MalformedError, match="another epoch"):
-                behind._use_blocks([_Block(encode(dropped), [], own, [])])
-            with pytest.raises(MalformedError, match="do not follow"):
-                behind._use_run([dropped, *rest], Finality(finality.certificate))
-            behind._run = frozenset([header_hash(dropped)])
-            with pytest.raises(MalformedError, match="another epoch"):
-                behind._use_blocks([_Block(encode(dropped), [], b"", [])])
-        execute.assert_not_called()
+        own = encode(Finality(finality.certificate, tuple(rest)))
+        last = encode(Finality(finality.certificate))
+        evil = (
+            _Blocks([_Block(encode(dropped), [], own, [])]),
+            _Run([encode(dropped), *map(encode, rest)], last),
+            _Blocks([_Block(encode(dropped), [], b"", [])]),
+        )
+        before, liar = refusals("fetch").get("MALFORMED", 0), HubBus(market.hub)
+        for node in market.nodes[:3]:
+            topic = topics.build(market.genesis.market, topics.SYNC_RSP, node.key.id)
+            for answer in evil:
+                liar.publish_soon(topic, msgspec.msgpack.encode(answer))
+        await market.until(lambda: refusals("fetch").get("MALFORMED", 0) >= before + 6)
+        assert {node.executed_height for node in market.nodes} == {seal.height}
+        second = renewal(market, ANN, 2)
+        market.send(second)
+        await market.executed(second)
+
+
+async def test_leaders_wait_while_finality_lags(tmp_path):
+    """Else blocks that nothing finalises would outgrow what can be stored and sent."""
+    async with feeder(tmp_path, delta0_ms=50) as market:
+        await registered(market, ANN)
+        deliver = market.hub.deliver
+
+        def undecided(sender, topic, payload):
+            is_vote = topics.parse(topic).kind == topics.CONSENSUS_VOTE
+            if not is_vote or decode(Vote, payload).kind != VoteKind.FINALIZE:
+                deliver(sender, topic, payload)
+
+        market.hub.deliver = undecided
+        first = renewal(market, ANN, 1)
+        market.send(first)
+        began = max(node.view for node in market.nodes)
+        await asyncio.sleep(2.0)
+        assert 5 < max(node.view for node in market.nodes) - began < 25
+        market.hub.deliver = deliver
+        await market.executed(first)
 
 
 async def test_headers_that_are_not_final_prove_no_block(tmp_path):
