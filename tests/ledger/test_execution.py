@@ -225,6 +225,7 @@ def test_an_ended_grant_is_forgotten_but_not_the_nonce(chain):
         ({"height": 9}, "executed height"),
         ({"parent_hash": b"x" * 32}, "on top"),
         ({"chain_id": "other"}, "chain"),
+        ({"epoch": 1}, "epoch 1"),
         ({"tx_root": b"x" * 32}, "transactions"),
         ({"n_tx": 2}, "transactions"),
         ({"state_root": b"x" * 32}, "state root"),

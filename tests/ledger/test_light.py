@@ -16,6 +16,7 @@ from support.chain_builder import (
     Chain,
     bid,
     deposit,
+    final,
     key,
     make_genesis,
     register,
@@ -582,13 +583,7 @@ def dropped_after(seal, keys, above=1, **changes):
         "parent_hash": types.header_hash(seal) if above == 1 else b"p" * 32,
     }  # fmt: skip
     header = msgspec.structs.replace(seal, **{**fields, **changes})
-    found = types.header_hash(header)
-    votes = [
-        types.make_vote(k, header.chain_id, i, header.epoch, header.view, types.VoteKind.FINALIZE,
-                        found)
-        for i, k in enumerate(keys[:3])
-    ]  # fmt: skip
-    return proofs.Anchor(header, types.Finality(types.make_certificate(votes)))
+    return final(header, keys)
 
 
 def client_of(made, number):

@@ -14,6 +14,7 @@ from support.chain_builder import (
     VALIDATORS,
     Chain,
     deposit,
+    final,
     key,
     make_genesis,
 )
@@ -76,16 +77,6 @@ CHANGED = [*VALIDATORS[:3], OTHERS[0]]
 
 def set_of(keys):
     return types.ValidatorSet(tuple(k.id for k in keys), tuple(k.public for k in keys))
-
-
-def final(header, keys):
-    found = types.header_hash(header)
-    votes = [
-        types.make_vote(k, header.chain_id, i, header.epoch, header.view, types.VoteKind.FINALIZE,
-                        found)
-        for i, k in enumerate(keys[:3])
-    ]  # fmt: skip
-    return proofs.Anchor(header, types.Finality(types.make_certificate(votes)))
 
 
 def changing_chain(tip):

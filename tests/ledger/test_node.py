@@ -538,11 +538,13 @@ async def test_leaders_wait_while_finality_lags(tmp_path):
                 deliver(sender, topic, payload)
 
         market.hub.deliver = undecided
+        market.clock.move_to(slot_ms(FIRST_SLOT + 1, 1))  # above a seal come empty blocks at once
         first = renewal(market, ANN, 1)
         market.send(first)
         began = max(node.view for node in market.nodes)
         await asyncio.sleep(2.0)
-        assert 5 < max(node.view for node in market.nodes) - began < 25
+        views = max(node.view for node in market.nodes) - began
+        assert 5 < views < 40, "at the speed of the network they are near 200"
         market.hub.deliver = deliver
         await market.executed(first)
 

@@ -13,6 +13,7 @@ from typing import Any
 from ledger import merkle, types
 from ledger.execution import BlockResult, Ledger
 from ledger.genesis import Genesis, GenesisValidator, Supervisor, seal_genesis
+from ledger.proofs import Anchor
 from ledger.schedule import Epochs
 from ledger.store import LedgerStore
 from wire import certificates
@@ -284,3 +285,16 @@ def events_of(result: BlockResult, name: str) -> list[dict[str, Any]]:
 def slot_ms(slot: int, offset_s: int = 0) -> int:
     """Market time `offset_s` after the start of a slot."""
     return slot * SLOT_MS + offset_s * 1000
+
+
+def final(header: types.Header, keys: Sequence[SigningKey]) -> Anchor:
+    """A header with the finalization that the first three of these validators sign."""
+    block_hash = types.header_hash(header)
+    votes = [
+        types.make_vote(
+            key, header.chain_id, index, header.epoch, header.view, types.VoteKind.FINALIZE,
+            block_hash,
+        )
+        for index, key in enumerate(keys[:3])
+    ]  # fmt: skip
+    return Anchor(header, types.Finality(types.make_certificate(votes)))
