@@ -45,6 +45,8 @@ from ledger.state import State
 from market.settlement import Tariff
 
 Value: TypeAlias = int | bool | str
+History: TypeAlias = dict[str, list[list[Any]]]
+"""[activation slot, value] of each path that was ever changed, in order of activation."""
 
 CODE_VERSION = 1
 """The version of `ledger.contracts` and `market` in this program."""
@@ -100,10 +102,10 @@ def genesis_values(genesis: Genesis) -> dict[str, Value]:
     }
 
 
-def values(state: State, genesis: Genesis, slot: int) -> dict[str, Value]:
+def values(changed: History, genesis: Genesis, slot: int) -> dict[str, Value]:
     """Every path with its value in a slot."""
     found = genesis_values(genesis)
-    for path, changes in history(state).items():
+    for path, changes in changed.items():
         for activation_slot, value in changes:
             if activation_slot <= slot:
                 found[path] = value
@@ -112,7 +114,7 @@ def values(state: State, genesis: Genesis, slot: int) -> dict[str, Value]:
 
 def in_force(state: State, genesis: Genesis, slot: int) -> Parameters:
     """The parameters of a slot."""
-    return parameters_of(genesis, values(state, genesis, slot))
+    return parameters_of(genesis, values(history(state), genesis, slot))
 
 
 def parameters_of(genesis: Genesis, found: dict[str, Value]) -> Parameters:
@@ -154,9 +156,9 @@ def last_change(state: State, slot: int) -> int:
     )
 
 
-def history(state: State) -> dict[str, list[list[Any]]]:
-    """[activation slot, value] of each path that was ever changed, in order of activation."""
-    found: dict[str, list[list[Any]]] | None = state.get(keys.PARAMETERS)
+def history(state: State) -> History:
+    """What was changed so far."""
+    found: History | None = state.get(keys.PARAMETERS)
     return found or {}
 
 

@@ -71,7 +71,7 @@ def agree(chain, path=RETAIL, value=400_000, slot=ACTIVE):
 
 
 def value_in(chain, slot, path=RETAIL):
-    return parameters.values(chain.ledger.state, chain.genesis, slot)[path]
+    return parameters.values(parameters.history(chain.ledger.state), chain.genesis, slot)[path]
 
 
 def test_a_change_holds_from_its_activation_slot_and_not_before(chain):
@@ -259,9 +259,9 @@ def test_an_approved_change_never_alters_an_earlier_slot(changes):
     genesis, state = make_genesis(), State()
     for activation_slot, path, value in changes:
         asked = range(max(0, activation_slot - 5), activation_slot + 1)
-        before = [parameters.values(state, genesis, slot) for slot in asked]
+        before = [parameters.values(parameters.history(state), genesis, slot) for slot in asked]
         parameters.add(state, path, activation_slot, value, keep_slot=-1)
-        after = [parameters.values(state, genesis, slot) for slot in asked]
+        after = [parameters.values(parameters.history(state), genesis, slot) for slot in asked]
         assert before[:-1] == after[:-1]
         assert after[-1] == {**before[-1], path: value}
 
@@ -273,4 +273,4 @@ def test_forgetting_old_changes_alters_nothing_that_is_asked_for(activations, ke
         parameters.add(short, RETAIL, activation_slot, activation_slot, keep_slot)
         parameters.add(long, RETAIL, activation_slot, activation_slot, -1)
     for slot in range(keep_slot, keep_slot + 60):
-        assert parameters.values(short, genesis, slot) == parameters.values(long, genesis, slot)
+        assert parameters.values(parameters.history(short), genesis, slot) == parameters.values(parameters.history(long), genesis, slot)
