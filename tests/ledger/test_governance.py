@@ -273,4 +273,7 @@ def test_forgetting_old_changes_alters_nothing_that_is_asked_for(activations, ke
         parameters.add(short, RETAIL, activation_slot, activation_slot, keep_slot)
         parameters.add(long, RETAIL, activation_slot, activation_slot, -1)
     for slot in range(keep_slot, keep_slot + 60):
-        assert parameters.values(parameters.history(short), genesis, slot) == parameters.values(parameters.history(long), genesis, slot)
+        found = [
+            parameters.values(parameters.history(each), genesis, slot) for each in (short, long)
+        ]
+        assert found[0] == found[1]

@@ -58,7 +58,7 @@ def test_what_is_kept_is_read_again_and_nonsense_is_refused():
 )
 def test_forgetting_changes_no_slot_that_is_still_asked_for(changes, now):
     full, short = RuleBook(GENESIS), RuleBook(GENESIS)
-    for slot, value in {slot: value for slot, value in changes}.items():
+    for slot, value in dict(changes).items():
         full.take_event(approved(RETAIL, value, slot))
         short.take_event(approved(RETAIL, value, slot))
     short.forget_before(now)
