@@ -6,6 +6,7 @@ The Home Energy Manager: gateway, controller, EMS and ledger client of one home,
     slot end        read and sign the registers; reading to the DSO, receipt (and CPF) to the ledger
     then, and every 180 s
                     steer the battery toward the contracted position; tell our state
+    + 60 s          trade some slots ahead, look after the wallet (`hem.trader`, `hem.ems.funds`)
     + 120 s         forecast the next slot, decide, bid
 
 Everything that must not be lost is in SQLite before it is sent: the slots still to be closed,
@@ -17,16 +18,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from hem.config import Provisioning
-from hem.controller.battery import Battery
-from hem.controller.bidding import Situation, answer_auction, decide
 from hem.controller.forecast import Forecaster
-from hem.controller.policy import Policy, load_policy
+from hem.controller.policy import load_policy
 from hem.controller.setpoint import setpoint_w
 from hem.ems.closing import (
     DELIVERED,
@@ -39,16 +38,18 @@ from hem.ems.closing import (
 )
 from hem.ems.decisions import DecisionLog
 from hem.ems.enrolment import Enrolment
+from hem.ems.funds import Funds
 from hem.ems.keyring import Keyring
-from hem.ems.pledges import Pledges
 from hem.ems.readings import ReadingOutbox
 from hem.ems.schedule import Phase, Timetable
 from hem.ems.wallet import Wallet
 from hem.gateway.client import GatewayClient, GatewayError
+from hem.trader import Parts, Trader, battery_of
 from ledger.client import LedgerClient, QueryError, Validators
 from ledger.genesis import load_genesis
 from runtime.bus import MqttBus, lane
 from runtime.csmdb_client import CsmDbClient
+from runtime.dso_client import DsoClient
 from runtime.outbox import OperationOutbox
 from runtime.ports import Clock, Rng
 from runtime.store import SqliteStore
@@ -59,8 +60,8 @@ from wire.envelope import Envelope, new_req_id, seal_envelope
 from wire.errors import WireError
 from wire.keys import KEY_BYTES, Domain, SigningKey, from_text, to_text
 from wire.metering import Reading, load_record
-from wire.tmi import bid_offer
 
+AHEAD_AFTER_S = 60
 BID_AFTER_S = 120
 STEER_EVERY_S = 180
 GATEWAY_WAIT_S = 60.0
@@ -72,7 +73,6 @@ AWAY = frozenset({"UNAVAILABLE", "TIMEOUT", "DEVICE_LOST"})
 """Gateway errors that may pass."""
 NEVER = frozenset({"TOO_LATE", "OUT_OF_ORDER", "GAP", "OTHER_ADDRESS"})
 """Gateway errors that will not pass: this slot's energy cannot be confirmed any more."""
-RECENT_PRICES = 8
 
 log = structlog.get_logger(component="hem")
 
@@ -123,7 +123,6 @@ class HomeEnergyManager:
         self._samples: list[int] = []
         self._opening: _Opening | None = None
         self.to_close = SlotsToClose(self.store)
-        self.pledges = Pledges(self.store)
         self._closing = asyncio.Lock()
         self._said_open: set[int] = set()
         """Slots of which the log says that they could not be closed yet."""
@@ -131,6 +130,8 @@ class HomeEnergyManager:
         self.wallet: Wallet
         self.outbox: OperationOutbox
         self.client: LedgerClient
+        self.trader: Trader
+        self.funds: Funds
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -145,7 +146,8 @@ class HomeEnergyManager:
             timetable = Timetable(self.clock, self.grid, self._phases())
             async with asyncio.TaskGroup() as group:
                 for work in (
-                    self.readings.run(), self.outbox.run(), timetable.run(), self._housekeep()
+                    self.readings.run(), self.outbox.run(), self.trader.reveal(), timetable.run(),
+                    self._housekeep(),
                 ):  # fmt: skip
                     group.create_task(work)
 
@@ -222,9 +224,10 @@ class HomeEnergyManager:
             rng=self.rng, validators=Validators.kept(self.wallet.validators()),
         )  # fmt: skip
         self.outbox = self._make_outbox(key, bus)
+        self.take_up_trade()
         self.client.on_event(self.wallet.take_event)
         self.client.on_event(self.outbox.take_event)
-        self.client.on_event(self._take_auction)
+        self.client.on_event(self.trader.take_event)
         await self.client.start()
         await bus.start()
         await bus.wait_connected(None)
@@ -232,6 +235,22 @@ class HomeEnergyManager:
         self._write_identity(key.id)
         log.info("trading", home=self.config.home.name, address=key.id)
         return bus
+
+    def take_up_trade(self) -> None:
+        """Make what trades under the present grant; wallet and outbox are there."""
+        self.trader = Trader(
+            Parts(
+                genesis=self.genesis, grant=self.grant, policy=self.policy, wallet=self.wallet,
+                outbox=self.outbox, decisions=self.decisions, forecaster=self.forecaster,
+                store=self.store, clock=self.clock, rng=self.rng, state=self.gateway.state,
+            )
+        )  # fmt: skip
+        dso = DsoClient(
+            self.home_bus, self.ems_key, self.keyring.box, self.config.market.name,
+            from_text(self.genesis.supervisor.key, KEY_BYTES),
+            from_text(self.genesis.dso_box_key, KEY_BYTES), self.clock, self.rng,
+        )  # fmt: skip
+        self.funds = Funds(self.policy.wallet, self.wallet, self.grant, self.store, dso)
 
     def _write_identity(self, address: str) -> None:
         """Who we are, for the household's own tools; the folder is readable by us only."""
@@ -257,7 +276,8 @@ class HomeEnergyManager:
         steering = range(STEER_EVERY_S, length_s, STEER_EVERY_S)
         return [
             Phase("begin", 0, self._begin_slot),
-            Phase("bid", min(BID_AFTER_S, length_s // 4), self._bid),
+            Phase("ahead", min(AHEAD_AFTER_S, length_s // 8), self._trade_ahead),
+            Phase("bid", min(BID_AFTER_S, length_s // 4), self.trader.bid),
             *(Phase(f"steer-{at}", at, self._tick) for at in steering),
         ]
 
@@ -276,6 +296,10 @@ class HomeEnergyManager:
         """Close the slot before; only then do we know what has flowed in this one."""
         await self._close_slot(slot)
         await self._steer(slot)
+
+    async def _trade_ahead(self, slot: int) -> None:
+        await self.trader.trade_ahead(slot)
+        self.outbox.add(await self.funds.tend(slot))
 
     async def _tick(self, slot: int) -> None:
         """Between the slot's ends: try again what could not be closed, then steer."""
@@ -388,96 +412,6 @@ class HomeEnergyManager:
             pv_wh = reading.generation_wh - opening.generation_wh
             self.forecaster.observe(slot, load_w * self.grid.length_s // 3600, max(0, pv_wh))
 
-    async def _bid(self, slot: int) -> None:
-        """Decide about the next slot and bid for it."""
-        target = slot + 1
-        if not self.grant.start_slot <= target <= self.grant.end_slot or not self.wallet.registered:
-            return
-        if self.clock.now_ms() >= self.genesis.gate_ms(target):
-            return
-        situation = await self._situation(target)
-        if situation is None:
-            return
-        decision = decide(situation, self.policy)
-        self.decisions.add(target, self.clock.now_ms(), decision)
-        operations = [
-            (
-                f"bid/{target}/{number}",
-                bid_offer(order.side, target, order.energy_wh, order.price_uc_per_kwh),
-            )
-            for number, order in enumerate(decision.orders)
-        ]
-        self.outbox.add(operations)
-
-    async def _situation(self, slot: int) -> Situation | None:
-        try:
-            state = await self.gateway.state()
-        except GatewayError as error:
-            log.warning("no state", reason=str(error))
-            return None
-        battery, soc_wh = battery_of(state, self.policy)
-        pledged_wh = self.pledges.total_wh(slot)
-        if battery is not None and soc_wh is not None:
-            battery, soc_wh = after_pledge(battery, soc_wh, pledged_wh, self.grid.length_s)
-        prices = self.genesis.prices
-        recent = [self.wallet.price(s) for s in range(slot - RECENT_PRICES, slot)]
-        return Situation(
-            slot=slot,
-            slot_seconds=self.grid.length_s,
-            forecast=self.forecaster.forecast(slot),
-            soc_wh=soc_wh,
-            battery=battery,
-            retail=prices.retail_uc_per_kwh,
-            feed_in=prices.feed_in_uc_per_kwh,
-            imbalance=prices.imbalance_uc_per_kwh,
-            prices=tuple(p for p in recent if p is not None),
-            can_buy=self.grant.can_buy,
-            can_sell=self.grant.can_sell,
-            max_buy_wh=max(self.grant.max_buy_wh + min(pledged_wh, 0), 0),
-            max_sell_wh=max(self.grant.max_sell_wh - max(pledged_wh, 0), 0),
-        )
-
-    async def _take_auction(self, _height: int, event: dict[str, Any]) -> None:
-        """Answer the aggregator's auction if the battery can deliver."""
-        if event["event"] != "auction-opened" or self.clock.now_ms() >= event["deadlineMs"]:
-            return
-        if event.get("sealed"):
-            return  # an open bid would be refused
-        slot, auction = event["slot"], event["auction"]
-        if not self.grant.start_slot <= slot <= self.grant.end_slot:
-            return
-        given = self.pledges.answer(slot, auction)
-        if given is not None:
-            self.outbox.add([(f"auction/{auction}", given)])
-            return
-        situation = await self._situation(slot)
-        if situation is None:
-            return
-        order = answer_auction(
-            situation, self.policy, event["template"], event["energyWh"], event["priceUcPerKwh"],
-            self._offered_wh(slot),
-        )  # fmt: skip
-        if order is None:
-            return
-        sign = 1 if order.side == "sell" else -1
-        operation = {
-            "op": "auction-bid",
-            "auction": auction,
-            "energyWh": order.energy_wh,
-            "priceUcPerKwh": order.price_uc_per_kwh,
-        }
-        self.pledges.add(slot, auction, sign * order.energy_wh, operation)
-        log.info("auction answered", auction=auction, energy_wh=order.energy_wh)
-        self.outbox.add([(f"auction/{auction}", operation)])
-
-    def _offered_wh(self, slot: int) -> int:
-        """What we sold, or may still sell, in the double auction of a slot [Wh]."""
-        position = self.wallet.position(slot)
-        if position is not None:
-            return position.sold_wh
-        decision = self.decisions.get(slot) or {"orders": []}
-        return sum(order["energyWh"] for order in decision["orders"] if order["side"] == "sell")
-
     async def _steer(self, slot: int) -> None:
         """Sample the home, steer the battery toward the contracted position, tell our state."""
         try:
@@ -553,11 +487,7 @@ class HomeEnergyManager:
     # --- Keeping ---------------------------------------------------------------------------------
 
     def _operation_done(self, key: str, operation: dict[str, Any], code: str) -> None:
-        if code != "OK":
-            log.info("operation refused", key=key, op=operation["op"], code=code)
-            if operation["op"] == "auction-bid":
-                self.pledges.refused(operation["auction"])
-        self.decisions.outcome(key, code)
+        self.trader.operation_done(key, operation, code)
 
     async def _housekeep(self) -> None:
         """Keep the forecaster and how far the ledger was read; drop what is long past."""
@@ -573,7 +503,7 @@ class HomeEnergyManager:
                     self.store.put("forecaster", encode(self.forecaster.to_json()))
                 self.wallet.forget_before(slot)
                 self.decisions.forget_before(slot)
-                self.pledges.forget_before(slot)
+                self.trader.forget_before(slot)
 
     def _restored_forecaster(self) -> Forecaster:
         """The forecaster as it was kept; a fresh one where nothing (or nonsense) was."""
@@ -585,36 +515,3 @@ class HomeEnergyManager:
             except (ValueError, WireError) as error:
                 log.warning("what was learned is lost, learning anew", reason=str(error))
         return Forecaster(slots_per_day)
-
-
-def battery_of(state: dict[str, Any], policy: Policy) -> tuple[Battery | None, int | None]:
-    """The controller's battery model and its energy [Wh], from a gateway state."""
-    found = state.get("battery")
-    if not found or state["soc_permille"] < 0:
-        return None, None
-    battery = Battery(
-        capacity_wh=found["capacity_wh"],
-        max_charge_w=found["max_charge_w"],
-        max_discharge_w=found["max_discharge_w"],
-        soc_min_permille=policy.soc_min_permille,
-        soc_max_permille=policy.soc_max_permille,
-    )
-    return battery, state["soc_permille"] * battery.capacity_wh // 1000
-
-
-def after_pledge(
-    battery: Battery, soc_wh: int, pledged_wh: int, seconds: int
-) -> tuple[Battery, int]:
-    """
-    What is left of a battery when `pledged_wh` is promised elsewhere for the same slot.
-
-    Args:
-        pledged_wh: AC energy to give (+) or take (−)
-        seconds: length of the slot
-    """
-    power_w = -(-abs(pledged_wh) * 3600 // seconds)
-    if pledged_wh >= 0:
-        rest = replace(battery, max_discharge_w=max(battery.max_discharge_w - power_w, 0))
-        return rest, max(battery.after(soc_wh, 0, pledged_wh), 0)
-    rest = replace(battery, max_charge_w=max(battery.max_charge_w - power_w, 0))
-    return rest, battery.after(soc_wh, -pledged_wh, 0)

@@ -152,14 +152,14 @@ def answer_auction(
     outlook = _outlook(situation, usable, soc_wh)
     if template == "reverse" and situation.can_sell:
         stored_wh = _stored_offer_wh(situation, policy, usable, soc_wh, outlook)
-        price = _capped_ask(_stored_ask(situation, policy, usable, soc_wh, stored_wh), policy)
+        price = capped_ask(_stored_ask(situation, policy, usable, soc_wh, stored_wh), policy)
         free_wh = stored_wh - committed_sell_wh
         quantity_wh = min(energy_wh, free_wh, situation.max_sell_wh - committed_sell_wh)
         if price > price_uc_per_kwh or quantity_wh < policy.min_order_wh:
             return None
         return OrderIntent("sell", quantity_wh, price)
     if template == "forward" and situation.can_buy:
-        price = _capped_bid(_charge_bid(situation, policy, usable, soc_wh), policy)
+        price = capped_bid(_charge_bid(situation, policy, usable, soc_wh), policy)
         quantity_wh = min(
             energy_wh,
             _charge_wh(situation, policy, usable, soc_wh, outlook),
@@ -286,7 +286,7 @@ def _worth_later(situation: Situation, battery: Battery, soc_wh: int, energy_wh:
     forecast = situation.forecast
     if not forecast.ahead_wh:
         return situation.retail
-    soc_wh = _after_self_consumption(battery, soc_wh, forecast.net_wh, situation.slot_seconds)[0]
+    soc_wh = self_consumption(battery, soc_wh, forecast.net_wh, situation.slot_seconds)[0]
     energy_wh = max(min(energy_wh, battery.discharge_limit_wh(soc_wh, _ANY_TIME_S)), 1)
     less_wh = max(battery.after(soc_wh, 0, energy_wh), 0)
     needs = NEEDS_PERMILLE if forecast.day_seen else NEEDS_UNSEEN_PERMILLE
@@ -307,14 +307,12 @@ def _day_cost(
     cost = 0
     for expected_wh in situation.forecast.ahead_wh:
         net_wh = expected_wh * need_permille // 1000 if expected_wh > 0 else expected_wh
-        soc_wh, grid_wh = _after_self_consumption(battery, soc_wh, net_wh, situation.slot_seconds)
+        soc_wh, grid_wh = self_consumption(battery, soc_wh, net_wh, situation.slot_seconds)
         cost += grid_wh * (situation.retail if grid_wh > 0 else situation.feed_in)
     return cost, soc_wh
 
 
-def _after_self_consumption(
-    battery: Battery, soc_wh: int, net_wh: int, seconds: int
-) -> tuple[int, int]:
+def self_consumption(battery: Battery, soc_wh: int, net_wh: int, seconds: int) -> tuple[int, int]:
     """Stored energy after a slot of self-consumption, and what the grid carried [Wh]."""
     if net_wh < 0:
         charge_wh = min(-net_wh, battery.charge_limit_wh(soc_wh, seconds))
@@ -344,8 +342,8 @@ def _surplus_offers(
     risk_wh = max(spread_wh - safe_wh, spread_wh * (worth - situation.feed_in) // gap)
     sure_wh = max(over_wh - risk_wh, 0)
     more_wh = max(free_wh - max(over_wh, risk_wh), 0)
-    low = _ask(situation, policy)
-    high = min(max(worth, low), _bid(situation, policy))
+    low = best_ask(situation, policy)
+    high = min(max(worth, low), best_bid(situation, policy))
     uncertain_wh = min(spread_wh, surplus_wh)
     ask = low + (high - low) * uncertain_wh // (surplus_wh + uncertain_wh)
     # Of what goes in, only a part comes out again.
@@ -414,8 +412,8 @@ def _stored_ask(
     """
     later = _worth_later(situation, battery, soc_wh, stored_wh)
     least = later + policy.degradation_uc_per_kwh
-    low = max(least, _ask(situation, policy))
-    high = max(low, _bid(situation, policy))
+    low = max(least, best_ask(situation, policy))
+    high = max(low, best_bid(situation, policy))
     soc = battery.soc_permille(soc_wh)
     # A sudden load beyond the battery's power makes us miss the sale: uncertainty costs.
     spread_wh = situation.forecast.spread_wh
@@ -430,7 +428,7 @@ def _charge_bid(situation: Situation, policy: Policy, battery: Battery, soc_wh: 
     round_trip = battery.charge_permille * battery.discharge_permille // 1000
     worth = max(situation.retail - policy.degradation_uc_per_kwh, 0) * round_trip // 1000
     high = min(worth, situation.retail) - _margin(situation, policy)
-    low = min(_ask(situation, policy), high)
+    low = min(best_ask(situation, policy), high)
     return bid_price(battery.soc_permille(soc_wh), low, high)
 
 
@@ -441,7 +439,7 @@ def _risky_ask(situation: Situation, policy: Policy) -> int:
     A seller risks imbalance − price to gain price − feed-in. So the ask rises from the usual ask
     toward the highest bid with the share of the forecast that is uncertain.
     """
-    low, high = _ask(situation, policy), _bid(situation, policy)
+    low, high = best_ask(situation, policy), best_bid(situation, policy)
     spread_wh = situation.forecast.spread_wh
     known_wh = abs(situation.forecast.net_wh) + spread_wh
     return low + max(high - low, 0) * spread_wh // max(known_wh, 1)
@@ -453,7 +451,7 @@ def _risky_bid(situation: Situation, policy: Policy) -> int:
 
     A buyer risks price − feed-in to gain retail − price, so the bid falls with what is uncertain.
     """
-    low, high = _ask(situation, policy), _bid(situation, policy)
+    low, high = best_ask(situation, policy), best_bid(situation, policy)
     spread_wh = situation.forecast.spread_wh
     known_wh = abs(situation.forecast.net_wh) + spread_wh
     return high - max(high - low, 0) * spread_wh // max(known_wh, 1)
@@ -477,19 +475,23 @@ def _margin(situation: Situation, policy: Policy) -> int:
     return max((situation.retail - situation.feed_in) * policy.margin_permille // 1000, 1)
 
 
-def _ask(situation: Situation, policy: Policy) -> int:
+def best_ask(situation: Situation, policy: Policy) -> int:
+    """The least that a sure surplus is given for: the margin above feed-in [µ¤/kWh]."""
     return situation.feed_in + _margin(situation, policy)
 
 
-def _bid(situation: Situation, policy: Policy) -> int:
+def best_bid(situation: Situation, policy: Policy) -> int:
+    """The most that is paid for a sure deficit: the margin below retail [µ¤/kWh]."""
     return situation.retail - _margin(situation, policy)
 
 
-def _capped_ask(price: int, policy: Policy) -> int:
+def capped_ask(price: int, policy: Policy) -> int:
+    """A price to sell at, not below the owner's least [µ¤/kWh]."""
     return price if policy.sell_price_min is None else max(price, policy.sell_price_min)
 
 
-def _capped_bid(price: int, policy: Policy) -> int:
+def capped_bid(price: int, policy: Policy) -> int:
+    """A price to buy at, not above the owner's most [µ¤/kWh]."""
     return price if policy.buy_price_max is None else min(price, policy.buy_price_max)
 
 
@@ -510,7 +512,7 @@ def _within_grants(
     orders = []
     for intent in intents:
         price = intent.price_uc_per_kwh
-        price = (_capped_bid if intent.side == "buy" else _capped_ask)(price, policy)
+        price = (capped_bid if intent.side == "buy" else capped_ask)(price, policy)
         quantity_wh = min(intent.energy_wh, left_wh[intent.side])
         gains = situation.feed_in < price < situation.retail
         if gains and quantity_wh >= policy.min_order_wh:

@@ -5,6 +5,18 @@ The owner's policy: what the controller may do, in a file the owner can read.
     reserve_permille = 200         # of the battery, never sold
     sell_price_min = 120000        # µ¤/kWh
     buy_price_max = 250000         # µ¤/kWh
+    markets = ["double-auction", "auctions", "order-book"]
+
+    [order_book]                   # how to trade with neighbours some slots ahead
+    block_slots = 8
+
+    [wallet]                       # keep so much on the ledger, by withdrawal from the DSO
+    withdraw = true
+    target_uc = 20000000           # µ¤
+
+    [[approve]]                    # changes of the market's rules that we agree to
+    path = "prices.*"
+    most = 320000
 
 No file means the defaults. A key we do not know is a mistake and is refused, so that a misspelt
 limit is not silently absent. The file stays in the home.
@@ -22,16 +34,72 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hem.controller.battery import degradation_cost_uc_per_kwh
 from hem.controller.curves import BID_QUANTITY, OFFER_QUANTITY, Curve, check_curve
+from ledger.approvals import Approval
 from wire.errors import ConfigError
 
 Permille = Annotated[int, Field(ge=0, le=1000)]
 Price = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
 
-class Policy(BaseModel):
-    """What the owner wants. Strict: numbers are integers in the unit of the key."""
+Market = Literal["double-auction", "auctions", "order-book", "escrow", "schedules"]
+
+
+class Section(BaseModel):
+    """Base of the file and its sections: a key that we do not know is a mistake, not a wish."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OrderBookPolicy(Section):
+    """PETra's order book: what we sell is offered in blocks of slots, what we need is accepted."""
+
+    lead_slots: Annotated[int, Field(ge=3, le=48)] = 4
+    """How far ahead the first slot of an offer is [slots]."""
+    block_slots: Annotated[int, Field(ge=1, le=48)] = 4
+    """How many slots an offer covers at most [slots]."""
+
+
+class EscrowPolicy(Section):
+    """Nazari's escrowed trade: lots of one slot with a guarantee behind them."""
+
+    lead_slots: Annotated[int, Field(ge=3, le=48)] = 3
+    """How far ahead the slot is for which we offer or accept [slots]."""
+    lot_wh: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    """Energy of one lot: a buyer takes all of it or none [Wh]."""
+    lots: Annotated[int, Field(ge=1, le=4)] = 2
+    """Lots offered, or accepted, for one slot."""
+    fee_max_uc: Annotated[int, Field(ge=0, le=10**9)] = 1_000
+    """Most that we pay for taking part in one trade [µ¤]."""
+
+
+class SchedulesPolicy(Section):
+    """Baggio's forward session: what we expect to take or give, told beforehand."""
+
+    lead_slots: Annotated[int, Field(ge=2, le=95)] = 4
+    """How far ahead the slot is that we schedule [slots]."""
+
+
+class WalletPolicy(Section):
+    """What we keep on the ledger, and what we leave with the DSO."""
+
+    withdraw: bool = False
+    """Withdraw money and energy ourselves; else the aggregator gives them at registration."""
+    least_uc: Annotated[int, Field(ge=0, le=10**15)] = 2_000_000
+    """Below this, money is withdrawn [µ¤]."""
+    target_uc: Annotated[int, Field(ge=0, le=10**15)] = 10_000_000
+    """Up to this [µ¤]."""
+    most_uc: Annotated[int, Field(ge=0, le=10**15)] = 10**15
+    """What is above this is deposited back, down to the target [µ¤]."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.least_uc <= self.target_uc <= self.most_uc:
+            raise ValueError("expected least_uc <= target_uc <= most_uc")
+        return self
+
+
+class Policy(Section):
+    """What the owner wants. Strict: numbers are integers in the unit of the key."""
 
     participation: Literal["TE", "RE", "RE+TE"] = "RE+TE"
     """TE: trade. RE: only be rewarded for self-consumption. RE+TE: both."""
@@ -58,11 +126,23 @@ class Policy(BaseModel):
     """TMI Fig 4: (SoC, share of the discharge limit), permille."""
     bid_curve: Curve = BID_QUANTITY
     """TMI Fig 5: (SoC, share of the charge limit), permille."""
+    markets: tuple[Market, ...] = ("double-auction", "auctions")
+    """Where we trade. "auctions" are those that the aggregator deploys."""
+    order_book: OrderBookPolicy = OrderBookPolicy()
+    escrow: EscrowPolicy = EscrowPolicy()
+    schedules: SchedulesPolicy = SchedulesPolicy()
+    wallet: WalletPolicy = WalletPolicy()
+    approve: tuple[Approval, ...] = ()
+    """Changes of the market's rules that we agree to when they are proposed."""
 
     @property
     def trades(self) -> bool:
         """May we send orders?"""
         return "TE" in self.participation
+
+    def trades_in(self, market: Market) -> bool:
+        """May we send orders to this market?"""
+        return self.trades and market in self.markets
 
     @property
     def degradation_uc_per_kwh(self) -> int:
@@ -104,11 +184,12 @@ def load_policy(path: Path) -> Policy:
 def _explain(error: ValidationError, text: str) -> str:
     parts = []
     for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"])
-        line = _line_of(str(problem["loc"][0]), text) if problem["loc"] else 0
+        place = [str(part) for part in problem["loc"] if not isinstance(part, int)]
+        line = _line_of(place, text) if place else 0
+        key = ".".join(place)
         where = f"line {line}, {key}" if line else key or "the policy"
         remedy = (
-            f"no such key; remove it or use one of {', '.join(sorted(Policy.model_fields))}"
+            f"no such key; remove it or use one of {', '.join(_keys_beside(place))}"
             if problem["type"] == "extra_forbidden"
             else f"{problem['msg']}; correct the value or remove the key for its default"
         )
@@ -116,8 +197,22 @@ def _explain(error: ValidationError, text: str) -> str:
     return "; ".join(parts)
 
 
-def _line_of(key: str, text: str) -> int:
+def _keys_beside(place: list[str]) -> list[str]:
+    """The keys that there are where a wrong one stands."""
+    fields = Policy.model_fields
+    for part in place[:-1]:
+        section = fields[part].default
+        inner = Approval if section == () else type(section)
+        fields = inner.model_fields
+    return sorted(fields)
+
+
+def _line_of(place: list[str], text: str) -> int:
+    """The line of a key, or of the section that it is in; 0 when neither is found."""
+    found, wanted = 0, list(place)
     for number, line in enumerate(text.splitlines(), start=1):
-        if line.split("=")[0].strip() in (key, f"[{key}]"):
-            return number
-    return 0
+        name = line.split("=")[0].strip()
+        if wanted and name in (wanted[0], f"[{wanted[0]}]", f"[[{wanted[0]}]]"):
+            found = number
+            del wanted[0]
+    return found

@@ -3,10 +3,21 @@ The wallet: what finalised events say about our address. Nothing else ever chang
 
 Every event is folded in so that folding it twice changes nothing, and how far the ledger was read
 is kept with it: after a crash the wallet resumes where it stopped.
+
+What we contracted for a slot is kept by its source, one of
+
+    market                the slot's double auction
+    auction/<name>        one that the aggregator deployed
+    offer/<name>          an accepted offer of the order book
+    escrow/<offer>        an accepted escrowed trade; it goes when the trade fails
+    session/<round>       the forward session: what was scheduled, and adjustments of it
+
+and the position is their sum.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +25,16 @@ from runtime.ports import Store
 from wire.canonical import decode, encode
 
 KEEP_SLOTS = 4 * 96
-FORWARD = "forward/"
-"""Auctions in which homes buy, by name, remembered from their opening."""
+POSITION = "position/"
+ESCROW = "escrow/"
+"""Escrowed trades of ours, by offer."""
+MARKET = "market"
+"""The source of what the slot's double auction gave us."""
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Contracted energy of one slot [Wh]."""
+    """Contracted energy of one slot, all markets together [Wh]."""
 
     bought_wh: int = 0
     sold_wh: int = 0
@@ -59,10 +73,18 @@ class Wallet:
                 self._put("registered", {"address": self.address, "height": height})
             case "cleared":
                 self._take_clearing(event)
-            case "auction-opened" if event["template"] == "forward":
-                self._put(_forward_key(event["auction"]), {"slot": event["slot"]})
             case "auction-cleared":
-                self._take_auction(event)
+                self._take_awards(f"auction/{event['auction']}", event["slot"], event["awards"])
+            case "offer-accepted" if self.address in (event["seller"], event["buyer"]):
+                self._take_offer(event)
+            case "escrow-accepted" if self.address in (event["seller"], event["buyer"]):
+                self._take_escrow(event, event["energyWh"])
+            case "escrow-revealed":
+                self._take_escrow(self._get(_escrow_key(event["offer"])), event["energyWh"])
+            case "escrow-ended" if event["state"] != "delivered":
+                self._take_escrow(self._get(_escrow_key(event["offer"])), 0)
+            case "session-closed":
+                self._take_awards(f"session/{event['round']}", event["slot"], event["shares"])
             case "settled" | "trued-up":
                 self._take_settlement(event)
 
@@ -98,15 +120,32 @@ class Wallet:
         return {name: int(found.get(name, 0)) for name in ("balanceUc", "lockedUc")}
 
     def position(self, slot: int) -> Position | None:
-        """What we bought and sold for a slot; None before it was cleared, or without awards."""
-        found = self._get(f"position/{slot:012d}")
+        """What we bought and sold for a slot; None while we have nothing there."""
+        found = self.contracted(slot)
         if not found:
             return None
-        auctions: list[int] = list(found.get("auctions", {}).values())
         return Position(
-            bought_wh=found.get("boughtWh", 0) - sum(wh for wh in auctions if wh < 0),
-            sold_wh=found.get("soldWh", 0) + sum(wh for wh in auctions if wh > 0),
+            bought_wh=sum(bought for bought, _ in found.values()),
+            sold_wh=sum(sold for _, sold in found.values()),
         )
+
+    def sold_wh(self, slot: int, source: str) -> int | None:
+        """What we sold for a slot in one market [Wh]; None when it gave us nothing."""
+        found = self.contracted(slot).get(source)
+        return None if found is None else found[1]
+
+    def net_wh(self) -> dict[int, int]:
+        """Bought less sold of every slot that is kept [Wh]."""
+        found = {}
+        for key, raw in self._store.scan(POSITION):
+            amounts = decode(raw).values()
+            found[int(key.removeprefix(POSITION))] = sum(b - s for b, s in amounts)
+        return found
+
+    def contracted(self, slot: int) -> dict[str, tuple[int, int]]:
+        """(bought, sold) of a slot by source [Wh]."""
+        found = self._get(_position_key(slot))
+        return {name: (int(bought), int(sold)) for name, (bought, sold) in found.items()}
 
     def price(self, slot: int) -> int | None:
         """Clearing price of a slot [µ¤/kWh]; None when nothing was traded."""
@@ -118,42 +157,66 @@ class Wallet:
         return [decode(raw) for _, raw in self._store.scan("settled/")]
 
     def forget_before(self, slot: int) -> None:
-        """Drop positions, prices and auctions of slots long past."""
+        """Drop positions, prices and escrowed trades of slots long past."""
         oldest = slot - KEEP_SLOTS
         with self._store.atomic():
-            for prefix in ("position/", "price/"):
+            for prefix in (POSITION, "price/"):
                 for key, _ in list(self._store.scan(prefix)):
                     if int(key.removeprefix(prefix)) < oldest:
                         self._store.delete(key)
-            for key, raw in list(self._store.scan(FORWARD)):
+            for key, raw in list(self._store.scan(ESCROW)):
                 if decode(raw)["slot"] < oldest:
                     self._store.delete(key)
 
     def _take_clearing(self, event: dict[str, Any]) -> None:
         slot = event["slot"]
-        key = f"position/{slot:012d}"
-        mine = [a for a in event["awards"] if a["address"] == self.address]
-        with self._store.atomic():
-            if event["tradedWh"]:
-                price = {"priceUcPerKwh": event["priceUcPerKwh"], "tradedWh": event["tradedWh"]}
-                self._store.put(f"price/{slot:012d}", encode(price))
-            if mine:
-                found = self._get(key)
-                found["boughtWh"] = sum(a["energyWh"] for a in mine if a["side"] == "buy")
-                found["soldWh"] = sum(a["energyWh"] for a in mine if a["side"] == "sell")
-                self._store.put(key, encode(found))
+        if event["tradedWh"]:
+            price = {"priceUcPerKwh": event["priceUcPerKwh"], "tradedWh": event["tradedWh"]}
+            self._put(f"price/{slot:012d}", price)
+        self._take_awards(MARKET, slot, event["awards"])
 
-    def _take_auction(self, event: dict[str, Any]) -> None:
-        key = f"position/{event['slot']:012d}"
-        mine = [a for a in event["awards"] if a["address"] == self.address]
-        if not mine:
-            return
-        found = self._get(key)
-        # the clearing does not repeat who sells: in a forward auction the aggregator does
-        sign = -1 if self._get(_forward_key(event["auction"])) else 1
-        energy_wh = sign * sum(a["energyWh"] for a in mine)
-        found["auctions"] = {**found.get("auctions", {}), event["auction"]: energy_wh}
-        self._put(key, found)
+    def _take_awards(self, source: str, slot: int, awards: list[dict[str, Any]]) -> None:
+        """Note our share of a clearing: rows of address, side and energy."""
+        mine = [award for award in awards if award["address"] == self.address]
+        if mine:
+            bought_wh, sold_wh = (
+                sum(award["energyWh"] for award in mine if award["side"] == side)
+                for side in ("buy", "sell")
+            )
+            self._contract([slot], source, bought_wh, sold_wh)
+
+    def _take_offer(self, event: dict[str, Any]) -> None:
+        for part in event["traded"]:
+            slots = range(part["startSlot"], part["endSlot"] + 1)
+            self._contract(slots, f"offer/{event['offer']}", *self._sides(event, part["energyWh"]))
+
+    def _take_escrow(self, trade: dict[str, Any], energy_wh: int) -> None:
+        """
+        Note an escrowed trade of ours (an empty one is another's).
+
+        Where the amounts were hidden its energy is an upper bound until it is revealed. What failed
+        is delivered no longer.
+        """
+        if trade:
+            facts = {name: trade[name] for name in ("offer", "slot", "seller", "buyer")}
+            self._put(_escrow_key(trade["offer"]), facts)
+            source = f"escrow/{trade['offer']}"
+            self._contract([trade["slot"]], source, *self._sides(trade, energy_wh))
+
+    def _sides(self, trade: dict[str, Any], energy_wh: int) -> tuple[int, int]:
+        """(bought, sold) of a trade of ours [Wh]."""
+        return (energy_wh, 0) if trade["buyer"] == self.address else (0, energy_wh)
+
+    def _contract(self, slots: Iterable[int], source: str, bought_wh: int, sold_wh: int) -> None:
+        """Set what one source gives us in some slots, all of them or none."""
+        with self._store.atomic():
+            for slot in slots:
+                sources = {**self.contracted(slot), source: (bought_wh, sold_wh)}
+                rows = {name: list(amounts) for name, amounts in sources.items() if any(amounts)}
+                if rows:
+                    self._store.put(_position_key(slot), encode(rows))
+                else:
+                    self._store.delete(_position_key(slot))
 
     def _take_settlement(self, event: dict[str, Any]) -> None:
         for row in event["rows"]:
@@ -170,5 +233,9 @@ class Wallet:
             self._store.put(key, encode(value))
 
 
-def _forward_key(auction: str) -> str:
-    return FORWARD + auction
+def _position_key(slot: int) -> str:
+    return f"{POSITION}{slot:012d}"
+
+
+def _escrow_key(offer: str) -> str:
+    return ESCROW + offer

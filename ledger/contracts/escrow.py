@@ -111,6 +111,7 @@ def accept(ctx: Context, op: AcceptEscrow) -> Refusal | None:
     ctx.state.put(keys.due_trade(row["deliverBeforeMs"], op.offer), True)
     ctx.emit(
         "escrow-accepted", offer=op.offer, slot=slot, seller=row["seller"], buyer=ctx.sender,
+        energyWh=op.energy_wh, priceUcPerKwh=op.price_uc_per_kwh,
         blockedUc=_terms_of(row).price_uc,
     )  # fmt: skip
     return None

@@ -87,7 +87,7 @@ async def raw_answer(site, home, bus, request):
     await asyncio.sleep(0.05)
     await bus.publish(topics.build("test", topics.CSMDB_REQ, home.ems.id), request)
     try:
-        raw = await asyncio.wait_for(queue.get(), 0.4)
+        raw = await asyncio.wait_for(queue.get(), 1.5)
     except TimeoutError:
         return None
     return read_answer(raw, home.box, "test", site.csmdb.issuing_key.public).parameters

@@ -149,6 +149,7 @@ kind = "sunspec-meter"
     made.outbox = Outbox()
     made.grant = parse(AddressGrant, grant_for(ADDRESS, start_slot=SLOT - 5, end_slot=SLOT + 50))
     made.wallet = Wallet(made.store, ADDRESS.id)
+    made.take_up_trade()
     return made
 
 
@@ -177,6 +178,7 @@ def opened(slot, energy_wh=5_000, cap=290_000):
     return {
         "event": "auction-opened", "auction": "a-1", "template": "reverse", "slot": slot,
         "energyWh": energy_wh, "priceUcPerKwh": cap, "deadlineMs": slot * SLOT_MS - 300_000,
+        "sealed": False,
     }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from home_at_hand import ADDRESS, SLOT, FakeGateway, Outbox, begin, opened, regi
 from structlog.testing import capture_logs
 
 from hem.ems.closing import LATE_SLOTS, SlotsToClose
-from hem.ems.pledges import Pledges
+from hem.ems.pledges import total_wh
 from hem.ems.wallet import Wallet
 from hem.service import HomeEnergyManager
 from ledger.contracts.context import TRUE_UP_SLOTS
@@ -23,6 +23,7 @@ def restarted(home):
     made = HomeEnergyManager(home.config, home.clock, SystemRng())
     made.gateway, made.outbox, made.grant = home.gateway, home.outbox, home.grant
     made.wallet = Wallet(made.store, ADDRESS.id)
+    made.take_up_trade()
     return made
 
 
@@ -158,20 +159,24 @@ def test_the_list_goes_on_where_it_stood_and_never_doubles(home):
 # --- promises in auctions -------------------------------------------------------------------------
 
 
+def promised_wh(home, slot=SLOT + 1):
+    return total_wh(home.trader.pledges.standing("battery", home.clock.now_ms()), slot)
+
+
 async def test_an_auction_told_twice_is_promised_once_and_after_a_restart_too(home):
     await register(home)
     sunny(home)
     home.clock.to(SLOT, 120)
-    await home._take_auction(5, opened(SLOT + 1))
-    promised_wh = home.pledges.total_wh(SLOT + 1)
-    assert promised_wh > 0
-    await home._take_auction(5, opened(SLOT + 1))
-    assert home.pledges.total_wh(SLOT + 1) == promised_wh
+    await home.trader.take_event(5, opened(SLOT + 1))
+    first_wh = promised_wh(home)
+    assert first_wh > 0
+    await home.trader.take_event(5, opened(SLOT + 1))
+    assert promised_wh(home) == first_wh
     again = restarted(home)
-    again.outbox = Outbox()
-    again.gateway = FakeGateway(again.clock)
-    await again._take_auction(5, opened(SLOT + 1))
-    assert again.pledges.total_wh(SLOT + 1) == promised_wh
+    again.outbox, again.gateway = Outbox(), FakeGateway(again.clock)
+    again.take_up_trade()
+    await again.trader.take_event(5, opened(SLOT + 1))
+    assert promised_wh(again) == first_wh
     assert again.outbox.operations == home.outbox.operations, "the same answer"
     again.store.close()
 
@@ -180,16 +185,6 @@ async def test_an_answer_that_the_ledger_refused_promises_nothing(home):
     await register(home)
     sunny(home)
     home.clock.to(SLOT, 120)
-    await home._take_auction(5, opened(SLOT + 1))
-    home._operation_done("auction/a-1", home.outbox.operations["auction/a-1"], "SLOT_CLOSED")
-    assert home.pledges.total_wh(SLOT + 1) == 0
-
-
-def test_promises_add_up_per_slot_and_end_with_it(home):
-    pledges = Pledges(home.store)
-    pledges.add(SLOT, "a", 500, {})
-    pledges.add(SLOT, "b", -200, {})
-    pledges.add(SLOT + 1, "c", 100, {})
-    assert (pledges.total_wh(SLOT), pledges.total_wh(SLOT + 1)) == (300, 100)
-    pledges.forget_before(SLOT + 1)
-    assert (pledges.total_wh(SLOT), pledges.total_wh(SLOT + 1)) == (0, 100)
+    await home.trader.take_event(5, opened(SLOT + 1))
+    home.trader.operation_done("auction/a-1", home.outbox.operations["auction/a-1"], "SLOT_CLOSED")
+    assert promised_wh(home) == 0

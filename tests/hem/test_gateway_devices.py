@@ -263,13 +263,13 @@ async def test_a_mute_device_does_not_block_the_others():
         site = Site(configs, 0.3, notes := Notes())
         start_s = time.monotonic()
         state = await site.poll(start_s)
-        assert time.monotonic() - start_s < 1.0
+        assert time.monotonic() - start_s < 5.0
         assert state.devices == {"meter": "ok", "pv-2": "lost", "pv": "ok"}
         assert state.pv_w == 4000
         start_s = time.monotonic()
         for _ in range(20):  # its pause: nobody waits for it
             await site.poll(start_s)
-        assert time.monotonic() - start_s < 0.3
+        assert time.monotonic() - start_s < 3.0, "twenty times 0.3 s if they waited"
         assert notes.lines == [("device lost", "pv-2")]
         site.close()
     mute.close()

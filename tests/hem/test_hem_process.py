@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from support.homes import DSO_BOX, SLOT_S, Site, log_lines
+from support.homes import DSO_BOX, Site, log_lines
 from support.patience import PATIENCE_S
 
 from wire.canonical import decode
@@ -56,7 +56,7 @@ async def test_a_home_enrols_trades_and_confirms_what_flowed(site):
     def told(name):
         return [event for _, event in desk.events if event["event"] == name]
 
-    await until(lambda: len(told("receipt")) >= 2 and told("bid-accepted"), 30)
+    await until(lambda: len(told("receipt")) >= 2 and told("bid-accepted"))
     address = told("address-registered")[0]["address"]
     assert (await tasks[0])["codes"] == ["OK", "OK"]
     assert {event["address"] for event in told("receipt") + told("bid-accepted")} == {address}
@@ -83,14 +83,14 @@ async def test_a_killed_gateway_is_started_again_and_everything_stops_in_time(si
     os.kill(first, signal.SIGKILL)
     await until(lambda: home.children() not in ([], [first]))
     told = len(online(site, "home-02"))
-    await until(lambda: len(online(site, "home-02")) > told + 1, 3 * SLOT_S + 5)
+    await until(lambda: len(online(site, "home-02")) > told + 1)
 
     (gateway,) = home.children()
     began_s = time.monotonic()
     assert await home.stop() == 0
-    assert time.monotonic() - began_s < 3
+    assert time.monotonic() - began_s < PATIENCE_S / 2, "systemd would kill it"
     assert not _alive(gateway)
-    await until(lambda: site.named("home-02")[-1]["online"] is False, 2)
+    await until(lambda: site.named("home-02")[-1]["online"] is False)
 
 
 async def test_one_hem_per_folder_and_a_killed_one_comes_back_as_the_same_participant(site):
@@ -107,8 +107,8 @@ async def test_one_hem_per_folder_and_a_killed_one_comes_back_as_the_same_partic
 
     first.kill()
     await first.wait()
-    await until(lambda: site.named("home-03")[-1]["online"] is False, 5)
-    await until(lambda: not _alive(gateway), 5)
+    await until(lambda: site.named("home-03")[-1]["online"] is False)
+    await until(lambda: not _alive(gateway))
     told = len(online(site, "home-03"))
     await home.start()
     await until(lambda: len(online(site, "home-03")) > told)

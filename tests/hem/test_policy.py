@@ -39,6 +39,11 @@ def test_wear_comes_from_price_and_lifetime():
         ('participation = "ALL"\n', "line 1, participation"),
         ("soc_min_permille = 900\nsoc_max_permille = 100\n", "soc_min_permille must not be above"),
         ("offer_curve = [[0, 1000], [1000, 0]]\n", "must rise"),
+        ('markets = ["bazaar"]\n', "line 1, markets: Input should be 'double-auction'"),
+        ("[escrow]\nlot = 5\n", "line 2, escrow.lot: no such key; remove it or use one of fee_max"),
+        ("[wallet]\nleast_uc = 9\ntarget_uc = 8\n", "line 1, wallet: Value error, expected least"),
+        ('[[approve]]\npath = "p"\nmots = 1\n', "line 3, approve.mots: no such key"),
+        ("[order_book]\n\nlead_slots = 1\n", "line 3, order_book.lead_slots"),
     ],
 )
 def test_a_broken_policy_is_refused_with_file_place_and_remedy(tmp_path, text, told):
@@ -54,3 +59,21 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="UTF-8"):
         load_policy(path)
+
+
+def test_markets_and_their_sections_are_read(tmp_path):
+    policy = load_policy(
+        written(
+            tmp_path,
+            'markets = ["order-book", "escrow"]\n[order_book]\nblock_slots = 8\n'
+            '[wallet]\nwithdraw = true\n[[approve]]\npath = "prices.*"\nmost = 320000\n',
+        )
+    )
+    assert policy.trades_in("order-book") and not policy.trades_in("double-auction")
+    assert policy.order_book.block_slots == 8 and policy.wallet.withdraw
+    assert policy.approve[0].most == 320_000
+
+
+def test_who_takes_part_in_rewards_only_trades_nowhere(tmp_path):
+    policy = load_policy(written(tmp_path, 'participation = "RE"\nmarkets = ["order-book"]\n'))
+    assert not policy.trades_in("order-book")

@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 from home_at_hand import SLOT, award, begin, opened, register, sunny, teach
+from support.patience import PATIENCE_S
 
 from hem.controller.battery import Battery
-from hem.service import after_pledge
+from hem.trader import after_pledge
 from wire.canonical import encode
 
 
@@ -39,13 +40,13 @@ async def test_a_meter_that_stays_away_is_given_up_after_a_quarter_of_a_slot(hom
     await asyncio.sleep(0.02)
     assert not task.done()
     home.clock.to(SLOT, 226)
-    await asyncio.wait_for(task, 1)
+    await asyncio.wait_for(task, PATIENCE_S)
     assert home.readings.waiting == 0
 
 
 async def test_a_refusal_of_the_meter_is_final(home):
     home.gateway.refuses = "BACKWARDS"
-    await asyncio.wait_for(begin(home, SLOT), 1)
+    await asyncio.wait_for(begin(home, SLOT), PATIENCE_S)
     assert (home.gateway.asked, home.readings.waiting) == (1, 0)
 
 
@@ -93,7 +94,7 @@ async def test_a_deficit_is_bid_for_and_the_reason_is_kept(home):
     home.gateway.soc_permille = -1
     teach(home, 500, 0)
     home.clock.to(SLOT, 120)
-    await home._bid(SLOT)
+    await home.trader.bid(SLOT)
     (key,) = home.outbox.keys("bid")
     assert key == f"bid/{SLOT + 1}/0"
     assert home.outbox.operations[key]["side"] == "buy"
@@ -108,7 +109,7 @@ async def test_no_bid_is_sent_that_cannot_count(home, why):
     if why != "not registered":
         await register(home)
     home.clock.to(slot, 601 if why == "late" else 120)
-    await home._bid(slot)
+    await home.trader.bid(slot)
     assert home.outbox.keys("bid") == []
 
 
@@ -128,7 +129,7 @@ async def test_auction_and_market_do_not_sell_the_same_stored_energy(home, first
     sunny(home)
     home.gateway.soc_permille, home.gateway.discharge_w = 1_000, 1_600
     home.clock.to(SLOT, 120)
-    steps = [lambda: home._take_auction(5, opened(SLOT + 1)), lambda: home._bid(SLOT)]
+    steps = [lambda: home.trader.take_event(5, opened(SLOT + 1)), lambda: home.trader.bid(SLOT)]
     sold_wh = []
     for step in steps if first == "auction" else reversed(steps):
         await step()
@@ -144,7 +145,7 @@ async def test_an_auction_that_is_over_gets_no_answer(home):
     await register(home)
     sunny(home)
     home.clock.to(SLOT, 601)
-    await home._take_auction(5, opened(SLOT + 1))
+    await home.trader.take_event(5, opened(SLOT + 1))
     assert sell_orders(home) == ([], [])
 
 

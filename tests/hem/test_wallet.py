@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.crashes import FragileStore, PowerCut
 
-from hem.ems.wallet import FORWARD, KEEP_SLOTS, Position, Wallet
+from hem.ems.wallet import ESCROW, KEEP_SLOTS, MARKET, Position, Wallet
 from runtime.store import MemoryStore
 
 ME, OTHER = "hg1me", "hg1other"
@@ -31,8 +31,8 @@ def auction_opened(slot, name, template):
     }  # fmt: skip
 
 
-def auction_cleared(slot, name, energy_wh, address=ME):
-    rows = [{"address": address, "energyWh": energy_wh, "priceUcPerKwh": 200_000}]
+def auction_cleared(slot, name, energy_wh, address=ME, side="sell"):
+    rows = [award(address, side, energy_wh)]
     return {
         "event": "auction-cleared", "auction": name, "slot": slot,
         "awards": rows, "boughtWh": energy_wh,
@@ -51,6 +51,28 @@ def settled(slot, residual_wh):
     return {"event": "settled", "slot": slot, "rows": [row], "missing": []}
 
 
+def accepted(offer, slots, energy_wh, seller=ME, buyer=OTHER):
+    part = {"startSlot": slots[0], "endSlot": slots[-1], "energyWh": energy_wh}
+    return {
+        "event": "offer-accepted", "offer": offer, "seller": seller, "buyer": buyer,
+        "traded": [part],
+    }  # fmt: skip
+
+
+def escrow(what, offer="o:1", seller=OTHER, buyer=ME, energy_wh=70, **more):
+    return {
+        "event": f"escrow-{what}", "offer": offer, "slot": SLOT + 3, "seller": seller,
+        "buyer": buyer, "energyWh": energy_wh, **more,
+    }  # fmt: skip
+
+
+def session(slot, number, side, energy_wh, address=ME):
+    return {
+        "event": "session-closed", "slot": slot, "round": number,
+        "shares": [award(address, side, energy_wh)],
+    }  # fmt: skip
+
+
 DAY = [
     (1, {"event": "address-registered", "address": ME}),
     (2, balance(5_000_000)),
@@ -60,7 +82,11 @@ DAY = [
     (3, auction_opened(SLOT + 1, "a-1", "reverse")),
     (4, auction_cleared(SLOT + 1, "a-1", 250)),
     (4, auction_opened(SLOT + 2, "a-2", "forward")),
-    (5, auction_cleared(SLOT + 2, "a-2", 90)),
+    (5, auction_cleared(SLOT + 2, "a-2", 90, side="buy")),
+    (5, accepted("n-1-0", [SLOT + 1, SLOT + 2], 25)),
+    (5, escrow("accepted")),
+    (6, session(SLOT + 2, 0, "sell", 30)),
+    (6, session(SLOT + 2, 1, "buy", 10)),
     (6, settled(SLOT, 30)),
 ]
 
@@ -85,10 +111,50 @@ async def test_positions_add_awards_of_the_market_and_of_auctions():
     wallet = Wallet(MemoryStore(), ME)
     await fold(wallet, DAY)
     assert wallet.position(SLOT) == Position(bought_wh=400)
-    assert wallet.position(SLOT + 1) == Position(sold_wh=350)
-    assert wallet.position(SLOT + 1).net_wh == -350
-    assert wallet.position(SLOT + 2) == Position(bought_wh=90), "a forward auction sells to us"
-    assert wallet.position(SLOT + 3) is None
+    assert wallet.position(SLOT + 1) == Position(sold_wh=375)
+    assert wallet.position(SLOT + 1).net_wh == -375
+    assert wallet.position(SLOT + 2) == Position(bought_wh=100, sold_wh=55)
+    assert wallet.position(SLOT + 3) == Position(bought_wh=70)
+    assert wallet.position(SLOT + 4) is None
+    assert wallet.net_wh() == {SLOT: 400, SLOT + 1: -375, SLOT + 2: 45, SLOT + 3: 70}
+    assert wallet.sold_wh(SLOT + 1, MARKET) == 100
+    assert wallet.sold_wh(SLOT + 2, MARKET) is None
+    assert wallet.contracted(SLOT + 2) == {
+        "auction/a-2": (90, 0), "offer/n-1-0": (0, 25), "session/0": (0, 30),
+        "session/1": (10, 0),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ends", "bought_wh"),
+    [
+        ([], 70),
+        ([escrow("revealed", energy_wh=40)], 40),
+        ([escrow("ended", state="delivered")], 70),
+        ([escrow("revealed", energy_wh=40), escrow("ended", state="failed")], None),
+        ([escrow("ended", offer="o:2", state="failed")], 70),
+    ],
+)
+async def test_an_escrowed_trade_counts_until_it_fails(ends, bought_wh):
+    wallet = Wallet(MemoryStore(), ME)
+    await fold(wallet, [(1, escrow("accepted")), *((2, end) for end in ends)])
+    position = wallet.position(SLOT + 3)
+    assert (None if position is None else position.bought_wh) == bought_wh
+
+
+async def test_trades_of_others_are_none_of_ours():
+    wallet = Wallet(MemoryStore(), ME)
+    others = {"seller": OTHER, "buyer": "hg1third"}
+    await fold(
+        wallet,
+        [
+            (1, accepted("n", [SLOT], 5, **others)),
+            (1, escrow("accepted", **others)),
+            (1, session(SLOT, 0, "buy", 9, address=OTHER)),
+            (2, escrow("ended", state="failed", **others)),
+        ],
+    )
+    assert wallet.net_wh() == {}
 
 
 async def test_two_auctions_for_one_slot_add_up():
@@ -171,9 +237,9 @@ async def test_old_positions_are_dropped_and_settlements_stay():
     wallet = Wallet(store, ME)
     await fold(wallet, DAY)
     wallet.forget_before(SLOT + KEEP_SLOTS + 1)
-    assert list(store.scan(FORWARD))
-    wallet.forget_before(SLOT + KEEP_SLOTS + 3)
-    assert not list(store.scan(FORWARD))
+    assert list(store.scan(ESCROW))
+    wallet.forget_before(SLOT + KEEP_SLOTS + 4)
+    assert not list(store.scan(ESCROW))
     await fold(wallet, DAY)
     wallet.forget_before(SLOT + KEEP_SLOTS + 1)
     assert wallet.position(SLOT) is None

@@ -18,7 +18,8 @@ from hem.controller.bidding import Decision, Situation, answer_auction, decide
 from hem.controller.forecast import Forecaster
 from hem.controller.policy import Policy
 from hem.controller.setpoint import setpoint_w
-from hem.service import BID_AFTER_S, RECENT_PRICES, STEER_EVERY_S, after_pledge, battery_of
+from hem.service import BID_AFTER_S, STEER_EVERY_S
+from hem.trader import RECENT_PRICES, after_pledge, battery_of
 from market.aggregator_auction import Pricing, reverse
 from market.double_auction import clear
 from market.orders import Order

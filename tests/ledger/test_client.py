@@ -112,7 +112,7 @@ async def test_a_flood_of_lies_takes_the_liars_own_room_only(feeder):
             if n % 200 == 0:
                 await asyncio.sleep(0)
         chain = client._followers["market"].chain
-        await until(lambda: chain.pending[LIAR.id] == MAX_PENDING, 10)
+        await until(lambda: chain.pending[LIAR.id] == MAX_PENDING)
         await asyncio.sleep(0.05)
         assert chain.pending == {LIAR.id: MAX_PENDING, GOOD[0].id: 2}
         feeder.claim(GOOD[1], "market", true)
@@ -244,7 +244,7 @@ async def test_lost_parts_are_asked_for_part_by_part(feeder):
             feeder.add("market", settled(1_500 + n))
         feeder.air.loses = lambda topic, payload: "/sync/rsp/" in topic and loses(topic, payload)
         feeder.add("market", event(9))
-        await until(lambda: len(feeder.seen) == 4, 10)
+        await until(lambda: len(feeder.seen) == 4)
         assert feeder.heights == [1, 2, 3, 4]
         assert [len(e["rows"]) for _, e in feeder.seen[:3]] == [1_500, 1_501, 1_502]
 
@@ -253,7 +253,7 @@ async def test_a_message_much_longer_than_an_answer_is_fetched_in_pieces(feeder)
     """2 MB of which nothing was heard live: every answer brings the next parts."""
     feeder.add("market", *(event(n, text="x" * 1000) for n in range(2_000)), say=False)
     async with following(feeder):
-        await until(lambda: len(feeder.seen) == 2_000, 15)
+        await until(lambda: len(feeder.seen) == 2_000)
         asked = [raw for topic, raw in feeder.air.carried if "/sync/req/" in topic]
         assert any(b'"market/0/30"' in raw or b'"market/0/31"' in raw for raw in asked)
 

@@ -1,0 +1,143 @@
+"""
+Money and energy of our address: withdrawn from our account with the DSO, deposited back.
+
+PETra's digital wallet: what a home trades with on the ledger was withdrawn to its address,
+privately and before it trades; the DSO need not be there while people trade. How much is kept there
+is the owner's policy. Energy to trade is withdrawn for the slots ahead, a day at most, and again
+when the end comes near.
+
+A withdrawal has a name, under which it happens once; it is the same after a restart.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import structlog
+
+from hem.controller.policy import WalletPolicy
+from hem.ems.wallet import Wallet
+from runtime.csmdb_client import CsmDbRefusedError
+from runtime.ports import Store
+from wire.canonical import decode, encode
+from wire.certificates import AddressGrant
+
+AHEAD_SLOTS = 90
+"""So far ahead energy is withdrawn; the DSO allows 96 [slots]."""
+RENEW_SLOTS = 24
+"""It is withdrawn again when no more than this is left [slots]."""
+ENERGY = "funds/energy"
+MONEY = "funds/money"
+KeyedOperation = tuple[str, dict[str, Any]]
+
+log = structlog.get_logger(component="hem")
+
+
+class Dso(Protocol):
+    """Our line to the DSO (`runtime.dso_client.DsoClient`)."""
+
+    async def withdraw_assets(
+        self,
+        withdrawal: str,
+        address: str,
+        amount_uc: int = 0,
+        assets: list[dict[str, Any]] | None = None,
+    ) -> str:
+        """Raises `CsmDbRefusedError`, `TimeoutError`."""
+        ...
+
+
+class Funds:
+    """
+    Keeps the wallet on the ledger as full as the owner wants it.
+
+    Args:
+        store: kept between starts (synchronous=FULL)
+        grant: of the wallet's address; energy is withdrawn within its limits
+    """
+
+    def __init__(
+        self, policy: WalletPolicy, wallet: Wallet, grant: AddressGrant, store: Store, dso: Dso
+    ) -> None:
+        self._policy, self._wallet, self._grant = policy, wallet, grant
+        self._store, self._dso = store, dso
+
+    async def tend(self, slot: int) -> list[KeyedOperation]:
+        """
+        Withdraw what is missing; called once in a slot.
+
+        Returns:
+            The deposit of what is too much, an operation to send; mostly nothing.
+        """
+        if not (self._policy.withdraw and self._wallet.registered):
+            return []
+        for withdraw in (self._energy, self._money):
+            try:
+                await withdraw(slot)
+            except CsmDbRefusedError as error:
+                log.warning("withdrawal failed", reason=error.reason, detail=str(error)[:200])
+            except TimeoutError:
+                log.info("the DSO does not answer; asked again in the next slot")
+        return self._too_much(slot)
+
+    async def _energy(self, slot: int) -> None:
+        grant, kept = self._grant, self._get(ENERGY)
+        first = max(kept.get("endSlot", slot) + 1, slot + 1, grant.start_slot)
+        last = min(slot + AHEAD_SLOTS, grant.end_slot)
+        if first > last or (kept and first > slot + RENEW_SLOTS):
+            return
+        sides = (
+            ("production", grant.can_sell, grant.max_sell_wh),
+            ("consumption", grant.can_buy, grant.max_buy_wh),
+        )
+        assets = [
+            {"kind": kind, "energyWh": wh, "startSlot": first, "endSlot": last}
+            for kind, allowed, wh in sides
+            if allowed and wh > 0
+        ]
+        if assets:
+            await self._dso.withdraw_assets(
+                f"energy-{self._wallet.address[:24].lower()}-{first}",
+                self._wallet.address,
+                0,
+                assets,
+            )
+        self._put(ENERGY, {"endSlot": last})
+        log.info("energy withdrawn", first_slot=first, last_slot=last)
+
+    async def _money(self, slot: int) -> None:
+        """
+        Top the balance up to the target.
+
+        The withdrawal that was asked for last is taken as done for a slot: the ledger's word may
+        still be under way.
+        """
+        held_uc = sum(self._wallet.balance.values())
+        asked_slot = self._get(MONEY).get("slot", -1)
+        if held_uc >= self._policy.least_uc or asked_slot >= slot - 1:
+            return
+        amount_uc = self._policy.target_uc - held_uc
+        self._put(MONEY, {"slot": slot})
+        await self._dso.withdraw_assets(
+            f"money-{self._wallet.address[:24].lower()}-{slot}", self._wallet.address, amount_uc
+        )
+        log.info("money withdrawn", amount_uc=amount_uc)
+
+    def _too_much(self, slot: int) -> list[KeyedOperation]:
+        free_uc = self._wallet.balance["balanceUc"]
+        if free_uc <= self._policy.most_uc:
+            return []
+        operation = {
+            "op": "deposit-financial-balance",
+            "amountUc": free_uc - self._policy.target_uc,
+        }
+        return [(f"deposit/{slot}", operation)]
+
+    def _get(self, key: str) -> dict[str, int]:
+        raw = self._store.get(key)
+        found: dict[str, int] = {} if raw is None else decode(raw)
+        return found
+
+    def _put(self, key: str, value: dict[str, int]) -> None:
+        with self._store.atomic():
+            self._store.put(key, encode(value))

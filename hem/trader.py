@@ -1,0 +1,595 @@
+"""
+The trader: what the home orders in which market, when, and what it promised already.
+
+    + 60 s    schedules, offers of neighbours to accept, offers of ours, escrowed trades
+    + 120 s   the double auction of the next slot, with what is left
+    events    the aggregator's auctions, sessions reopened, changes of the rules proposed
+    a window  before a gate: sealed bids are revealed
+
+The decisions are `hem.controller`'s; here they meet what is on disk: wallet, promises, outbox. One
+rule keeps the markets apart: whatever was sold or bought early, or is on offer, is part of the
+home's need when the next market is looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import msgspec
+import structlog
+
+from hem.controller.battery import Battery
+from hem.controller.bidding import OrderIntent, Situation, answer_auction, decide
+from hem.controller.forecast import Forecast, Forecaster
+from hem.controller.forward import (
+    adjustment,
+    block_to_sell,
+    choose,
+    choose_lot,
+    committed,
+    lots,
+    schedule,
+    soc_at,
+    wish_of,
+)
+from hem.controller.policy import Policy
+from hem.ems.board import Board
+from hem.ems.decisions import DecisionLog
+from hem.ems.pledges import NEVER_MS, Pledge, Pledges, Source, total_wh
+from hem.ems.sealed_bids import SealedBids, base_key, outcome_of
+from hem.ems.wallet import MARKET, Wallet
+from hem.gateway.client import GatewayError
+from ledger.approvals import approves
+from ledger.genesis import Genesis
+from ledger.rulebook import RuleBook
+from market.escrow import least_guarantee_uc
+from market.sealed import SealedBid
+from runtime.ports import Clock, Rng, Store
+from wire.canonical import decode, encode
+from wire.certificates import AddressGrant
+from wire.errors import Refusal, WireError
+from wire.tmi import bid_offer
+from wire.units import cost_uc
+
+RECENT_PRICES = 8
+FIRST_AHEAD = 2
+"""Trades with neighbours are for slots so far ahead, or the double auction is under way [slots]."""
+ACCEPTANCES = 2
+"""Offers accepted in one slot: their fate is seen before more is bought."""
+SESSION = "@session"
+RULES = "rules"
+RETRY_S = 0.05
+LOOK_S = 1.0
+
+log = structlog.get_logger(component="hem")
+
+State = dict[str, Any]
+"""Of the home, as the gateway tells it."""
+
+
+class Outbox(Protocol):
+    """Where operations are left (`runtime.outbox.OperationOutbox`)."""
+
+    def add(self, operations: list[tuple[str, dict[str, Any]]]) -> int:
+        """Leave operations, each under its key, once."""
+        ...
+
+    def state_of(self, key: str) -> str:
+        """`waiting`, a code, or empty."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a trader works with."""
+
+    genesis: Genesis
+    grant: AddressGrant
+    policy: Policy
+    wallet: Wallet
+    outbox: Outbox
+    decisions: DecisionLog
+    forecaster: Forecaster
+    store: Store
+    clock: Clock
+    rng: Rng
+    state: Callable[[], Awaitable[State]]
+    """Asks the gateway. Raises `GatewayError`."""
+
+
+class Trader:
+    """One address at work in all markets that its owner's policy names."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._policy, self._grid = parts.policy, parts.genesis.grid
+        self._wallet, self._outbox, self._clock = parts.wallet, parts.outbox, parts.clock
+        self.rules = _kept_rules(parts.genesis, parts.store)
+        self.pledges = Pledges(parts.store)
+        self.board = Board()
+        self._sealed = SealedBids(parts.store, parts.rng)
+        self._to_reveal = asyncio.Event()
+
+    @property
+    def address(self) -> str:
+        """Ours."""
+        return self._wallet.address
+
+    # --- The double auction ----------------------------------------------------------------------
+
+    async def bid(self, slot: int) -> None:
+        """Decide about the next slot and bid for it in its double auction."""
+        target = slot + 1
+        if not self._may_trade(target, "double-auction"):
+            return
+        situation = await self._situation(target)
+        if situation is None:
+            return
+        decision = decide(situation, self._policy)
+        self._parts.decisions.add(target, self._clock.now_ms(), decision)
+        sealed = self._sealed_rule(target)
+        self._leave(
+            [
+                self._order(f"bid/{target}/{number}", target, "", order, sealed=sealed)
+                for number, order in enumerate(decision.orders)
+            ]
+        )
+
+    # --- Some slots ahead ------------------------------------------------------------------------
+
+    async def trade_ahead(self, slot: int) -> None:
+        """Schedules, offers to neighbours and of neighbours, as far as the policy names them."""
+        markets = {"schedules", "order-book", "escrow"}
+        if not markets.intersection(self._policy.markets) or not self._wallet.registered:
+            return
+        base = await self._unlimited(slot + 1)
+        if base is None:
+            return
+        self._schedule(base, slot + self._policy.schedules.lead_slots)
+        self._trade_blocks(base, slot)
+        self._trade_lots(base, slot)
+
+    def _schedule(self, base: Situation, slot: int) -> None:
+        key = f"schedule/{slot}"
+        if not self._may_trade(slot, "schedules") or self.pledges.find(key) is not None:
+            return
+        order = schedule(self._ahead(base, slot), self._policy)
+        if order is None:
+            return
+        sent = self._order(key, slot, SESSION, order, sealed=self._sealed_rule(slot))
+        self._promise(key, slot, slot, order, sent[1])
+        self._leave([sent])
+
+    def _trade_blocks(self, base: Situation, slot: int) -> None:
+        policy, now_ms = self._policy.order_book, self._clock.now_ms()
+        first, last = slot + policy.lead_slots, slot + policy.lead_slots + policy.block_slots - 1
+        for _ in range(ACCEPTANCES):
+            wishes = self._wishes(base, range(slot + FIRST_AHEAD, last + 1), "order-book")
+            offers = self.board.offers("order-book", now_ms, self.address)
+            open_offers = [o for o in offers if self.pledges.find(f"accept/{o.name}") is None]
+            choice = choose(open_offers, wishes, self._policy, self.address)
+            if choice is None:
+                break
+            operation: dict[str, Any] = {
+                "op": "accept-offer",
+                "offer": choice.offer.name,
+                "assets": [
+                    {"energyWh": p.energy_wh, "startSlot": p.start_slot, "endSlot": p.end_slot}
+                    for p in choice.parts
+                ],
+            }
+            key = f"accept/{choice.offer.name}"
+            for number, part in enumerate(choice.parts):
+                order = OrderIntent("buy", part.energy_wh, part.price_uc_per_kwh)
+                part_key = key if number == 0 else f"{key}/{number}"
+                self._promise(part_key, part.start_slot, part.end_slot, order, operation)
+            self._leave([(key, operation)])
+        sells = self._wishes(base, range(first, last + 1), "order-book")
+        block = block_to_sell([sells.get(s) for s in range(first, last + 1)], first, self._policy)
+        if block is None:
+            return
+        # it lapses before we bid for its first slot, so that what nobody took is sold there
+        until_ms = self._grid.start_ms(first - 1)
+        operation = {
+            "op": "post-offer", "kind": "production", "energyWh": block.energy_wh,
+            "startSlot": block.start_slot, "endSlot": block.end_slot,
+            "priceUcPerKwh": block.price_uc_per_kwh, "untilMs": until_ms,
+        }  # fmt: skip
+        key = f"offer/{block.start_slot}"
+        order = OrderIntent("sell", block.energy_wh, block.price_uc_per_kwh)
+        self._promise(key, block.start_slot, block.end_slot, order, operation, until_ms=until_ms)
+        self._leave([(key, operation)])
+
+    def _trade_lots(self, base: Situation, slot: int) -> None:
+        policy, now_ms = self._policy.escrow, self._clock.now_ms()
+        target = slot + policy.lead_slots
+        if self.rules.of_slot(target).escrow.fee_uc > policy.fee_max_uc:
+            return
+        for _ in range(policy.lots):
+            wishes = self._wishes(base, range(slot + FIRST_AHEAD, target + 1), "escrow")
+            offers = self.board.offers("escrow", now_ms, self.address)
+            offer = choose_lot(
+                [o for o in offers if self.pledges.find(f"take/{o.name}") is None],
+                wishes,
+                self.address,
+            )
+            if offer is None:
+                break
+            operation = {
+                "op": "accept-escrow", "offer": offer.name, "energyWh": offer.energy_wh,
+                "priceUcPerKwh": offer.price_uc_per_kwh,
+            }  # fmt: skip
+            order = OrderIntent("buy", offer.energy_wh, offer.price_uc_per_kwh)
+            key = f"take/{offer.name}"
+            self._promise(key, offer.start_slot, offer.start_slot, order, operation)
+            self._leave([(key, operation)])
+        wish = self._wishes(base, range(target, target + 1), "escrow").get(target)
+        for number, energy_wh in enumerate(lots(wish, self._policy)):
+            assert wish is not None
+            self._offer_lot(target, number, OrderIntent("sell", energy_wh, wish.price_uc_per_kwh))
+
+    def _offer_lot(self, slot: int, number: int, order: OrderIntent) -> None:
+        rules = self.rules.of_slot(slot).escrow
+        name = f"{self.address}:{slot}-{number}"
+        price_uc = cost_uc(order.energy_wh, order.price_uc_per_kwh)
+        until_ms = self._grid.start_ms(slot - 1)
+        operation = {
+            "op": "make-offer", "offer": name, "slot": slot, "energyWh": order.energy_wh,
+            "priceUcPerKwh": order.price_uc_per_kwh,
+            "guaranteeUc": least_guarantee_uc(price_uc, rules.guarantee_permille),
+            "acceptBeforeMs": until_ms, "deliverBeforeMs": self._parts.genesis.settle_ms(slot),
+        }  # fmt: skip
+        self._promise(f"lot/{name}", slot, slot, order, operation, until_ms=until_ms, name=name)
+        self._leave([(f"lot/{name}", operation)])
+
+    def _wishes(
+        self, base: Situation, slots: range, market: Literal["order-book", "escrow"]
+    ) -> dict[int, OrderIntent]:
+        """What we would order for each of these slots, after all that is promised."""
+        wishes = {}
+        for slot in slots:
+            if self._may_trade(slot, market):
+                wish = wish_of(decide(self._ahead(base, slot), self._policy))
+                if wish is not None:
+                    wishes[slot] = wish
+        return wishes
+
+    # --- Events ----------------------------------------------------------------------------------
+
+    async def take_event(self, _height: int, event: dict[str, Any]) -> None:
+        """Handler for finalised events (`ledger.client`), after the wallet's."""
+        if self.rules.take_event(event):
+            self._keep_rules()
+        self.board.take_event(event)
+        self._fold_pledges(event)
+        match event["event"]:
+            case "auction-opened":
+                await self._answer_auction(event)
+            case "adjustment-opened":
+                await self._adjust(event)
+            case "change-proposed" if approves(self._policy.approve, event):
+                change = event["change"]
+                operation = {"op": "approve-change", "change": change}
+                self._leave([(f"approve/{change}", operation)])
+
+    def _fold_pledges(self, event: dict[str, Any]) -> None:
+        """A promise ends when it has become a position, or cannot become one any more."""
+        match event["event"]:
+            case "offer-posted" if event["address"] == self.address:
+                self.pledges.name(f"offer/{event['startSlot']}", event["offer"])
+            case "offer-accepted" if event["acceptedBy"] == self.address:
+                self.pledges.release(f"accept/{event['offer']}")
+            case "offer-accepted" | "offer-rescinded" | "offer-expired":
+                self._release_named(event["offer"])
+            case "escrow-accepted" | "escrow-ended":
+                self._release_named(event["offer"])
+                self.pledges.release(f"take/{event['offer']}")
+            case "session-closed":
+                self.pledges.release(f"schedule/{event['slot']}")
+            case "auction-cleared":
+                self.pledges.release(f"auction/{event['auction']}")
+
+    def _release_named(self, name: str) -> None:
+        key = self.pledges.key_of(name)
+        if key:
+            self.pledges.release(key)
+
+    async def _answer_auction(self, event: dict[str, Any]) -> None:
+        """Answer an auction of the aggregator if the battery can deliver."""
+        if self._clock.now_ms() >= event["deadlineMs"]:
+            return
+        slot, auction = event["slot"], event["auction"]
+        if not (self._policy.trades_in("auctions") and self._granted(slot)):
+            return
+        key = f"auction/{auction}"
+        given = self.pledges.find(key)
+        if given is not None:
+            self._leave(self.pledges.sent(key))
+            return
+        situation = await self._situation(slot)
+        if situation is None:
+            return
+        if event["template"] == "double":
+            self._bid_in(key, event, decide(situation, self._policy).orders, "forecast")
+            return
+        order = answer_auction(
+            situation, self._policy, event["template"], event["energyWh"], event["priceUcPerKwh"],
+            self._offered_wh(slot),
+        )  # fmt: skip
+        if order is not None:
+            self._bid_in(key, event, (order,), "battery")
+
+    def _bid_in(
+        self, key: str, event: dict[str, Any], orders: tuple[OrderIntent, ...], source: Source
+    ) -> None:
+        """Bid in a deployed auction, and keep what that promises."""
+        slot, auction = event["slot"], event["auction"]
+        for number, order in enumerate(orders):
+            part_key = key if number == 0 else f"{key}/{number}"
+            sent = self._order(part_key, slot, auction, order, sealed=event["sealed"])
+            self._promise(part_key, slot, slot, order, sent[1], source=source)
+            log.info("auction answered", auction=auction, energy_wh=order.energy_wh)
+            self._leave([sent])
+
+    async def _adjust(self, event: dict[str, Any]) -> None:
+        """Give back what we do not expect to keep of a schedule, while the session is open."""
+        slot = event["slot"]
+        sources = self._wallet.contracted(slot).items()
+        net_wh = sum(b - s for name, (b, s) in sources if name.startswith("session/"))
+        if not (net_wh and self._policy.trades_in("schedules") and self._granted(slot)):
+            return
+        if self._clock.now_ms() >= event["deadlineMs"]:
+            return
+        situation = await self._situation(slot)
+        if situation is None:
+            return
+        without = replace(situation, forecast=committed(situation.forecast, -net_wh))
+        order = adjustment(without, net_wh, self._policy)
+        if order is not None:
+            key = f"adjust/{slot}/{event['deadlineMs']}"
+            self._leave([(key, _submit(slot, order))])
+
+    # --- Sealed bids -----------------------------------------------------------------------------
+
+    async def reveal(self) -> None:
+        """Open our sealed bids when their time comes, until cancelled."""
+        while True:
+            next_ms = self.reveal_due()
+            wait_s = LOOK_S if next_ms is None else self._clock.real_seconds_until(next_ms)
+            self._to_reveal.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(max(wait_s, RETRY_S), LOOK_S)):
+                    await self._to_reveal.wait()
+
+    def reveal_due(self) -> int | None:
+        """Open the sealed bids whose time has come; when to look again (None: there are none)."""
+        now_ms, state_of = self._clock.now_ms(), self._outbox.state_of
+        self._outbox.add(self._sealed.due(now_ms, self.rules, state_of))
+        return self._sealed.next_ms(now_ms, self.rules, state_of)
+
+    def operation_done(self, key: str, operation: dict[str, Any], code: str) -> None:
+        """Take what became of one of our operations."""
+        if operation["op"] == "reveal-bid" and code == Refusal.TOO_SOON.value:
+            self._sealed.too_soon(key)
+        outcome = outcome_of(operation, code)
+        if outcome is None:
+            self._to_reveal.set()
+            return
+        base = base_key(key)
+        if outcome != "OK":
+            log.info("operation refused", key=key, op=operation["op"], code=outcome)
+            self.pledges.release(base)
+        self._parts.decisions.outcome(base, outcome)
+
+    def forget_before(self, slot: int) -> None:
+        """Drop what is past."""
+        self.pledges.forget_before(slot)
+        self._sealed.forget_before(slot)
+        self.board.forget_before(self._clock.now_ms())
+        self.rules.forget_before(slot)
+
+    # --- Helpers ---------------------------------------------------------------------------------
+
+    def _order(
+        self, key: str, slot: int, auction: str, order: OrderIntent, *, sealed: bool
+    ) -> tuple[str, dict[str, Any]]:
+        """
+        The operation for an order, open or sealed, and the key under which it leaves.
+
+        Args:
+            auction: of a deployed one its name, of a forward session `SESSION`, else empty
+        """
+        if sealed:
+            return self._sealed.commit(
+                key,
+                SealedBid(
+                    address=self.address, slot=slot, auction=auction, side=order.side,
+                    energy_wh=order.energy_wh, price_uc_per_kwh=order.price_uc_per_kwh,
+                ),
+            )  # fmt: skip
+        if auction == SESSION:
+            return key, _submit(slot, order)
+        if not auction:
+            return key, bid_offer(order.side, slot, order.energy_wh, order.price_uc_per_kwh)
+        return key, {
+            "op": "auction-bid", "auction": auction, "side": order.side,
+            "energyWh": order.energy_wh, "priceUcPerKwh": order.price_uc_per_kwh,
+        }  # fmt: skip
+
+    def _leave(self, operations: list[tuple[str, dict[str, Any]]]) -> None:
+        self._outbox.add(operations)
+        if any(operation["op"] == "commit-bid" for _, operation in operations):
+            self._to_reveal.set()
+
+    def _sealed_rule(self, slot: int) -> bool:
+        return self.rules.of_slot(slot).auctions.sealed
+
+    def _promise(
+        self,
+        key: str,
+        start_slot: int,
+        end_slot: int,
+        order: OrderIntent,
+        operation: dict[str, Any],
+        *,
+        source: Source = "forecast",
+        until_ms: int = NEVER_MS,
+        name: str = "",
+    ) -> None:
+        energy_wh = order.energy_wh if order.side == "sell" else -order.energy_wh
+        self.pledges.add(
+            key,
+            Pledge(
+                start_slot=start_slot, end_slot=end_slot, energy_wh=energy_wh, source=source,
+                operation=operation, until_ms=until_ms, name=name,
+            ),
+        )  # fmt: skip
+
+    def _may_trade(self, slot: int, market: Any) -> bool:
+        return (
+            self._policy.trades_in(market)
+            and market in self.rules.of_slot(slot).templates
+            and self._wallet.registered
+            and self._granted(slot)
+            and self._clock.now_ms() < self.rules.gate_ms(slot)
+        )
+
+    def _granted(self, slot: int) -> bool:
+        return self._parts.grant.start_slot <= slot <= self._parts.grant.end_slot
+
+    def _forecast_of(self) -> Callable[[int], Forecast]:
+        """What to expect of a slot when all that was sold or bought early is kept."""
+        net_wh = self._wallet.net_wh()
+        standing = self.pledges.standing("forecast", self._clock.now_ms())
+
+        def early_wh(slot: int) -> int:
+            return net_wh.get(slot, 0) - total_wh(standing, slot)
+
+        def forecast(slot: int) -> Forecast:
+            plain = self._parts.forecaster.forecast(slot)
+            ahead_wh = [early_wh(slot + 1 + n) for n in range(len(plain.ahead_wh))]
+            return committed(plain, early_wh(slot), ahead_wh)
+
+        return forecast
+
+    def _ahead(self, now: Situation, slot: int) -> Situation:
+        """The situation of a later slot, from that of the next one."""
+        forecast_of = self._forecast_of()
+        battery_pledges = self.pledges.standing("battery", self._clock.now_ms())
+        soc_wh = soc_at(now, slot, lambda s: forecast_of(s).net_wh + total_wh(battery_pledges, s))
+        return self._limited(replace(now, slot=slot, soc_wh=soc_wh, forecast=forecast_of(slot)))
+
+    async def _situation(self, slot: int) -> Situation | None:
+        """That of a slot, as if it began now."""
+        found = await self._unlimited(slot)
+        return None if found is None else self._limited(found)
+
+    async def _unlimited(self, slot: int) -> Situation | None:
+        """The same before what the battery promised elsewhere, and what our grant allows."""
+        try:
+            state = await self._parts.state()
+        except GatewayError as error:
+            log.warning("no state", reason=str(error))
+            return None
+        battery, soc_wh = battery_of(state, self._policy)
+        return Situation(
+            slot=slot,
+            slot_seconds=self._grid.length_s,
+            forecast=self._forecast_of()(slot),
+            soc_wh=soc_wh,
+            battery=battery,
+            retail=0,
+            feed_in=0,
+            imbalance=0,
+        )
+
+    def _limited(self, situation: Situation) -> Situation:
+        """A situation with its slot's prices, less what is promised, within our grant."""
+        slot, grant, tariff = situation.slot, self._parts.grant, self.rules.tariff(situation.slot)
+        battery, soc_wh = situation.battery, situation.soc_wh
+        pledged_wh = total_wh(self.pledges.standing("battery", self._clock.now_ms()), slot)
+        if battery is not None and soc_wh is not None:
+            battery, soc_wh = after_pledge(battery, soc_wh, pledged_wh, self._grid.length_s)
+        recent = [self._wallet.price(s) for s in range(slot - RECENT_PRICES, slot)]
+        position = self._wallet.position(slot)
+        bought_wh, sold_wh = (position.bought_wh, position.sold_wh) if position else (0, 0)
+        return replace(
+            situation,
+            soc_wh=soc_wh,
+            battery=battery,
+            retail=tariff.retail_uc_per_kwh,
+            feed_in=tariff.feed_in_uc_per_kwh,
+            imbalance=tariff.imbalance_uc_per_kwh,
+            prices=tuple(p for p in recent if p is not None),
+            can_buy=grant.can_buy,
+            can_sell=grant.can_sell,
+            max_buy_wh=max(grant.max_buy_wh + min(pledged_wh, 0) - bought_wh, 0),
+            max_sell_wh=max(grant.max_sell_wh - max(pledged_wh, 0) - sold_wh, 0),
+        )
+
+    def _offered_wh(self, slot: int) -> int:
+        """What we sold, or may still sell, in the double auction of a slot [Wh]."""
+        sold_wh = self._wallet.sold_wh(slot, MARKET)
+        if sold_wh is not None:
+            return sold_wh
+        decision = self._parts.decisions.get(slot) or {"orders": []}
+        return sum(order["energyWh"] for order in decision["orders"] if order["side"] == "sell")
+
+    def _keep_rules(self) -> None:
+        with self._parts.store.atomic():
+            self._parts.store.put(RULES, encode(self.rules.to_json()))
+
+
+def battery_of(state: State, policy: Policy) -> tuple[Battery | None, int | None]:
+    """The controller's battery model and its energy [Wh], from a gateway state."""
+    found = state.get("battery")
+    if not found or state["soc_permille"] < 0:
+        return None, None
+    battery = Battery(
+        capacity_wh=found["capacity_wh"],
+        max_charge_w=found["max_charge_w"],
+        max_discharge_w=found["max_discharge_w"],
+        soc_min_permille=policy.soc_min_permille,
+        soc_max_permille=policy.soc_max_permille,
+    )
+    return battery, state["soc_permille"] * battery.capacity_wh // 1000
+
+
+def after_pledge(
+    battery: Battery, soc_wh: int, pledged_wh: int, seconds: int
+) -> tuple[Battery, int]:
+    """
+    What is left of a battery when `pledged_wh` is promised elsewhere for the same slot.
+
+    Args:
+        pledged_wh: AC energy to give (+) or take (−)
+        seconds: length of the slot
+    """
+    power_w = -(-abs(pledged_wh) * 3600 // seconds)
+    if pledged_wh >= 0:
+        rest = replace(battery, max_discharge_w=max(battery.max_discharge_w - power_w, 0))
+        return rest, max(battery.after(soc_wh, 0, pledged_wh), 0)
+    rest = replace(battery, max_charge_w=max(battery.max_charge_w - power_w, 0))
+    return rest, battery.after(soc_wh, -pledged_wh, 0)
+
+
+def _submit(slot: int, order: OrderIntent) -> dict[str, Any]:
+    return {
+        "op": "submit-schedule", "side": order.side, "slot": slot, "energyWh": order.energy_wh,
+        "priceUcPerKwh": order.price_uc_per_kwh,
+    }  # fmt: skip
+
+
+def _kept_rules(genesis: Genesis, store: Store) -> RuleBook:
+    raw = store.get(RULES)
+    try:
+        return RuleBook.kept(genesis, {} if raw is None else decode(raw))
+    except (msgspec.ValidationError, WireError) as error:
+        log.warning(
+            "the rules that were kept are lost; those of the genesis hold", reason=str(error)
+        )
+        return RuleBook(genesis)
