@@ -35,6 +35,10 @@ def demo(
         "out/demo"
     ),
     start_hour: Annotated[int, typer.Option(min=0, max=23, help="First hour (UTC).")] = 0,
+    markets: Annotated[
+        str, typer.Option(help='Where homes trade: names with commas, or "all"; see docs.')
+    ] = "",
+    sealed: Annotated[bool, typer.Option("--sealed", help="Bids are sealed.")] = False,
     page_port: Annotated[int, typer.Option(help="Port of the live page (0: any free).")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -48,11 +52,12 @@ def demo(
     Exit code 0: audit passed. 1: audit failed or a process died. 2: something given is wrong.
     """
     from sim.demo import DemoOptions  # noqa: PLC0415  (help should not wait for the imports)
+    from sim.feeder import trade_of  # noqa: PLC0415
     from sim.show import run_and_show  # noqa: PLC0415
 
     options = DemoOptions(
         out=out, homes=homes, speed=speed, seed=seed, slots=slots, profiles=profiles,
-        page_port=page_port, start_hour=start_hour,
+        page_port=page_port, start_hour=start_hour, trade=trade_of(markets, sealed=sealed),
     )  # fmt: skip
     raise typer.Exit(run_and_show(options, as_json=as_json))
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from ledger.store import LedgerStore
 from runtime.clock import ScaledClock, write_clock
-from sim.feeder import SLOT_S, WARM_UP_SLOTS, Feeder, build_feeder
+from sim.feeder import DEFAULT_TRADE, SLOT_S, WARM_UP_SLOTS, Feeder, Trade, build_feeder
 from sim.processes import Processes, wait_for
 from wire.errors import ConfigError
 
@@ -43,6 +43,7 @@ class DemoOptions:
     profiles: Path | None = None
     page_port: int = 0
     start_hour: int = 0
+    trade: Trade = DEFAULT_TRADE
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class Demo:
             options.slots,
             options.profiles,
             options.start_hour,
+            options.trade,
         )
         self.clock_path = options.out / "clock.json"
         self._segments: list[tuple[float, int, float]] = [

@@ -19,11 +19,22 @@ import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+import msgspec
 
 from csmdb.setup import CsmDb
 from csmdb.setup import create as create_csmdb
-from ledger.genesis import Genesis, GenesisValidator, Poe, Prices, Supervisor, write_genesis
+from hem.controller.policy import Market
+from ledger.genesis import (
+    Auctions,
+    Genesis,
+    GenesisValidator,
+    Poe,
+    Prices,
+    Supervisor,
+    write_genesis,
+)
 from runtime.keyfiles import write_secret
 from runtime.rng import SystemRng
 from sim.homes import Home, generate_homes, save_home
@@ -33,6 +44,8 @@ from wire.errors import ConfigError
 from wire.keys import BoxKey, SigningKey, to_text
 
 MARKET = "demo"
+MARKETS = get_args(Market)
+"""Where a home's policy may let it trade."""
 FEEDER = "feeder-1"
 SLOT_S = 900
 WARM_UP_SLOTS = 1
@@ -48,9 +61,46 @@ SOCKET_PATH_BYTES_MAX = 90
 DEVIATION_SLOT_OF_DAY = 78
 """19:30 UTC: the evening peak, when the aggregator's schedule falls short."""
 DEVIATION_WH = 1_500
+REVEAL_S = 240
+"""In a run market time flies: a window of 240 s lasts 0.4 s at 600×."""
 BLOCK_INTERVAL_MS = 100
 DELTA0_MS = 400
 """Thirty processes share two cores in a run: a message may take its time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """How the homes of a run trade."""
+
+    markets: tuple[str, ...] = ()
+    """Those of each home's policy; none: what a policy has by default."""
+    sealed: bool = False
+    """Bids are committed and revealed."""
+
+    @property
+    def withdraws(self) -> bool:
+        """Homes withdraw money and energy themselves, where they trade with their neighbours."""
+        return bool(set(self.markets) - {"double-auction", "auctions"})
+
+
+DEFAULT_TRADE = Trade()
+
+
+def trade_of(markets: str, *, sealed: bool) -> Trade:
+    """
+    Read what was given on the command line.
+
+    Args:
+        markets: names with commas, `all`, or empty: the default
+
+    Raises:
+        ConfigError: no such market.
+    """
+    names = tuple(MARKETS) if markets == "all" else tuple(filter(None, markets.split(",")))
+    for name in names:
+        if name not in MARKETS:
+            raise ConfigError(f"{name!r}: no such market; choose from {', '.join(MARKETS)}, or all")
+    return Trade(names, sealed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +124,16 @@ class Service:
 class Feeder:
     """The prepared folder of a run, and the words with which its processes are started."""
 
-    def __init__(self, out: Path, homes: list[Home], slots: int, start_ms: int) -> None:
+    def __init__(
+        self,
+        out: Path,
+        homes: list[Home],
+        slots: int,
+        start_ms: int,
+        trade: Trade = DEFAULT_TRADE,
+    ) -> None:
         self.out = out.resolve()
+        self.trade = trade
         self.homes = homes
         self.slots = slots
         self.start_ms = start_ms
@@ -173,7 +231,14 @@ genesis = "../genesis.json"
 csmdb_box = "{to_text(self.csmdb.box.public)}"
 
 [funding]
+automatic = {str(not self.trade.withdraws).lower()}
 deposit_uc = {DEPOSIT_UC}
+
+[accounts]
+opening_uc = {DEPOSIT_UC}
+
+[flexibility]
+sealed = {str(self.trade.sealed).lower()}
 
 [[flexibility.deviation]]
 slot_of_day = {self._deviation_slot()}
@@ -199,6 +264,8 @@ energy_wh = {DEVIATION_WH}
             (folder / "provisioning.toml").write_text(
                 self._provisioning(home, port, devices[home.name]["devices"])
             )
+            if self.trade.markets:
+                (folder / "policy.toml").write_text(self._policy())
 
     def _provisioning(self, home: Home, port: int, devices: list[dict[str, Any]]) -> str:
         lines = [
@@ -228,6 +295,26 @@ energy_wh = {DEVIATION_WH}
         if home in self.hosts:
             lines += ["", "[validator]", f'id = "{self.validators[self.hosts.index(home)].key.id}"']
         return "\n".join(lines) + "\n"
+
+    def _policy(self) -> str:
+        return f"""# Where this home trades: in escrow first, then by the order book,
+# then by schedule, then in the auction of the slot with what is left.
+markets = {json.dumps(list(self.trade.markets))}
+
+[escrow]
+lead_slots = 6
+
+[order_book]
+lead_slots = 4
+
+[schedules]
+lead_slots = 2
+
+[wallet]
+withdraw = {str(self.trade.withdraws).lower()}
+least_uc = {DEPOSIT_UC // 10}
+target_uc = {DEPOSIT_UC // 2}
+"""
 
     def _deviation_slot(self) -> int:
         """19:30, or the last slot of a run that ends before."""
@@ -267,6 +354,9 @@ energy_wh = {DEVIATION_WH}
             ),
             poe=Poe(window_slots=4, min_energy_wh=100, min_production_wh=50),
             delta0_ms=DELTA0_MS,
+            auctions=(
+                Auctions(sealed=True, reveal_s=REVEAL_S) if self.trade.sealed else msgspec.UNSET
+            ),
         )
         genesis = write_genesis(genesis, self.out / "genesis.json")
         for service in self.validators:
@@ -312,7 +402,13 @@ class _FixedClock:
 
 
 def build_feeder(
-    out: Path, homes: int, seed: int, slots: int, profiles: Path | None, start_hour: int = 0
+    out: Path,
+    homes: int,
+    seed: int,
+    slots: int,
+    profiles: Path | None,
+    start_hour: int = 0,
+    trade: Trade = DEFAULT_TRADE,
 ) -> Feeder:
     """
     Prepare a run's folder; what an earlier run left there is removed.
@@ -328,7 +424,7 @@ def build_feeder(
     if sum(home.validator for home in made) < VALIDATORS:
         raise ConfigError(f"{profiles or 'homes'}: fewer than {VALIDATORS} homes have PV")
     _clear(out)
-    return Feeder(out, made, slots, DAY_START_MS + start_hour * 3_600_000)
+    return Feeder(out, made, slots, DAY_START_MS + start_hour * 3_600_000, trade)
 
 
 def _clear(out: Path) -> None:
