@@ -6,7 +6,7 @@ The Home Energy Manager: gateway, controller, EMS and ledger client of one home,
     slot end        read and sign the registers; reading to the DSO, receipt (and CPF) to the ledger
     then, and every 180 s
                     steer the battery toward the contracted position; tell our state
-    + 60 s          trade some slots ahead, look after the wallet (`hem.trader`, `hem.ems.funds`)
+    + 60…110 s      trade some slots ahead, look after the wallet (`hem.trader`, `hem.ems.funds`)
     + 120 s         forecast the next slot, decide, bid
 
 Everything that must not be lost is in SQLite before it is sent: the slots still to be closed,
@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,7 @@ from wire.keys import KEY_BYTES, Domain, SigningKey, from_text, to_text
 from wire.metering import Reading, load_record
 
 AHEAD_AFTER_S = 60
+AHEAD_SPREAD_S = 50
 BID_AFTER_S = 120
 STEER_EVERY_S = 180
 GATEWAY_WAIT_S = 60.0
@@ -274,9 +276,12 @@ class HomeEnergyManager:
     def _phases(self) -> list[Phase]:
         length_s = self.grid.length_s
         steering = range(STEER_EVERY_S, length_s, STEER_EVERY_S)
+        # spread over the homes, or all would look at the board at once and take the same offers
+        spread_s = zlib.crc32(self.wallet.address.encode()) % AHEAD_SPREAD_S
+        ahead_s = min(AHEAD_AFTER_S + spread_s, length_s // 8)
         return [
             Phase("begin", 0, self._begin_slot),
-            Phase("ahead", min(AHEAD_AFTER_S, length_s // 8), self._trade_ahead),
+            Phase("ahead", ahead_s, self._trade_ahead),
             Phase("bid", min(BID_AFTER_S, length_s // 4), self.trader.bid),
             *(Phase(f"steer-{at}", at, self._tick) for at in steering),
         ]

@@ -1,7 +1,7 @@
 """
 The trader: what the home orders in which market, when, and what it promised already.
 
-    + 60 s    schedules, offers of neighbours to accept, offers of ours, escrowed trades
+    + 60…     schedules, offers of neighbours to accept, offers of ours, escrowed trades
     + 120 s   the double auction of the next slot, with what is left
     events    the aggregator's auctions, sessions reopened, changes of the rules proposed
     a window  before a gate: sealed bids are revealed
