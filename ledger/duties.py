@@ -1,8 +1,9 @@
 """
-What a validator itself has to say on the chain: that it comes or goes, evidence, its seeds.
+What a validator itself has to say on the chain: that it comes or goes, evidence, consent, seeds.
 
 It asks for a seat when its folder holds a licence of the CSM-DB (`licence.json`), and gives it up
-when the folder holds a file `leave`. A validator is a sender like any other; its transactions carry
+when the folder holds a file `leave`; it agrees to changes of the rules that its operator wrote down
+(`ledger.consent`). A validator is a sender like any other; its transactions carry
 these operations, one transaction at a time. Evidence is kept on the disk until it has been judged,
 so that a crash does not save the guilty. Seeds (`ledger.contracts.seed`) are opened once per epoch,
 and only in an epoch in which somebody else had something to say: an idle chain must not keep itself
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from ledger import types
+from ledger.consent import Consent
 from ledger.contracts import keys
 from ledger.contracts.evidence import evidence_operation
 from ledger.contracts.seed import COMMIT_EPOCHS
@@ -148,6 +150,7 @@ class Duties:
         self._folder = folder
         self._rng = rng
         self._seeds = Seeds(node.key)
+        self._consent = Consent(folder, node.key.id)
         self._flight: Transaction | None = None
         self._sent_s = 0.0
         self._asked_s: dict[str, float] = {}
@@ -198,6 +201,7 @@ class Duties:
             return []
         found = node.store.evidence(judged=False)[:MAX_ACCUSATIONS]
         due: list[dict[str, Any]] = [evidence_operation(one, other) for one, other, _ in found]
+        due += self._consent.operations(node.ledger)
         if self._eventful:
             seed = seed_operation(node.ledger, node.key.id, self._seeds)
             due += [seed] if seed is not None else []

@@ -1,8 +1,10 @@
 """The owner's policy file."""
 
+from pathlib import Path
+
 import pytest
 
-from hem.controller.policy import Policy, load_policy
+from hem.controller.policy import Policy, Section, load_policy
 from wire.errors import ConfigError
 
 
@@ -77,3 +79,12 @@ def test_markets_and_their_sections_are_read(tmp_path):
 def test_who_takes_part_in_rewards_only_trades_nowhere(tmp_path):
     policy = load_policy(written(tmp_path, 'participation = "RE"\nmarkets = ["order-book"]\n'))
     assert not policy.trades_in("order-book")
+
+
+def test_the_reference_has_every_key():
+    text = (Path(__file__).parents[2] / "docs/reference/policy.md").read_text()
+    for name, field in Policy.model_fields.items():
+        assert f"`{name}`" in text or f"`[{name}]`" in text or f"`[[{name}]]`" in text, name
+        if isinstance(field.default, Section):
+            for inner in type(field.default).model_fields:
+                assert f"`{inner}`" in text, f"{name}.{inner}"

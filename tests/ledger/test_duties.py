@@ -2,7 +2,16 @@
 
 import asyncio
 
-from support.chain_builder import FIRST_SLOT, ISSUER, MARKET, VALIDATORS, key, register, slot_ms
+from support.chain_builder import (
+    FIRST_SLOT,
+    ISSUER,
+    MARKET,
+    SUPERVISOR,
+    VALIDATORS,
+    key,
+    register,
+    slot_ms,
+)
 from support.nodes import HubBus, feeder
 
 from ledger.duties import Seeds, seed_operation
@@ -97,6 +106,34 @@ async def test_seeds_are_opened_once_per_eventful_epoch_and_an_idle_chain_rests(
         market.clock.move_to(slot_ms(FIRST_SLOT + 5))
         await asyncio.sleep(1.5)
         assert market.nodes[0].executed_height == height
+
+
+async def test_validators_approve_what_their_operators_wrote_down(tmp_path):
+    async with feeder(tmp_path) as market:
+        await say(market, 0)
+        slot = FIRST_SLOT + 150
+        retail, lead = (
+            {"op": "propose-change", "path": path, "value": value, "activationSlot": slot}
+            for path, value in (("prices.retailUcPerKwh", 310_000), ("gateLeadS", 240))
+        )
+        for index in range(3):
+            folder = market.folder / f"node-{index}"
+            (folder / "approvals.toml").write_text(
+                '[[approve]]\npath = "prices.*"\nmost = 320000\n'
+            )
+        (market.folder / "node-3" / "approvals.toml").write_text("[[approve]]\npth = 1\n")
+        proposed = market.chain.tx(SUPERVISOR, retail, lead, nonce=0)
+        market.send(proposed)
+        await market.executed(proposed)
+
+        def approved():
+            history = market.nodes[0].ledger.query("parameters") or {}
+            return sorted(history)
+
+        await market.until(lambda: approved() == ["prices.retailUcPerKwh"])
+        await asyncio.sleep(1.2)
+        (standing,) = [row for _, row in market.nodes[0].ledger.state.scan("change/")]
+        assert standing["path"] == "gateLeadS" and standing["approvals"]["validators"] == []
 
 
 def test_a_used_up_onion_is_followed_by_another_also_after_a_restart():
