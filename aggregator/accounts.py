@@ -7,6 +7,7 @@ accounts.sqlite: the DSO's private accounts (ADR 0005).
     parts         the operations of a withdrawal on the ledger
     energy        energy withdrawn (and returned) by participant and feeder
     deposits      what came back from the ledger, each event once
+    schedules     what an aggregator asked to be approved for its feeder, and what was
 
 Money leaves an account when the withdrawal is decided, before anything is sent; a part that the
 ledger refuses is booked back. So the sum of all accounts and of what is on the ledger through them
@@ -16,6 +17,7 @@ never changes. synchronous=FULL: an answer that was given survives a power cut.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,9 @@ import msgspec
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
+from aggregator.grid_limits import Approved
 from market.assets import EnergyAsset, Holding, Kind, exchange, subtract
+from wire.day_ahead import Row
 from wire.withdrawal import DONE, SENT, Withdrawal
 
 FAILED = "failed"
@@ -72,6 +76,16 @@ def first_tables(db: Database) -> None:
         pk=("height", "number"),
     )  # fmt: skip
     db.table("deposits").create_index(["address", "credited"])
+
+
+@migrations()
+def approved_schedules(db: Database) -> None:
+    """The DSO's own record of what it approved; `reason` is empty where that is what was asked."""
+    db.create_table(
+        "schedules",
+        {"aggregator": str, "slot": int, "asked_wh": int, "approved_wh": int, "reason": str},
+        pk=("aggregator", "slot"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +303,25 @@ class Accounts:
                 for one in taken:
                     back = (kind.value, one.energy_wh, one.start_slot, one.end_slot)
                     self._add_energy(participant, feeder, -1, back)
+
+    # --- schedules ------------------------------------------------------------------------------
+
+    def approved(self, aggregator: str, first_slot: int, last_slot: int) -> dict[int, int]:
+        """What was approved for an aggregator's feeder, by slot [Wh]."""
+        rows = self.db.query(
+            "SELECT slot, approved_wh FROM schedules WHERE aggregator = ? AND slot BETWEEN ? AND ?",
+            [aggregator, first_slot, last_slot],
+        )
+        return {row["slot"]: row["approved_wh"] for row in rows}
+
+    def approve(self, aggregator: str, asked: Sequence[Row], answer: Approved) -> None:
+        """Keep an approval; a slot that has one keeps it."""
+        reasons = {change.slot: change.reason for change in answer.changes}
+        for (slot, asked_wh), (_, approved_wh) in zip(asked, answer.slots, strict=True):
+            self.db.execute(
+                "INSERT OR IGNORE INTO schedules VALUES (?, ?, ?, ?, ?)",
+                [aggregator, slot, asked_wh, approved_wh, reasons.get(slot, "")],
+            )
 
     # --- helpers --------------------------------------------------------------------------------
 

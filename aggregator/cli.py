@@ -55,6 +55,35 @@ def status(
         print(f"evidence {row['kind']} {row['subject']}: {row['detail']}")
 
 
+@app.command()
+def schedule(
+    config: Annotated[
+        Path, typer.Argument(help="The configuration file, or the folder with aggregator.toml.")
+    ],
+    day: Annotated[
+        str, typer.Option(help="UTC date, YYYY-MM-DD; today, or else the last with a schedule.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show a day's schedule: asked, approved by the DSO, measured, deviation."""
+    from aggregator.process import read_schedule  # noqa: PLC0415
+
+    found = read_schedule(config, day)
+    if as_json:
+        print(json.dumps(found))
+        return
+    if not found["slots"]:
+        print(f"{found['day']}: no schedule")
+        return
+    print(f"{found['day']}, net energy in Wh (+ import)")
+    print(f"{'UTC':5} {'asked':>9} {'approved':>9} {'measured':>9} {'deviation':>9}")
+    for row in found["slots"]:
+        names = ("askedWh", "approvedWh", "measuredWh", "deviationWh")
+        cells = ("–" if row[name] is None else str(row[name]) for name in names)
+        line = " ".join([row["start"][11:16], *(f"{cell:>9}" for cell in cells)])
+        print(f"{line}  {row['reason']}".rstrip())
+
+
 def main() -> None:
     """Console script; a mistake is one line and exit code 2."""
     try:

@@ -6,8 +6,11 @@ The aggregator's configuration file (TOML).
     [market]       genesis, csmdb_box
     [funding]      automatic, deposit_uc, production_wh, consumption_wh
     [accounts]     opening_uc, [accounts.plant_w], [accounts.feeder_w]
-    [schedule]     net_wh, net_wh_by_slot
-    [flexibility]  band_wh, cap_uc_per_kwh, floor_uc_per_kwh, ahead_slots, [[…deviation]]
+    [schedule]     net_wh_by_slot, history_days, lead_hours
+    [dso]          rating_import_w, rating_export_w, [[dso.limit]]
+    [flexibility]  band_wh, cap_uc_per_kwh, floor_uc_per_kwh, ahead_slots, sealed, [[…deviation]]
+    [adjustment]   automatic, margin_s
+    [[approve]]    path, least, most, value
 
 Paths are relative to the file. Everything is checked before anything connects.
 """
@@ -28,6 +31,7 @@ from pydantic import (
 )
 
 from aggregator.core import MIN_AHEAD_SLOTS
+from ledger.approvals import Approval
 from wire.errors import ConfigError, MalformedError
 from wire.keys import KEY_BYTES, from_text
 
@@ -109,6 +113,39 @@ class Schedule(Section):
     """Net energy (+ import) of each slot of the day, or empty: no schedule [Wh]."""
     history_days: int = Field(default=7, ge=1, le=366)
     """Days of history that are averaged [d]."""
+    lead_hours: int = Field(default=12, ge=0, le=24)
+    """How long before a day begins its schedule is made and sent to the DSO [h]."""
+
+
+class DsoLimit(Section):
+    """Works on the line: what it carries meanwhile, every day."""
+
+    first_slot_of_day: int = Field(ge=0)
+    """0 is the slot that begins at 00:00 UTC."""
+    last_slot_of_day: int = Field(ge=0)
+    """Inclusive."""
+    import_w: int | None = Field(default=None, ge=0)
+    """Most import [W]; left out: the rating."""
+    export_w: int | None = Field(default=None, ge=0)
+    """Most export [W]; left out: the rating."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> DsoLimit:
+        if self.first_slot_of_day > self.last_slot_of_day:
+            raise ValueError("ends before it begins; over midnight, write two limits")
+        if self.import_w is None and self.export_w is None:
+            raise ValueError("limits nothing: give import_w or export_w")
+        return self
+
+
+class DsoSection(Section):
+    """What the feeder carries: to this the DSO cuts a schedule before it approves it."""
+
+    rating_import_w: int | None = Field(default=None, ge=0)
+    """Most import [W]; left out: not limited."""
+    rating_export_w: int | None = Field(default=None, ge=0)
+    """Most export [W]; left out: not limited."""
+    limit: list[DsoLimit] = []
 
 
 class Deviation(Section):
@@ -134,7 +171,17 @@ class Flexibility(Section):
     max_energy_wh: int = Field(default=100_000, ge=1)
     """Most energy of one auction [Wh]."""
     pricing: str = Field(default="uniform", pattern="^(as-bid|uniform)$")
+    sealed: bool = False
+    """Bids are committed first and revealed before the gate closes."""
     deviation: list[Deviation] = []
+
+
+class Adjustment(Section):
+    """Whether cleared sessions are reopened: after congestion, and when a line is cut."""
+
+    automatic: bool = False
+    margin_s: int = Field(default=60, ge=0, le=3600)
+    """An adjustment ends so long before its slot begins [s]."""
 
 
 class AggregatorConfig(Section):
@@ -146,7 +193,11 @@ class AggregatorConfig(Section):
     funding: Funding = Funding()
     accounts: AccountsSection = AccountsSection()
     schedule: Schedule = Schedule()
+    dso: DsoSection = DsoSection()
     flexibility: Flexibility = Flexibility()
+    adjustment: Adjustment = Adjustment()
+    approve: list[Approval] = []
+    """Changes of the rules that are approved without asking anybody."""
 
     @model_validator(mode="after")
     def _prices_in_order(self) -> AggregatorConfig:

@@ -1,10 +1,13 @@
 """
-The aggregator's decisions: funding, the feeder's schedule, flexibility, and its books. Pure.
+The aggregator's decisions: funding, flexibility, adjustments, and its books. Pure.
 
     fund            a registered address           -> the operations that let it trade, once
-    day_ahead       history of the feeder          -> expected net energy of each slot
     flexibility     deviation from the schedule    -> the auction for exactly that energy
+    adjustments     congestion, a cut line         -> cleared sessions to reopen
+    approval        a proposed change              -> our approval, where the operator said so
     Book            settled slots                  -> what the supervisor bought and sold
+
+What was to be expected, the schedule, is `aggregator.day_ahead`.
 
 Every operation comes with a key, under which the outbox does it once. Net energy is import − export
 of the whole feeder [Wh].
@@ -16,13 +19,17 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from aggregator.day_ahead import DAY_S
+from ledger.approvals import PROPOSED, Approval, approves
+from ledger.rulebook import RuleBook
+from wire.slots import SlotGrid
+
 KeyedOperation = tuple[str, dict[str, Any]]
 """An operation and the key under which it is done once."""
-DAY_S = 86_400
 MIN_AHEAD_SLOTS = 2
 """An auction is opened at least so long before its slot, or homes could not answer in time."""
 
@@ -51,6 +58,8 @@ class FlexibilityPolicy:
     pricing: str
     known_wh: Mapping[int, int] = field(default_factory=dict)
     """Deviations known beforehand, by slot of the day [Wh]."""
+    sealed: bool = False
+    """Bids are committed and revealed."""
 
 
 # --- funding ------------------------------------------------------------------------------------
@@ -102,59 +111,11 @@ def fund(event: Mapping[str, Any], slot: int, policy: FundingPolicy) -> list[Key
     return operations
 
 
-# --- schedule -----------------------------------------------------------------------------------
-
-
-def day_ahead(
-    history: Iterable[tuple[int, int]],
-    first_slot: int,
-    slot_s: int,
-    days: int,
-    standing_wh: Sequence[int] = (),
-) -> list[int | None]:
-    """
-    Expected net energy of each slot of the day that begins with `first_slot`.
-
-    The mean of the same slot of the day over the last `days` days; without any, the standing
-    schedule's; without that, None: nothing is expected, so nothing can deviate.
-
-    Args:
-        history: (slot, net energy [Wh]) of the past
-        standing_wh: one value for each slot of the day, or none at all
-    """
-    per_day = DAY_S // slot_s
-    seen: dict[int, list[int]] = {}
-    for slot, net_wh in history:
-        if first_slot - days * per_day <= slot < first_slot:
-            seen.setdefault((slot - first_slot) % per_day, []).append(net_wh)
-    expected: list[int | None] = []
-    for index in range(per_day):
-        if index in seen:
-            expected.append(sum(seen[index]) // len(seen[index]))
-        else:
-            of_day = (first_slot + index) % per_day
-            expected.append(standing_wh[of_day] if of_day < len(standing_wh) else None)
-    return expected
-
-
-def forecast_deviation(measured: Sequence[tuple[int, int | None]]) -> int:
-    """
-    The deviation that the next slots will probably have [Wh].
-
-    Persistence: the mean of the last measured deviations from the schedule.
-
-    Args:
-        measured: (net energy, expected net energy or None) of the last slots [Wh]
-    """
-    deviations = [net_wh - expected for net_wh, expected in measured if expected is not None]
-    return sum(deviations) // len(deviations) if deviations else 0
-
-
 # --- flexibility --------------------------------------------------------------------------------
 
 
 def flexibility(
-    current_slot: int, slot_s: int, forecast_wh: int, policy: FlexibilityPolicy
+    now_ms: int, rules: RuleBook, grid: SlotGrid, forecast_wh: int, policy: FlexibilityPolicy
 ) -> list[KeyedOperation]:
     """
     The auctions to open now: at most one per slot, whose key makes sure of that.
@@ -164,39 +125,127 @@ def flexibility(
 
     Deviations known beforehand are looked for from `ahead_slots` down to two slots ahead, so that a
     slot passed over in a restart is still served while homes can answer. The measured forecast is
-    for the farthest slot only.
+    for the farthest slot only. By the rules of its slot an auction must still be open to bids: its
+    gate (sealed: its reveal window) is ahead, and auctions are switched on.
 
     Args:
+        now_ms: market time
+        rules: the market's, with all changes that were approved
         forecast_wh: deviation expected from what was measured [Wh]
     """
+    current_slot = grid.slot_at(now_ms)
     farthest = current_slot + policy.ahead_slots
     wanted = {farthest: forecast_wh}
     for slot in range(current_slot + MIN_AHEAD_SLOTS, farthest + 1):
-        known_wh = policy.known_wh.get(slot % (DAY_S // slot_s))
+        known_wh = policy.known_wh.get(slot % (DAY_S // grid.length_s))
         if known_wh is not None:
             wanted[slot] = known_wh
     return [
-        _auction(slot, deviation_wh, policy)
+        _auction(slot, deviation_wh, rules, policy)
         for slot, deviation_wh in sorted(wanted.items())
-        if abs(deviation_wh) > policy.band_wh
+        if abs(deviation_wh) > policy.band_wh and _takes_bids(slot, now_ms, rules, policy)
     ]
 
 
-def _auction(slot: int, deviation_wh: int, policy: FlexibilityPolicy) -> KeyedOperation:
+def _takes_bids(slot: int, now_ms: int, rules: RuleBook, policy: FlexibilityPolicy) -> bool:
+    closes_ms = rules.reveal_ms(slot) if policy.sealed else rules.gate_ms(slot)
+    return now_ms < closes_ms and "auctions" in rules.of_slot(slot).templates
+
+
+def _auction(
+    slot: int, deviation_wh: int, rules: RuleBook, policy: FlexibilityPolicy
+) -> KeyedOperation:
+    """
+    The auction for a deviation. Beyond its tariff the supervisor would trade at a loss: it sells
+    what it bought for the retail price at most, and has the feed-in price to pay at least.
+    """
     short = deviation_wh > 0
+    tariff = rules.tariff(slot)
+    cap_uc_per_kwh = min(policy.cap_uc_per_kwh, tariff.retail_uc_per_kwh)
+    floor_uc_per_kwh = max(policy.floor_uc_per_kwh, tariff.feed_in_uc_per_kwh)
     auction = f"flex-{slot}"
-    return (
-        f"auction/{auction}",
-        {
-            "op": "deploy-auction",
-            "auction": auction,
-            "template": "reverse" if short else "forward",
-            "slot": slot,
-            "energyWh": min(abs(deviation_wh), policy.max_energy_wh),
-            "priceUcPerKwh": policy.cap_uc_per_kwh if short else policy.floor_uc_per_kwh,
-            "pricing": policy.pricing,
-        },
-    )
+    operation = {
+        "op": "deploy-auction",
+        "auction": auction,
+        "template": "reverse" if short else "forward",
+        "slot": slot,
+        "energyWh": min(abs(deviation_wh), policy.max_energy_wh),
+        "priceUcPerKwh": cap_uc_per_kwh if short else floor_uc_per_kwh,
+        "pricing": policy.pricing,
+        "sealed": policy.sealed,
+    }
+    return f"auction/{auction}", operation
+
+
+# --- adjustments --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AdjustmentPolicy:
+    """Whether cleared sessions are reopened without being told. See `aggregator.config`."""
+
+    automatic: bool = False
+    margin_s: int = 60
+    """An adjustment ends so long before its slot begins [s]."""
+
+
+def adjustments(
+    event: Mapping[str, Any],
+    rounds: Mapping[int, int],
+    now_ms: int,
+    grid: SlotGrid,
+    policy: AdjustmentPolicy,
+) -> list[KeyedOperation]:
+    """
+    The cleared sessions to reopen after an event, so that nodes may give back what they got.
+
+    - `interconnection-closed`: those of its slots that were cleared while it was in service.
+    - `session-closed` with a congested zone: that slot, after its first round only, or the same
+      congestion would reopen it over and over.
+
+    Args:
+        rounds: the last round of each session that was cleared, by slot
+    """
+    if not policy.automatic:
+        return []
+    match event["event"]:
+        case "interconnection-closed":
+            slots = [slot for slot in rounds if event["startSlot"] <= slot <= event["endSlot"]]
+        case "session-closed":
+            congested = any(zone["congested"] for zone in event["zones"])
+            slots = [event["slot"]] if congested and event["round"] == 0 else []
+        case _:
+            slots = []
+    return [
+        (
+            f"adjust/{slot}/{rounds.get(slot, 0)}",
+            {"op": "open-adjustment", "slot": slot, "deadlineMs": deadline_ms},
+        )
+        for slot in sorted(slots)
+        if now_ms < (deadline_ms := grid.start_ms(slot) - policy.margin_s * 1000)
+    ]
+
+
+# --- changes of the rules -----------------------------------------------------------------------
+
+
+def approval(
+    event: Mapping[str, Any], own_address: str, rules: Iterable[Approval]
+) -> KeyedOperation | None:
+    """
+    Our approval of a proposed change; None when it is ours (proposing approves) or a person's.
+
+    Args:
+        event: of the ledger
+        own_address: who we are
+        rules: what the operator always agrees with
+    """
+    if event["event"] != PROPOSED or event["proposer"] == own_address:
+        return None
+    if not approves(rules, event):
+        return None
+    change = event["change"]
+    return f"approve/{change}", {"op": "approve-change", "change": change}
 
 
 # --- books --------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """
-The DSO's desk on the bus: private withdrawals in, operations of the supervisor out (ADR 0005).
+The DSO's desk on the bus: private withdrawals in, operations of the supervisor out (ADR 0005);
+schedules in, approvals out.
 
     dso/req/<participant>  withdraw-assets -> CSM-DB: limits, ban, whose address -> decision
                            -> books -> outbox -> ledger;  show-account -> the books
+                           approve-schedule -> CSM-DB: an aggregator? -> limits -> books
     ledger events          deposits -> books;  a withdrawal's operation refused -> booked back
 
 A request passes what one to the CSM-DB passes: rate limit, sealed box, form, time, signature,
@@ -16,9 +18,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import structlog
 
 from aggregator.accounts import FAILED, Accounts
+from aggregator.grid_limits import GridPolicy, approve, refusal_of
 from aggregator.withdrawals import Failed, SafetyPolicy, Standing, decide, operations
 from market.assets import EnergyAsset
 from runtime.csmdb_client import CsmDbClient, CsmDbRefusedError
@@ -27,6 +31,7 @@ from runtime.outbox import OperationOutbox
 from runtime.ports import Bus, BusDownError, Clock, Message
 from runtime.rate_limit import RateLimit
 from wire import topics
+from wire.day_ahead import APPROVE_SCHEDULE, ScheduleRequest, read_schedule
 from wire.enrolment import MAX_AGE_MS, MAX_AHEAD_MS, SHOW_PARTICIPANT, make_answer
 from wire.envelope import Envelope, EnvelopeReader, parse_envelope
 from wire.errors import (
@@ -57,11 +62,12 @@ log = structlog.get_logger(component=COMPONENT)
 
 class DsoDesk:
     """
-    Serves withdrawals on the aggregator's lane.
+    Serves withdrawals and approves schedules on the aggregator's lane.
 
     Args:
         key: the supervisor's
         box: what requests are sealed to
+        limits: what the feeder carries
         energy: whether energy is withdrawn in this market, or given at registration
     """
 
@@ -77,6 +83,7 @@ class DsoDesk:
         csmdb: CsmDbClient,
         clock: Clock,
         policy: SafetyPolicy,
+        limits: GridPolicy,
         *,
         energy: bool,
     ) -> None:
@@ -84,7 +91,7 @@ class DsoDesk:
         self._bus, self._key, self._box = bus, key, box
         self._market, self._grid, self._clock = market, grid, clock
         self._outbox, self._csmdb = outbox, csmdb
-        self._policy, self._energy = policy, energy
+        self._policy, self._limits, self._energy = policy, limits, energy
         self._rate = RateLimit(BURST, PER_SECOND, MAX_SENDERS)
         self._reader = EnvelopeReader(
             chain_id=market,
@@ -159,6 +166,10 @@ class DsoDesk:
                 )
             case op if op == SHOW_ACCOUNT:
                 return self._show(envelope.client_id)
+            case op if op == APPROVE_SCHEDULE:
+                return await self._approve_schedule(
+                    envelope.client_id, read_schedule(envelope.parameters)
+                )
             case other:
                 raise UnknownOperationError("not an operation of the DSO", operation=other[:32])
 
@@ -212,6 +223,26 @@ class DsoDesk:
         return {
             "balanceUc": self.accounts.balance_uc(participant),
             "withdrawn": [_asset_json(asset) for asset in held],
+        }
+
+    async def _approve_schedule(self, asker: str, asked: ScheduleRequest) -> dict[str, Any]:
+        # The CSM-DB wants an address named; the asker's own identity never is one.
+        asking = {"participant": asker, "address": asker}
+        known = (await self._csmdb.ask(SHOW_PARTICIPANT, asking, LOOK_UP_S))["participant"]
+        if known["banned"]:
+            return _refused(Refusal.BANNED, known["banned"])
+        slot, slot_s = self._grid.slot_at(self._clock.now_ms()), self._grid.length_s
+        refusal = refusal_of(asked.slots, frozenset(known["roles"]), slot, slot_s)
+        if refusal is not None:
+            return _refused(refusal, "not a schedule that can be approved")
+        before = self.accounts.approved(asker, asked.slots[0][0], asked.slots[-1][0])
+        answer = approve(asked.slots, before, self._limits, slot_s)
+        with self.accounts.atomic():
+            self.accounts.approve(asker, asked.slots, answer)
+        log.info("schedule approved", slots=len(answer.slots), changes=len(answer.changes))
+        return {
+            "slots": [list(row) for row in answer.slots],
+            "changes": [msgspec.to_builtins(change) for change in answer.changes],
         }
 
     async def _answer(

@@ -1,20 +1,29 @@
-"""The aggregator's process: files, lane, service; and what `aggregator status` shows."""
+"""The aggregator's process: files, lane, service; and what `aggregator status`
+and `aggregator schedule` show."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
 
 from aggregator.accounts import Accounts
 from aggregator.config import (
     AccountsSection,
+    Adjustment,
     AggregatorConfig,
+    DsoSection,
     Flexibility,
     Funding,
+    Schedule,
     load_config,
 )
-from aggregator.core import FlexibilityPolicy, FundingPolicy
+from aggregator.core import AdjustmentPolicy, FlexibilityPolicy, FundingPolicy
+from aggregator.day_ahead import DAY_S, enough
+from aggregator.grid_limits import GridPolicy, Works
+from aggregator.scheduler import SchedulePolicy
 from aggregator.store import AggregatorStore
 from aggregator.withdrawals import SafetyPolicy
 from ledger.genesis import Genesis, load_genesis
@@ -29,7 +38,9 @@ from runtime.store import SqliteStore
 from wire.certificates import Certificate, parse
 from wire.errors import ConfigError, WireError
 from wire.keys import BoxKey, SigningKey, from_text, to_text
+from wire.slots import SlotGrid
 
+CONFIG = "aggregator.toml"
 DATABASE = "aggregator.sqlite"
 OUTBOX = "outbox.sqlite"
 ACCOUNTS = "accounts.sqlite"
@@ -62,8 +73,8 @@ def run_aggregator(config_path: Path, port: int | None = None) -> None:
         return Aggregator(
             genesis, key, box, from_text(config.market.csmdb_box), bus, store, outbox, clock, rng,
             funding_policy(config.funding), flexibility_policy(config.flexibility),
-            config.schedule.net_wh_by_slot, config.schedule.history_days, accounts,
-            safety_policy(config.accounts),
+            schedule_policy(config.schedule), accounts, safety_policy(config.accounts),
+            grid_policy(config.dso), config.approve, adjustment_policy(config.adjustment),
         )  # fmt: skip
 
     async def main() -> None:
@@ -144,7 +155,105 @@ def flexibility_policy(section: Flexibility) -> FlexibilityPolicy:
         max_energy_wh=section.max_energy_wh,
         pricing=section.pricing,
         known_wh={each.slot_of_day: each.energy_wh for each in section.deviation},
+        sealed=section.sealed,
     )
+
+
+def schedule_policy(section: Schedule) -> SchedulePolicy:
+    """The section as the scheduler takes it."""
+    return SchedulePolicy(section.net_wh_by_slot, section.history_days, section.lead_hours)
+
+
+def grid_policy(section: DsoSection) -> GridPolicy:
+    """The section as the DSO's rule takes it."""
+    works = [Works(**limit.model_dump()) for limit in section.limit]
+    return GridPolicy(section.rating_import_w, section.rating_export_w, works)
+
+
+def adjustment_policy(section: Adjustment) -> AdjustmentPolicy:
+    """The section as the core takes it."""
+    return AdjustmentPolicy(section.automatic, section.margin_s)
+
+
+def read_schedule(config_path: Path, day: str = "") -> dict[str, Any]:
+    """
+    One day's schedule as asked and approved, beside what was measured.
+
+    Args:
+        config_path: the configuration file, or the folder with `aggregator.toml`
+        day: UTC date (YYYY-MM-DD); empty: today, or else the last day with a schedule
+
+    Returns:
+        `{day, slots: [{slot, start, askedWh, approvedWh, reason, measuredWh, deviationWh}, …]}`;
+        what is not known (yet) is None.
+
+    Raises:
+        ConfigError: it has never run with this configuration, or `day` is not a date.
+    """
+    if config_path.is_dir():
+        config_path = config_path / CONFIG
+    config = load_config(config_path)
+    grid = load_genesis(config.market.genesis).grid
+    per_day = DAY_S // grid.length_s
+    noon_ms = _noon_ms(day) if day else None
+    with contextlib.closing(_open_store(config)) as store:
+        first_slot = _first_slot(noon_ms, store, grid)
+        last_slot = first_slot + per_day - 1
+        rows = store.schedule(first_slot, last_slot)
+        homes = max((len(store.home_schedule(row["slot"])) for row in rows), default=0)
+        least = enough(homes or store.counts()["meters"])
+        measured = dict(store.measured(first_slot, last_slot, least))
+    slots = []
+    for row in rows:
+        measured_wh, approved_wh = measured.get(row["slot"]), row["approved_wh"]
+        known = measured_wh is not None and approved_wh is not None
+        slots.append(
+            {
+                "slot": row["slot"],
+                "start": _utc(grid.start_ms(row["slot"])).isoformat(),
+                "askedWh": row["net_wh"],
+                "approvedWh": approved_wh,
+                "reason": row["reason"],
+                "measuredWh": measured_wh,
+                "deviationWh": measured_wh - approved_wh if known else None,
+            }
+        )
+    return {"day": _utc(grid.start_ms(first_slot)).date().isoformat(), "slots": slots}
+
+
+def _noon_ms(day: str) -> int:
+    try:
+        noon = datetime.combine(date.fromisoformat(day), time(12), UTC)
+    except ValueError:
+        raise ConfigError(f"{day}: not a date; write it as 2026-01-31") from None
+    return int(noon.timestamp()) * 1000
+
+
+def _first_slot(noon_ms: int | None, store: AggregatorStore, grid: SlotGrid) -> int:
+    """The first slot of a day; of none in particular: today, or else the last with a schedule."""
+    per_day = DAY_S // grid.length_s
+    slot = grid.slot_at(clock_from_environment().now_ms() if noon_ms is None else noon_ms)
+    first_slot, last = slot - slot % per_day, store.last_scheduled()
+    if noon_ms is not None or last is None or store.schedule(first_slot, first_slot + per_day - 1):
+        return first_slot
+    return last - last % per_day
+
+
+def _utc(time_ms: int) -> datetime:
+    return datetime.fromtimestamp(time_ms // 1000, UTC)
+
+
+def _open_store(config: AggregatorConfig) -> AggregatorStore:
+    """
+    What the service wrote; it may be running.
+
+    Raises:
+        ConfigError: it has never run with this configuration.
+    """
+    folder = config.service.data_dir
+    if not (folder / DATABASE).exists():
+        raise ConfigError(f"{folder}: the aggregator has not run yet")
+    return AggregatorStore(folder / DATABASE)
 
 
 def read_status(config_path: Path) -> dict[str, Any]:
@@ -154,11 +263,7 @@ def read_status(config_path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it has never run with this configuration.
     """
-    folder = load_config(config_path).service.data_dir
-    if not (folder / DATABASE).exists():
-        raise ConfigError(f"{folder}: the aggregator has not run yet")
-    store = AggregatorStore(folder / DATABASE)
-    try:
+    with contextlib.closing(_open_store(load_config(config_path))) as store:
         return {
             "counts": store.counts(),
             "totals": store.totals(),
@@ -169,5 +274,3 @@ def read_status(config_path: Path) -> dict[str, Any]:
             ],
             "evidence": store.evidence()[-20:],
         }
-    finally:
-        store.close()

@@ -8,16 +8,19 @@ auctions, and one outbox keeps its nonce.
     ledger events   address-registered -> fund it           tx            -> outbox
                     receipt, cpf       -> audit             auction-*     -> board
                     settled, trued-up  -> books       *-deposited   -> private accounts
+                    change-proposed    -> approval, where the operator said so -> outbox
+                    change-approved    -> rules       session-closed, interconnection-closed
+                                                      -> adjustment -> outbox
     readings        -> audit
-    dso/req         -> private accounts -> outbox
-    every slot      schedule, deviation -> auction; progress stored
+    dso/req         -> private accounts -> outbox; schedules -> approval
+    every slot      schedule (`aggregator.scheduler`), deviation -> auction; progress stored
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import structlog
@@ -25,22 +28,27 @@ import structlog
 from aggregator.accounts import Accounts
 from aggregator.auditor import Auditor
 from aggregator.core import (
-    DAY_S,
+    AdjustmentPolicy,
     FlexibilityPolicy,
     FundingPolicy,
+    adjustments,
+    approval,
     book,
     book_true_up,
-    day_ahead,
     flexibility,
-    forecast_deviation,
     fund,
 )
 from aggregator.dso_desk import DsoDesk
+from aggregator.grid_limits import GridPolicy
+from aggregator.scheduler import SchedulePolicy, Scheduler
 from aggregator.store import AggregatorStore
 from aggregator.withdrawals import SafetyPolicy
+from ledger.approvals import Approval
 from ledger.client import LedgerClient, QueryError, Validators
 from ledger.genesis import Genesis
+from ledger.rulebook import RuleBook
 from runtime.csmdb_client import CsmDbClient, CsmDbRefusedError
+from runtime.dso_client import DsoClient
 from runtime.metrics import count_refusal
 from runtime.outbox import OperationOutbox
 from runtime.ports import Bus, BusDownError, Clock, Message, Rng, Store
@@ -48,14 +56,11 @@ from wire import topics
 from wire.enrolment import LIST_METERS
 from wire.envelope import Envelope, new_req_id, seal_envelope
 from wire.errors import WireError
-from wire.keys import BoxKey, Domain, SigningKey
+from wire.keys import BoxKey, Domain, SigningKey, from_text
 
 COMPONENT = "aggregator"
 REFRESH_S = 1.0
 """Least real time between two look-ups at the CSM-DB."""
-MEASURED_SLOTS = 3
-ENOUGH_METERS = 0.8
-"""Share of the meters that must have reported before a slot counts as measured."""
 BOARD_OPERATION = "open-auctions"
 
 log = structlog.get_logger(component=COMPONENT)
@@ -68,8 +73,9 @@ class Aggregator:
     Args:
         bus: the lane under `key.id`
         outbox_store: a file of its own, synchronous=FULL
-        standing_wh: schedule before there is a history, by slot of the day [Wh]
         accounts: the participants' private accounts; none: in memory, for a market without any
+        limits: what the DSO approves of a schedule
+        approve: changes of the rules that the operator always agrees with
     """
 
     def __init__(
@@ -85,16 +91,21 @@ class Aggregator:
         rng: Rng,
         funding: FundingPolicy,
         flexible: FlexibilityPolicy,
-        standing_wh: list[int],
-        history_days: int,
+        schedule: SchedulePolicy,
         accounts: Accounts | None = None,
         safety: SafetyPolicy | None = None,
+        limits: GridPolicy | None = None,
+        approve: Sequence[Approval] = (),
+        adjust: AdjustmentPolicy | None = None,
     ) -> None:
         self.genesis = genesis
         self.store = store
         self._key, self._bus, self._clock, self._rng = key, bus, clock, rng
         self._funding, self._flexible = funding, flexible
-        self._standing_wh, self._history_days = standing_wh, history_days
+        self._approve, self._adjust = approve, adjust or AdjustmentPolicy()
+        self.rules = RuleBook.kept(genesis, store.rules())
+        self._rounds: dict[int, int] = {}
+        """Last round of the sessions that were cleared, by slots that have not ended."""
         self.auditor = Auditor(store, box, genesis.chain_id, genesis.grid, genesis.poe)
         self.ledger = LedgerClient(
             bus, genesis, clock, key.id, resume=store.heights(), from_start=True, rng=rng,
@@ -120,10 +131,13 @@ class Aggregator:
         self.desk = DsoDesk(
             bus, key, box, genesis.market, genesis.grid,
             accounts or Accounts(":memory:", safety.opening_uc), self.outbox, self.csmdb, clock,
-            safety, energy=not funding.automatic,
+            safety, limits or GridPolicy(), energy=not funding.automatic,
         )  # fmt: skip
+        dso = DsoClient(
+            bus, key, box, genesis.market, key.public, from_text(genesis.dso_box_key), clock, rng
+        )
+        self.scheduler = Scheduler(store, self.auditor, dso, genesis.grid, clock, schedule)
         self._board_stale = True
-        self._scheduled_day = -1
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -137,6 +151,7 @@ class Aggregator:
         self._spawn(self.outbox.run())
         self._spawn(self._every_slot())
         self._spawn(self._look_up_meters())
+        self._spawn(self.scheduler.run())
 
     async def stop(self) -> None:
         """Stop the standing work; everything that matters is on disk."""
@@ -177,6 +192,31 @@ class Aggregator:
                     self.store.put_auction(event)
                 self._board_stale = True
                 await self._publish_board()
+            case "change-proposed":
+                self._consider(event)
+            case "change-approved":
+                if self.rules.take_event(event):
+                    with self.store.atomic():
+                        self.store.put_rules(self.rules.to_json())
+            case "session-closed" | "interconnection-closed":
+                self._reopen(event, now_ms)
+
+    def _consider(self, event: dict[str, Any]) -> None:
+        """Approve a proposed change if the operator said so beforehand."""
+        ours = approval(event, self._key.id, self._approve)
+        if ours is not None:
+            self.outbox.add([ours])
+        elif event["proposer"] != self._key.id:
+            log.warning(
+                "a change waits for a person's approval", change=event["change"],
+                path=event["path"], value=event["value"], activation_slot=event["activationSlot"],
+            )  # fmt: skip
+
+    def _reopen(self, event: dict[str, Any], now_ms: int) -> None:
+        """Reopen cleared sessions where the grid changed or is full, if that is configured."""
+        if event["event"] == "session-closed":
+            self._rounds[event["slot"]] = event["round"]
+        self.outbox.add(adjustments(event, self._rounds, now_ms, self.genesis.grid, self._adjust))
 
     async def _take_reading(self, message: Message) -> None:
         home = topics.parse(message.topic).leaf
@@ -199,40 +239,17 @@ class Aggregator:
 
     async def on_slot(self, slot: int) -> None:
         """What is done once in every slot: schedule, flexibility, overdue receipts, progress."""
-        self._schedule_day(slot)
-        operations = flexibility(
-            slot, self.genesis.grid.length_s, self._forecast(slot), self._flexible
-        )
-        self.outbox.add(operations)
+        self.scheduler.on_slot(slot)
+        forecast_wh = self.scheduler.deviation_wh(slot)
+        now_ms, grid = self._clock.now_ms(), self.genesis.grid
+        self.outbox.add(flexibility(now_ms, self.rules, grid, forecast_wh, self._flexible))
+        self._rounds = {each: number for each, number in self._rounds.items() if each >= slot}
+        self.rules.forget_before(slot)
         self.auditor.give_up_overdue(slot, self._clock.now_ms())
         with self.store.atomic():
             self.store.put_validators(self.ledger.validators().to_json())
             self.store.put_heights(self.ledger.delivered())
         await self._publish_board()
-
-    def _schedule_day(self, slot: int) -> None:
-        per_day = DAY_S // self.genesis.grid.length_s
-        first = slot - slot % per_day
-        if first == self._scheduled_day:
-            return
-        history = self.store.feeder_net(
-            first - self._history_days * per_day, first - 1, self._enough_meters()
-        )
-        expected = day_ahead(
-            history, first, self.genesis.grid.length_s, self._history_days, self._standing_wh
-        )
-        with self.store.atomic():
-            self.store.put_schedule(first, expected)
-        self._scheduled_day = first
-
-    def _forecast(self, slot: int) -> int:
-        measured = self.store.feeder_net(slot - MEASURED_SLOTS, slot - 1, self._enough_meters())
-        return forecast_deviation(
-            [(net_wh, self.store.scheduled(each)) for each, net_wh in measured]
-        )
-
-    def _enough_meters(self) -> float:
-        return max(1.0, ENOUGH_METERS * len(self.auditor.directory.meters))
 
     async def _look_up_meters(self) -> None:
         """Keep the directory of meters up to date: asked whenever somebody unknown turns up."""

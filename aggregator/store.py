@@ -1,5 +1,6 @@
 """
-aggregator.sqlite: readings as they were signed, receipts, evidence, books, and where we stand.
+aggregator.sqlite: readings as they were signed, receipts, evidence, books, the schedule, and where
+we stand.
 
 sqlite-utils for tables and migrations; plain SQL on the way of every reading. WAL with
 synchronous=NORMAL: a reading lost in a power cut is sent again by its home (it keeps what was not
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from sqlite_utils.migrations import Migrations
 
 from aggregator.audit import Finding
 from aggregator.core import Book
+from aggregator.day_ahead import DayAhead
+from wire.day_ahead import ScheduleAnswer
 from wire.metering import Reading, digest
 
 migrations = Migrations("aggregator")
@@ -89,6 +93,16 @@ def first_tables(db: Database) -> None:
 def grants_of_addresses(db: Database) -> None:
     """In which slots an address is in the market."""
     db.create_table("grants", {"address": str, "start_slot": int, "end_slot": int}, pk="address")
+
+
+@migrations()
+def schedules_of_homes_and_their_approval(db: Database) -> None:
+    """`net_wh` is what is asked for; only what was approved counts. Homes' rows add up to it."""
+    db.table("schedule").add_column("approved_wh", int)
+    db.table("schedule").add_column("reason", str)
+    db.create_table(
+        "home_schedule", {"slot": int, "meter": str, "net_wh": int}, pk=("slot", "meter")
+    )
 
 
 class AggregatorStore:
@@ -161,19 +175,42 @@ class AggregatorStore:
             "UPDATE readings SET net_wh = ? WHERE meter = ? AND slot = ?", [net_wh, meter, slot]
         )
 
-    def feeder_net(self, first_slot: int, last_slot: int, least: float) -> list[tuple[int, int]]:
+    def home_history(
+        self, first_slot: int, last_slot: int, per_day: int
+    ) -> Iterator[tuple[str, int, int, int]]:
         """
-        (slot, net energy of all meters [Wh]) of slots in which enough of them reported.
+        (meter, slot of the day, sum of net energy [Wh], days) of every meter that reported.
+
+        Added up here, because it is a row for each home and slot otherwise.
+        """
+        return iter(
+            self.db.execute(
+                "SELECT meter, slot % ?, SUM(net_wh), COUNT(*) FROM readings"
+                " WHERE slot BETWEEN ? AND ? AND net_wh IS NOT NULL GROUP BY 1, 2",
+                [per_day, first_slot, last_slot],
+            )
+        )
+
+    def measured(self, first_slot: int, last_slot: int, least: int) -> list[tuple[int, int]]:
+        """
+        (slot, net energy of the feeder [Wh]) of slots in which enough meters reported.
+
+        A home whose reading is not there yet counts as its schedule had it: what nobody measured
+        is no deviation.
 
         Args:
             least: how many meters are enough
         """
         rows = self.db.query(
-            "SELECT slot, SUM(net_wh) AS net, COUNT(net_wh) AS n FROM readings"
-            " WHERE slot BETWEEN ? AND ? AND net_wh IS NOT NULL GROUP BY slot ORDER BY slot",
+            "SELECT r.slot, SUM(r.net_wh) AS net, COUNT(*) AS n,"
+            " (SELECT COALESCE(SUM(h.net_wh), 0) FROM home_schedule h WHERE h.slot = r.slot"
+            "  AND NOT EXISTS (SELECT 1 FROM readings o WHERE o.meter = h.meter"
+            "  AND o.slot = h.slot AND o.net_wh IS NOT NULL)) AS rest"
+            " FROM readings r WHERE r.slot BETWEEN ? AND ? AND r.net_wh IS NOT NULL"
+            " GROUP BY r.slot ORDER BY r.slot",
             [first_slot, last_slot],
         )
-        return [(row["slot"], row["net"]) for row in rows if row["n"] >= least]
+        return [(row["slot"], row["net"] + row["rest"]) for row in rows if row["n"] >= least]
 
     # --- receipts and attestations --------------------------------------------------------------
 
@@ -278,7 +315,7 @@ class AggregatorStore:
                 [validators.get(row["validator"], ""), row["validator"]],
             )
 
-    # --- evidence, books, schedule --------------------------------------------------------------
+    # --- evidence and books ---------------------------------------------------------------------
 
     def add_evidence(
         self, time_ms: int, subject: str, finding: Finding, document: str = ""
@@ -314,18 +351,82 @@ class AggregatorStore:
                 sums[name] = sums.get(name, 0) + value
         return sums
 
-    def put_schedule(self, first_slot: int, expected: list[int | None]) -> None:
-        """Keep a day's schedule; a slot that has one keeps it."""
-        for index, net_wh in enumerate(expected):
-            if net_wh is not None:
-                self.db.execute(
-                    "INSERT OR IGNORE INTO schedule VALUES (?, ?)", [first_slot + index, net_wh]
-                )
+    # --- the schedule ---------------------------------------------------------------------------
 
-    def scheduled(self, slot: int) -> int | None:
-        """Expected net energy of a slot [Wh], or None."""
-        row = self._one("SELECT net_wh FROM schedule WHERE slot = ?", slot)
-        return int(row["net_wh"]) if row is not None else None
+    def put_schedule(self, first_slot: int, made: DayAhead, from_slot: int) -> int:
+        """
+        Keep a day's schedule, to be approved; a slot that has one keeps it.
+
+        Args:
+            first_slot: of the day
+            from_slot: those before have passed
+
+        Returns:
+            For how many slots it is new.
+        """
+        fresh = 0
+        for index, net_wh in enumerate(made.feeder):
+            slot = first_slot + index
+            if net_wh is None or slot < from_slot:
+                continue
+            cursor = self.db.execute(
+                "INSERT OR IGNORE INTO schedule (slot, net_wh) VALUES (?, ?)", [slot, net_wh]
+            )
+            if cursor.rowcount != 1:
+                continue
+            fresh += 1
+            self.db.conn.executemany(
+                "INSERT INTO home_schedule VALUES (?, ?, ?)",
+                [
+                    (slot, meter, rows[index])
+                    for meter, rows in made.homes.items()
+                    if rows[index] is not None
+                ],
+            )
+        return fresh
+
+    def unapproved(self, from_slot: int, most: int) -> list[tuple[int, int]]:
+        """(slot, net energy asked for [Wh]) of the next slots that nobody has approved."""
+        rows = self.db.query(
+            "SELECT slot, net_wh FROM schedule WHERE slot >= ? AND approved_wh IS NULL"
+            " ORDER BY slot LIMIT ?",
+            [from_slot, most],
+        )
+        return [(row["slot"], row["net_wh"]) for row in rows]
+
+    def put_approval(self, answer: ScheduleAnswer) -> None:
+        """Keep what the DSO approved, and why it is not what was asked."""
+        reasons = {change.slot: change.reason for change in answer.changes}
+        for slot, approved_wh in answer.slots:
+            self.db.execute(
+                "UPDATE schedule SET approved_wh = ?, reason = ? WHERE slot = ?",
+                [approved_wh, reasons.get(slot, ""), slot],
+            )
+
+    def approved(self, slot: int) -> int | None:
+        """Approved net energy of a slot [Wh]; None: nothing is expected."""
+        row = self._one("SELECT approved_wh FROM schedule WHERE slot = ?", slot)
+        return None if row is None else row["approved_wh"]
+
+    def schedule(self, first_slot: int, last_slot: int) -> list[dict[str, Any]]:
+        """`{slot, net_wh, approved_wh, reason}` of slots with a schedule."""
+        return list(
+            self.db.query(
+                "SELECT slot, net_wh, approved_wh, COALESCE(reason, '') AS reason FROM schedule"
+                " WHERE slot BETWEEN ? AND ? ORDER BY slot",
+                [first_slot, last_slot],
+            )
+        )
+
+    def home_schedule(self, slot: int) -> dict[str, int]:
+        """What is expected of each home in a slot, by meter [Wh]."""
+        rows = self.db.query("SELECT meter, net_wh FROM home_schedule WHERE slot = ?", [slot])
+        return {row["meter"]: row["net_wh"] for row in rows}
+
+    def last_scheduled(self) -> int | None:
+        """The last slot with a schedule."""
+        row = self._one("SELECT MAX(slot) AS slot FROM schedule")
+        return None if row is None else row["slot"]
 
     # --- auctions and progress ------------------------------------------------------------------
 
@@ -355,6 +456,16 @@ class AggregatorStore:
     def put_heights(self, heights: dict[str, int]) -> None:
         """Keep where to go on after a restart."""
         self.db.execute("INSERT OR REPLACE INTO meta VALUES ('heights', ?)", [json.dumps(heights)])
+
+    def rules(self) -> dict[str, Any]:
+        """What was changed of the genesis' rules (`ledger.rulebook`); empty: nothing."""
+        row = self._one("SELECT value FROM meta WHERE name = 'rules'")
+        found: dict[str, Any] = json.loads(row["value"]) if row is not None else {}
+        return found
+
+    def put_rules(self, rules: Mapping[str, Any]) -> None:
+        """Keep what was changed of the rules."""
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES ('rules', ?)", [json.dumps(rules)])
 
     def validators(self) -> dict[str, Any]:
         """Who speaks for the ledger; empty: the founders."""

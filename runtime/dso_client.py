@@ -1,5 +1,6 @@
 """
-A participant's line to the DSO: withdraw to an address, look at the account (`wire.withdrawal`).
+A participant's line to the DSO: withdraw to an address, look at the account (`wire.withdrawal`);
+an aggregator's: have a schedule approved (`wire.day_ahead`).
 
 Over the participant's own lane, never a trading lane: who asks for which address is between the two
 of them.
@@ -12,6 +13,7 @@ from typing import Any
 from runtime.csmdb_client import CsmDbClient
 from runtime.ports import Bus, Clock, Rng
 from wire import topics
+from wire.day_ahead import APPROVE_SCHEDULE, Row, ScheduleAnswer, ScheduleRequest, read_approval
 from wire.keys import BoxKey, SigningKey, to_text
 from wire.withdrawal import SHOW_ACCOUNT, WITHDRAW_ASSETS
 
@@ -20,7 +22,7 @@ class DsoClient:
     """
     Args:
         bus: the participant's lane
-        key, box: the EMS key, and what answers are sealed to
+        key, box: the EMS key (a service: its own), and what answers are sealed to
         dso_key, dso_box: the supervisor's key and the DSO's box key, from the genesis
     """
 
@@ -79,3 +81,23 @@ class DsoClient:
             CsmDbRefusedError, TimeoutError.
         """
         return await self._line.ask(SHOW_ACCOUNT, {"key": self._key})
+
+    async def approve_schedule(self, slots: list[Row]) -> ScheduleAnswer:
+        """
+        Have the feeder's schedule approved; for an aggregator.
+
+        Args:
+            slots: (slot, net energy [Wh]), slots rising, at most `wire.day_ahead.MAX_SLOTS`
+
+        Returns:
+            The same slots as approved, with the reason of every change.
+
+        Raises:
+            CsmDbRefusedError: refused; `reason` says why.
+            MalformedError: the answer is not one.
+            TimeoutError: no answer.
+        """
+        asked = ScheduleRequest(slots)
+        rows = [list(row) for row in slots]
+        answer = await self._line.ask(APPROVE_SCHEDULE, {"slots": rows, "key": self._key})
+        return read_approval(answer, asked)

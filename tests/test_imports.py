@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "sim": ANYTHING - {"bench"},
     "bench": ANYTHING,
 }
-LEDGER_FOR_READERS = {"ledger.client", "ledger.genesis"}
+LEDGER_FOR_READERS = {"ledger.approvals", "ledger.client", "ledger.genesis", "ledger.rulebook"}
 """What a service may import of the ledger: the interface for those who read the chain."""
 IMPURE = {
     "asyncio", "http", "io", "logging", "multiprocessing", "os", "pathlib", "random", "secrets",

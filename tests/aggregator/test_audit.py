@@ -65,7 +65,7 @@ def test_honest_readings_leave_no_evidence_and_are_kept_as_signed(auditor, meter
     assert auditor.store.readings(meter.key.id, FIRST, FIRST + 2) == {
         reading.slot: reading for reading in meter.readings
     }
-    assert auditor.store.feeder_net(FIRST, FIRST + 2, 1) == [(FIRST + 1, -50), (FIRST + 2, 0)]
+    assert auditor.store.measured(FIRST, FIRST + 2, 1) == [(FIRST + 1, -50), (FIRST + 2, 0)]
 
 
 def test_a_true_receipt_is_found_true(auditor, meter):

@@ -12,12 +12,17 @@ from support.meters import SigningMeter, sealed
 from support.patience import PATIENCE_S
 
 from aggregator.accounts import Accounts
-from aggregator.core import DAY_S, FlexibilityPolicy, FundingPolicy
+from aggregator.core import FlexibilityPolicy, FundingPolicy
+from aggregator.day_ahead import DAY_S
+from aggregator.grid_limits import GridPolicy
+from aggregator.scheduler import SchedulePolicy
 from aggregator.service import Aggregator, running
 from aggregator.store import AggregatorStore
 from aggregator.withdrawals import SafetyPolicy
 from csmdb.service import CsmDbService
 from csmdb.setup import create
+from ledger.approvals import Approval
+from ledger.genesis import Dso
 from runtime.clock import SystemClock
 from runtime.csmdb_client import CsmDbRefusedError
 from runtime.dso_client import DsoClient
@@ -30,16 +35,20 @@ from wire.keys import BoxKey, Domain, to_text
 from wire.metering import Receipt, digest, record_json, sign_record
 
 DSO_BOX = BoxKey(make_key("dso-box").seed)
+DSO = make_key("dso")
 DEPOSIT_UC = 7_000_000
 
 
 class Desk:
     """One aggregator on its files; can be stopped and started again."""
 
-    def __init__(self, site, folder, known_wh, *, automatic=True, safety=None):
+    def __init__(
+        self, site, folder, known_wh, *, automatic=True, safety=None, schedule=None, **more
+    ):
         self.site, self.folder, self.known_wh = site, folder, known_wh
         self.funding = FundingPolicy(DEPOSIT_UC, 5_000, 5_000, 192, automatic)
-        self.safety = safety or SafetyPolicy()
+        self.safety, self.schedule = safety or SafetyPolicy(), schedule or SchedulePolicy()
+        self.more = more
         folder.mkdir()
 
     async def start(self):
@@ -53,8 +62,8 @@ class Desk:
             site.chain.genesis, SUPERVISOR, DSO_BOX, site.csmdb.box.public, self.bus, self.store,
             self.outbox_store, site.authority.clock, SystemRng(),
             self.funding,
-            FlexibilityPolicy(500, 280_000, 100_000, 4, 10_000, "uniform", self.known_wh), [], 7,
-            self.accounts, self.safety,
+            FlexibilityPolicy(500, 280_000, 100_000, 4, 10_000, "uniform", self.known_wh),
+            self.schedule, self.accounts, self.safety, **self.more,
         )  # fmt: skip
         self._running = running(self.aggregator)
         await self._running.__aenter__()
@@ -102,11 +111,11 @@ def grant_json(grant):
 
 
 @pytest.fixture
-async def site(tmp_path):
+async def site(request, tmp_path):
     csmdb = create(tmp_path / "csmdb", "test")
     authority = Authority("test", csmdb.issuing_key)
     async with running_broker(authority) as broker:
-        rules = {"dso_box_key": to_text(DSO_BOX.public)}
+        rules = {"dso_box_key": to_text(DSO_BOX.public), **getattr(request, "param", {})}
         async with running_ledger(authority, broker.port, tmp_path, **rules) as chain:
             own = authority.bus(broker.port, csmdb.issuing_key, credential=csmdb.certificate)
             CsmDbService.on(csmdb, own).start()
@@ -275,6 +284,80 @@ async def test_a_deviation_opens_one_auction_and_says_so_to_late_comers(site, tm
     check_signature(envelope, signed, SUPERVISOR.public, Domain.MESSAGE, "test")
     assert [a["auction"] for a in envelope.parameters["auctions"]] == [opened["auction"]]
     await late.stop()
+    await desk.stop()
+
+
+@pytest.mark.slow
+async def test_a_schedule_goes_to_the_dso_over_the_bus_and_comes_back_changed(site, tmp_path):
+    """The desk lives in the same process and is asked all the same; nobody else may ask it."""
+    policy = SchedulePolicy(standing_wh=[900] * 96, lead_hours=0)
+    limits = GridPolicy(rating_import_w=2_000)
+    desk = Desk(site, tmp_path / "desk", {}, schedule=policy, limits=limits)
+    await desk.start()
+    await until(desk.store.last_scheduled)
+    last = desk.store.last_scheduled()
+    await until(lambda: desk.store.approved(last) is not None)
+    assert desk.store.approved(last) == 500
+    [row] = desk.store.schedule(last, last)
+    assert (row["net_wh"], row["reason"]) == (900, "IMPORT_RATING")
+    assert desk.accounts.approved(SUPERVISOR.id, last, last) == {last: 500}
+
+    home, _ = site.enrol("home-1")
+    lane, line = await dso_line(site, home)
+    with pytest.raises(CsmDbRefusedError) as failed:
+        await line.approve_schedule([(last + 1, 0)])
+    assert failed.value.reason == "NOT_ALLOWED"
+    assert desk.accounts.approved(home.ems.id, 0, last + 1) == {}
+    for slots, reason in (([(1, 0)], "SLOT_CLOSED"), ([(last * 2, 0)], "SLOT_TOO_FAR")):
+        with pytest.raises(CsmDbRefusedError) as failed:
+            await desk.aggregator.scheduler._dso.approve_schedule(slots)
+        assert failed.value.reason == reason
+    await lane.stop()
+    await desk.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "site", [{"dso": Dso(address=DSO.id, key=to_text(DSO.public))}], indirect=True
+)
+async def test_a_proposed_change_is_approved_where_the_operator_said_so(site, tmp_path):
+    rules = [Approval(path="prices.*", least=200_000, most=400_000)]
+    desk = Desk(site, tmp_path / "desk", {}, approve=rules)
+    await desk.start()
+    dso = await site.chain.actor(DSO, {"dso"})
+    active = site.slot + 120
+    for value in (410_000, 390_000):
+        change = {"path": "prices.retailUcPerKwh", "value": value, "activationSlot": active}
+        assert (await dso.submit({"op": "propose-change", **change}))["codes"] == ["OK"]
+    own = {"path": "gateLeadS", "value": 600, "activationSlot": active}
+    desk.aggregator.outbox.add([("propose/1", {"op": "propose-change", **own})])
+    await until(lambda: seen(dso, "change-proposed", path="gateLeadS"))
+    await until(lambda: seen(dso, "change-supported", address=SUPERVISOR.id, participants=0))
+    await until(lambda: desk.aggregator.outbox.waiting == 0)
+    dear, fair = seen(dso, "change-proposed", proposer=DSO.id)
+    outbox = desk.aggregator.outbox
+    assert outbox.state_of(f"approve/{fair['change']}") == "OK"
+    assert outbox.state_of(f"approve/{dear['change']}") == ""
+    [mine] = seen(dso, "change-proposed", proposer=SUPERVISOR.id)
+    assert outbox.state_of(f"approve/{mine['change']}") == ""
+    await desk.stop()
+
+
+@pytest.mark.slow
+async def test_changed_rules_are_kept_across_a_restart(site, tmp_path):
+    desk = Desk(site, tmp_path / "desk", {})
+    await desk.start()
+    lead_s = site.chain.genesis.gate_lead_s + 60
+    slot = site.slot + 10
+    event = {
+        "event": "change-approved", "change": "c", "path": "gateLeadS", "value": lead_s,
+        "activationSlot": slot,
+    }  # fmt: skip
+    await desk.aggregator._take_event(1, event)
+    await desk.stop()
+    await desk.start()
+    assert desk.aggregator.rules.of_slot(slot).gate_lead_s == lead_s
+    assert desk.aggregator.rules.of_slot(slot - 1).gate_lead_s == lead_s - 60
     await desk.stop()
 
 

@@ -18,6 +18,8 @@ from wire.topics import (
     CONSENSUS_PROPOSAL,
     CSMDB_REQ,
     CSMDB_RSP,
+    DSO_REQ,
+    DSO_RSP,
     EVENTS,
     READING,
     STATE,
@@ -107,6 +109,19 @@ async def test_enrolment_works_without_a_credential_and_nothing_else_does(broker
     db.acknowledge(got)
     await db.publish(topic(CSMDB_RSP, HOME.id), b"welcome")
     assert (await meter.read()).payload == b"welcome"
+
+
+@pytest.mark.parametrize("roles", [("aggregator",), ("aggregator", "dso")])
+async def test_an_aggregator_may_ask_the_dso_also_when_it_is_the_same_desk(broker, roles):
+    desk = await enter(broker, DESK, *roles)
+    dso = desk if "dso" in roles else await enter(broker, OTHER, "dso")
+    assert await dso.subscribe(topic(DSO_REQ, "+")) == 1
+    assert await desk.subscribe(topic(DSO_RSP, DESK.id)) == 1
+    await desk.publish(topic(DSO_REQ, DESK.id), b"may we?", qos=0)
+    asked = await dso.read()
+    assert (asked.topic, asked.payload) == (topic(DSO_REQ, DESK.id), b"may we?")
+    await dso.publish(topic(DSO_RSP, DESK.id), b"you may", qos=0)
+    assert (await desk.read()).payload == b"you may"
 
 
 async def test_lost_roles_end_what_an_old_subscription_delivered(broker):
