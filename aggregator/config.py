@@ -23,9 +23,13 @@ from typing import Annotated
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
     ValidationError,
     model_validator,
 )
@@ -184,6 +188,17 @@ class Adjustment(Section):
     """An adjustment ends so long before its slot begins [s]."""
 
 
+class Proposal(Section):
+    """A change of the rules that we propose, once; the others' consent decides."""
+
+    path: str = Field(min_length=1, max_length=200)
+    """Of the parameter (`ledger.contracts.parameters`)."""
+    value: StrictBool | StrictInt | StrictStr
+    """In the parameter's unit."""
+    active_from: AwareDatetime
+    """The first slot that begins then, or later, has it; a day ahead at least."""
+
+
 class AggregatorConfig(Section):
     """A whole configuration, paths resolved."""
 
@@ -198,6 +213,8 @@ class AggregatorConfig(Section):
     adjustment: Adjustment = Adjustment()
     approve: list[Approval] = []
     """Changes of the rules that are approved without asking anybody."""
+    propose: list[Proposal] = []
+    """Changes of the rules that we want."""
 
     @model_validator(mode="after")
     def _prices_in_order(self) -> AggregatorConfig:

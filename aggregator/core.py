@@ -111,6 +111,22 @@ def fund(event: Mapping[str, Any], slot: int, policy: FundingPolicy) -> list[Key
     return operations
 
 
+# --- rules ---------------------------------------------------------------------------------------
+
+
+def propose(path: str, value: int | bool | str, from_ms: int, grid: SlotGrid) -> KeyedOperation:
+    """
+    The proposal of a change, under a key of its content: the same one is made once.
+
+    Args:
+        path, value: of the parameter
+        from_ms: market time; the first slot that begins then or later is the first to have it
+    """
+    slot = grid.slot_at(from_ms - 1) + 1
+    operation = {"op": "propose-change", "path": path, "value": value, "activationSlot": slot}
+    return f"propose/{path}/{value}/{slot}", operation
+
+
 # --- flexibility --------------------------------------------------------------------------------
 
 

@@ -17,10 +17,17 @@ from aggregator.config import (
     DsoSection,
     Flexibility,
     Funding,
+    Proposal,
     Schedule,
     load_config,
 )
-from aggregator.core import AdjustmentPolicy, FlexibilityPolicy, FundingPolicy
+from aggregator.core import (
+    AdjustmentPolicy,
+    FlexibilityPolicy,
+    FundingPolicy,
+    KeyedOperation,
+    propose,
+)
 from aggregator.day_ahead import DAY_S, enough
 from aggregator.grid_limits import GridPolicy, Works
 from aggregator.scheduler import SchedulePolicy
@@ -75,6 +82,7 @@ def run_aggregator(config_path: Path, port: int | None = None) -> None:
             funding_policy(config.funding), flexibility_policy(config.flexibility),
             schedule_policy(config.schedule), accounts, safety_policy(config.accounts),
             grid_policy(config.dso), config.approve, adjustment_policy(config.adjustment),
+            [_proposal(one, genesis.grid) for one in config.propose],
         )  # fmt: skip
 
     async def main() -> None:
@@ -173,6 +181,11 @@ def grid_policy(section: DsoSection) -> GridPolicy:
 def adjustment_policy(section: Adjustment) -> AdjustmentPolicy:
     """The section as the core takes it."""
     return AdjustmentPolicy(section.automatic, section.margin_s)
+
+
+def _proposal(section: Proposal, grid: SlotGrid) -> KeyedOperation:
+    from_ms = int(section.active_from.timestamp() * 1000)
+    return propose(section.path, section.value, from_ms, grid)
 
 
 def read_schedule(config_path: Path, day: str = "") -> dict[str, Any]:

@@ -31,6 +31,7 @@ from aggregator.core import (
     AdjustmentPolicy,
     FlexibilityPolicy,
     FundingPolicy,
+    KeyedOperation,
     adjustments,
     approval,
     book,
@@ -76,6 +77,7 @@ class Aggregator:
         accounts: the participants' private accounts; none: in memory, for a market without any
         limits: what the DSO approves of a schedule
         approve: changes of the rules that the operator always agrees with
+        propose: changes that it wants (`aggregator.core.propose`)
     """
 
     def __init__(
@@ -97,11 +99,13 @@ class Aggregator:
         limits: GridPolicy | None = None,
         approve: Sequence[Approval] = (),
         adjust: AdjustmentPolicy | None = None,
+        propose: Sequence[KeyedOperation] = (),
     ) -> None:
         self.genesis = genesis
         self.store = store
         self._key, self._bus, self._clock, self._rng = key, bus, clock, rng
         self._funding, self._flexible = funding, flexible
+        self._propose = list(propose)
         self._approve, self._adjust = approve, adjust or AdjustmentPolicy()
         self.rules = RuleBook.kept(genesis, store.rules())
         self._rounds: dict[int, int] = {}
@@ -147,6 +151,7 @@ class Aggregator:
             topics.build(self.genesis.market, topics.READING, "+"), self._take_reading
         )
         self.desk.start()
+        self.outbox.add(self._propose)
         await self.ledger.start()
         self._spawn(self.outbox.run())
         self._spawn(self._every_slot())

@@ -18,6 +18,7 @@ from aggregator.core import (
     book_true_up,
     flexibility,
     fund,
+    propose,
 )
 from ledger.approvals import Approval
 from ledger.rulebook import RuleBook
@@ -288,3 +289,12 @@ def test_books_after_a_late_receipt_are_those_of_one_in_time(
     first, second = book(missed), book_true_up(late)
     for name in type(in_time).__slots__:
         assert getattr(first, name) + getattr(second, name) == getattr(in_time, name), name
+
+
+@pytest.mark.parametrize(("offset_ms", "slot"), [(0, 8), (1, 9), (900_000 - 1, 9)])
+def test_a_proposal_holds_from_the_first_slot_that_begins_then_or_later(offset_ms, slot):
+    key, operation = propose("gateLeadS", 240, 8 * 900_000 + offset_ms, GRID)
+    assert operation == {
+        "op": "propose-change", "path": "gateLeadS", "value": 240, "activationSlot": slot,
+    }  # fmt: skip
+    assert key == f"propose/gateLeadS/240/{slot}"
