@@ -1,19 +1,24 @@
 """
 Bills: what each home paid with the market, what it would have paid without, and why they differ.
 
-    with the market     deposits − final balance (free, locked and in escrow), from the chain
+    with the market     deposits − withdrawals − final balance (free, locked and in escrow)
     without             the same profile at retail and feed-in price, the battery in its own
                         self-consumption mode; handed in by whoever knows the profile
     both                less the value of what the battery holds more than at the start, at feed-in
 
 The difference is split exactly. With C₀ the cost of the *metered* nets at tariff and C the cost of
-the same nets in the market (awards and residuals, `market.settlement`), slot by slot:
+the same nets in the market (awards and residuals, `market.settlement`), slot by slot, each at the
+tariff in force in it:
 
-    neighbours   what awards were worth against the tariff
+    neighbours   what trades were worth against the tariff, whatever the market
     flexibility  what auctions of the aggregator paid above feed-in (or saved below retail)
     shortfall    sold but not delivered: bought back at the imbalance price
     surplus      bought but not taken: sold on at the feed-in price
-                 (these four and `assumed` add up to C₀ − C)
+    deviation    taken beyond a forward schedule: at the imbalance instead of the retail price
+                 (these five and `assumed` add up to C₀ − C)
+    fees         of escrowed trades
+    lost         guarantees of escrowed trades, deposits of bids that were not revealed
+    rewards      of the home's validator
     battery      without-market cost − C₀: the battery ran for the market instead of for the house
     stored       energy left in the battery, against the day without a market
     assumed      slots without a receipt, settled at the most the connection carries (ADR 0004);
@@ -27,6 +32,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from analytics.trades import FLEXIBILITY, MARKETS
+from market.scheduling import deviation_tariff
 from market.settlement import Tariff, settle
 from wire.units import cost_uc
 
@@ -37,6 +44,10 @@ PART_WORDS = {
     "flexibility": "flexibility sold to the aggregator",
     "shortfall": "energy sold but not delivered (forecast error)",
     "surplus": "energy bought but not taken (forecast error)",
+    "deviation": "energy taken beyond a schedule, at the imbalance price",
+    "fees": "fees of escrowed trades",
+    "lost": "guarantees and bid deposits lost",
+    "rewards": "rewards of a validator",
     "battery": "the battery ran for the market instead of for the house",
     "stored": "less energy left in the battery",
     "assumed": "slots without a receipt, settled at the most the connection carries",
@@ -55,10 +66,39 @@ class Parts:
     flexibility: int = 0
     shortfall: int = 0
     surplus: int = 0
+    deviation: int = 0
+    fees: int = 0
+    lost: int = 0
+    rewards: int = 0
     battery: int = 0
     stored: int = 0
     assumed: int = 0
     other: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SettledSlot:
+    """A home's settlement in one slot."""
+
+    row: Row
+    """Of the event: `netWh`, `boughtWh`, `soldWh`, perhaps `assumed`."""
+    trades: list[Row]
+    """`side`, `kind`, `energyWh`, `priceUc`, `amountUc` of each; they make up the position."""
+    tariff: Tariff
+    """The supervisor's prices in the slot."""
+    scheduled: bool = False
+    """It took part in the slot's forward session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """What a home paid beside trades and settlements, and what it took off the chain [µ¤]."""
+
+    fees_uc: int = 0
+    lost_uc: int = 0
+    rewards_uc: int = 0
+    """Negative: it got them."""
+    withdrawn_uc: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,27 +133,26 @@ def read_home(value: Mapping[str, Any]) -> HomeDay:
     )
 
 
-def explain(
-    settled: Iterable[tuple[Row, list[Row]]], tariff: Tariff
-) -> tuple[Parts, int, dict[str, int]]:
+def explain(settled: Iterable[SettledSlot]) -> tuple[Parts, int, dict[str, int]]:
     """
     Split what a home gained in its settled slots.
 
     Args:
-        settled: for each slot, the home's settlement row and its awards (trades) of that slot
-        tariff: the supervisor's prices
+        settled: the home's slots
 
     Returns:
-        The parts (the first four and `assumed`), C₀ [µ¤], and sums: importWh, exportWh, boughtWh,
+        The parts (the first five and `assumed`), C₀ [µ¤], and sums: importWh, exportWh, boughtWh,
         soldWh, shortfallWh, surplusWh of metered slots; assumedWh and assumedSlots of the others.
     """
     parts = Parts()
     at_tariff_uc = 0
     names = ("importWh", "exportWh", "boughtWh", "soldWh", "shortfallWh", "surplusWh")
     sums = dict.fromkeys((*names, "assumedWh", "assumedSlots"), 0)
-    for row, awards in settled:
+    for one in settled:
+        row, awards, tariff = one.row, one.trades, one.tariff
         net, bought, sold = row["netWh"], row["boughtWh"], row["soldWh"]
-        result = settle(net, bought, sold, tariff)
+        deviates = deviation_tariff(tariff) if one.scheduled else tariff
+        result = settle(net, bought, sold, deviates)
         if row.get("assumed"):
             paid_uc = _money(awards, "buy") - _money(awards, "sell") + result.amount_uc
             parts.assumed -= paid_uc
@@ -133,11 +172,14 @@ def explain(
         if surplus_wh:
             resold_uc = cost_uc(surplus_wh, tariff.feed_in_uc_per_kwh)
             surplus_uc = resold_uc - paid_uc * surplus_wh // bought
+        deviation_uc = settle(net, bought, sold, tariff).amount_uc - result.amount_uc
         gained_uc = alone_uc - (paid_uc - earned_uc + result.amount_uc)
         parts.flexibility += flexible_uc
         parts.shortfall += shortfall_uc
         parts.surplus += surplus_uc
-        parts.neighbours += gained_uc - flexible_uc - shortfall_uc - surplus_uc
+        parts.deviation += deviation_uc
+        named_uc = flexible_uc + shortfall_uc + surplus_uc + deviation_uc
+        parts.neighbours += gained_uc - named_uc
         at_tariff_uc += alone_uc
         for name, value in zip(
             names,
@@ -150,9 +192,10 @@ def explain(
 
 def bill(
     home: HomeDay,
-    settled: Iterable[tuple[Row, list[Row]]],
+    settled: Iterable[SettledSlot],
     balances: Mapping[str, Mapping[str, Any]],
     tariff: Tariff,
+    paid: Paid | None = None,
 ) -> dict[str, Any]:
     """
     A home's line of the report.
@@ -161,10 +204,14 @@ def bill(
         home: the home and its day without a market
         settled: as in `explain`
         balances: final `balanceUc`, `depositedUc` and, where there are, `lockedUc`, `escrowUc`
-        tariff: the supervisor's prices
+        tariff: the supervisor's prices at the end, at which the battery's content is valued
+        paid: fees and the like; None: there were none
     """
-    parts, at_tariff_uc, sums = explain(settled, tariff)
+    beside = paid or Paid()
+    parts, at_tariff_uc, sums = explain(settled)
+    parts.fees, parts.lost, parts.rewards = -beside.fees_uc, -beside.lost_uc, -beside.rewards_uc
     paid_uc = sum(_paid(balances[a]) for a in home.addresses if a in balances)
+    paid_uc -= beside.withdrawn_uc
     feed_in = tariff.feed_in_uc_per_kwh
     stored_uc = cost_uc(home.soc_end_wh - home.soc_start_wh, feed_in)
     alone_stored_uc = cost_uc(home.baseline_soc_end_wh - home.soc_start_wh, feed_in)
@@ -197,19 +244,33 @@ def bill(
     }
 
 
+def traded_by_kind(trades: Iterable[Row]) -> dict[str, dict[str, int]]:
+    """What a home bought and sold in each market [Wh], what it paid and earned there [µ¤]."""
+    names = {"buy": ("boughtWh", "paidUc"), "sell": ("soldWh", "earnedUc")}
+    sums: dict[str, dict[str, int]] = {}
+    for trade in trades:
+        of_kind = sums.setdefault(
+            trade["kind"], {"boughtWh": 0, "paidUc": 0, "soldWh": 0, "earnedUc": 0}
+        )
+        energy, money = names[trade["side"]]
+        of_kind[energy] += trade["energyWh"]
+        of_kind[money] += trade["amountUc"]
+    return {kind: sums[kind] for kind in MARKETS if kind in sums}
+
+
 def _paid(balance: Mapping[str, Any]) -> int:
     held = sum(int(balance.get(name, 0)) for name in ("balanceUc", "lockedUc", "escrowUc"))
     return int(balance["depositedUc"]) - held
 
 
 def _money(awards: list[Row], side: str) -> int:
-    return sum(cost_uc(a["energyWh"], a["priceUc"]) for a in awards if a["side"] == side)
+    return sum(int(award["amountUc"]) for award in awards if award["side"] == side)
 
 
 def _flexibility(awards: list[Row], tariff: Tariff) -> int:
     gain_uc = 0
     for award in awards:
-        if award["kind"] == "auction":
+        if award["kind"] == FLEXIBILITY:
             energy, price = award["energyWh"], award["priceUc"]
             sells = award["side"] == "sell"
             reference = tariff.feed_in_uc_per_kwh if sells else tariff.retail_uc_per_kwh

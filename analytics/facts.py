@@ -1,7 +1,8 @@
 """
 What analytics needs to know of a market, read from its genesis.
 
-Only names, times and tariffs: the genesis itself (keys, thresholds) belongs to `ledger.genesis`.
+Only names and times, and the tariff with which the market began: the prices of a slot come from
+`ledger.rulebook.RuleBook`, the genesis itself (keys, thresholds) belongs to `ledger.genesis`.
 """
 
 from __future__ import annotations
@@ -21,19 +22,29 @@ TAIL_SLOTS = 4
 
 @dataclass(frozen=True, slots=True)
 class MarketFacts:
-    """Name, slots, tariff and validators of one market."""
+    """Name, slots, validators and genesis of one market."""
 
     market: str
     chain_id: str
     grid: SlotGrid
     start_ms: int
     """Market time of the chain's beginning; days are counted from here."""
-    tariff: Tariff
-    """The supervisor's prices."""
     validators: dict[str, str]
     """Validator id to its controller (the home or company behind it)."""
     supervisor: str
     """Address of the grid supervisor."""
+    genesis: Genesis
+    """What the rules of every slot begin with."""
+
+    @property
+    def tariff(self) -> Tariff:
+        """The supervisor's prices at the market's beginning; of a slot: `Rollup.rules`."""
+        prices = self.genesis.prices
+        return Tariff(
+            retail_uc_per_kwh=prices.retail_uc_per_kwh,
+            feed_in_uc_per_kwh=prices.feed_in_uc_per_kwh,
+            imbalance_uc_per_kwh=prices.imbalance_uc_per_kwh,
+        )
 
     def day_start_ms(self, now_ms: int) -> int:
         """Start of the UTC day that is shown at `now_ms`: the present one, or the first."""
@@ -58,11 +69,7 @@ def facts_of(genesis: Genesis) -> MarketFacts:
         chain_id=genesis.chain_id,
         grid=genesis.grid,
         start_ms=genesis.start_ms,
-        tariff=Tariff(
-            retail_uc_per_kwh=genesis.prices.retail_uc_per_kwh,
-            feed_in_uc_per_kwh=genesis.prices.feed_in_uc_per_kwh,
-            imbalance_uc_per_kwh=genesis.prices.imbalance_uc_per_kwh,
-        ),
         validators={v.id: v.controller for v in genesis.validators},
         supervisor=genesis.supervisor.address,
+        genesis=genesis,
     )

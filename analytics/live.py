@@ -13,6 +13,7 @@ from typing import Any
 from analytics.core import energy_balance, percentile
 from analytics.facts import DAY_MS, MarketFacts
 from analytics.rollups import Rollup
+from analytics.trades import MARKETS, by_kind
 
 MAX_TRADES = 60
 STALE_SLOTS = 3
@@ -58,6 +59,7 @@ class LiveView:
                 "number": (day_start_ms - self.facts.first_day_ms) // DAY_MS + 1,
             },
             "health": health(rollup, situation),
+            "tariff": self._tariff(situation.now_ms),
             "tiles": self._measure(situation.now_ms),
             "slots": rollup.slots.since(known),
             "trades": rollup.trades.since(known)[-MAX_TRADES:],
@@ -71,8 +73,7 @@ class LiveView:
                 "name": self.facts.market,
                 "chainId": self.facts.chain_id,
                 "slotS": self.facts.grid.length_s,
-                "retailUc": self.facts.tariff.retail_uc_per_kwh,
-                "feedInUc": self.facts.tariff.feed_in_uc_per_kwh,
+                "markets": MARKETS,
                 "currency": self.currency,
             }
         return reply
@@ -87,6 +88,7 @@ class LiveView:
             "txs": tiles["txs"],
             "tradedWh": tiles["tradedWh"],
             "flexWh": tiles["flexWh"],
+            "markets": tiles["markets"],
             "finalityP50Ms": tiles["finality"]["p50"] or 0,
             "finalityP95Ms": tiles["finality"]["p95"] or 0,
             "homes": tiles["homes"],
@@ -101,6 +103,11 @@ class LiveView:
     def answer_health(self, situation: Situation) -> dict[str, Any]:
         """State and reasons, for `/healthz`."""
         return health(self.rollup, situation)
+
+    def _tariff(self, now_ms: int) -> dict[str, int]:
+        """The supervisor's prices of the running slot."""
+        tariff = self.rollup.rules.tariff(self.facts.grid.slot_at(now_ms))
+        return {"retailUc": tariff.retail_uc_per_kwh, "feedInUc": tariff.feed_in_uc_per_kwh}
 
     def _measure(self, now_ms: int) -> dict[str, Any]:
         key = (self.rollup.revision, self.facts.grid.slot_at(now_ms))
@@ -121,6 +128,7 @@ def measures(facts: MarketFacts, rollup: Rollup, now_ms: int) -> dict[str, Any]:
         rollup.energy_wh("load", settled),
         rollup.energy_wh("pv", settled),
     )
+    in_day = (v for v in rollup.volumes() if start <= v.slot < end)
     priced = [row for row in day if "priceUc" in row and row["slot"] <= current + 1]
     finality = [row["finalityMs"] for row in rollup.blocks.values()]
     homes = list(rollup.homes.values())
@@ -130,6 +138,7 @@ def measures(facts: MarketFacts, rollup: Rollup, now_ms: int) -> dict[str, Any]:
     return {
         "tradedWh": sum(row.get("tradedWh", 0) for row in day),
         "flexWh": sum(row.get("flexWh", 0) for row in day),
+        "markets": by_kind(in_day),
         "sharedWh": balance.shared_wh,
         "selfSufficiency": balance.self_sufficiency_permille,
         "selfConsumption": balance.self_consumption_permille,

@@ -15,11 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analytics.billing import bill, read_home
+from analytics.billing import Paid, SettledSlot, bill, read_home, traded_by_kind
 from analytics.core import EnergyBalance, energy_balance, percentile
 from analytics.facts import MarketFacts, facts_of
 from analytics.rollups import Rollup, Row
 from analytics.store import AnalyticsStore
+from analytics.trades import MARKETS, by_kind
 from ledger.genesis import Genesis
 from wire.errors import ConfigError
 
@@ -33,8 +34,8 @@ FORMULAE = {
     "outside the feeder",
     "From neighbours": "Σ over slots and homes of max(0, net) − I: left one meter and entered "
     "another in the same slot",
-    "Traded locally": "Σ over slots of the energy cleared in the double auction; contracts, which "
-    "meters then confirmed or residuals made good",
+    "Traded locally": "Σ over slots and markets of the energy that homes contracted, without the "
+    "aggregator's auctions; contracts, which meters then confirmed or residuals made good",
 }
 
 
@@ -56,7 +57,8 @@ def build_report(
         homes: per home `name, address (or addresses), participant, kind, baseline_cost_uc,
             baseline_import_wh, baseline_export_wh, soc_start_wh, soc_end_wh, baseline_soc_end_wh`
             and, if known, `load_wh`, `generation_wh`; without them there are no bills
-        final_balances: per address `balanceUc`, `depositedUc` (and `lockedUc`, `escrowUc`)
+        final_balances: per address `balanceUc`, `depositedUc` (and `lockedUc`, `escrowUc`); what it
+            withdrew, the events tell
         audit: `passed` and `lines`, or any object of facts
         currency: sign for amounts
 
@@ -70,8 +72,9 @@ def build_report(
     rollup = _fold(database, facts)
     settled = sorted(rollup.settlements)
     balance = _energy(rollup, settled, homes)
-    bills = _bills(facts, rollup, homes, final_balances or {})
+    bills = _bills(rollup, homes, final_balances or {})
     slots = sorted(rollup.slots.values(), key=lambda row: int(row["slot"]))
+    tariffs = _tariffs(rollup, [row["slot"] for row in slots])
     report: dict[str, Any] = {
         "market": facts.market,
         "chainId": facts.chain_id,
@@ -79,11 +82,8 @@ def build_report(
         "slotS": facts.grid.length_s,
         "startMs": min((row["startMs"] for row in slots), default=facts.first_day_ms),
         "endMs": max((facts.grid.end_ms(row["slot"]) for row in slots), default=facts.first_day_ms),
-        "tariff": {
-            "retailUc": facts.tariff.retail_uc_per_kwh,
-            "feedInUc": facts.tariff.feed_in_uc_per_kwh,
-            "imbalanceUc": facts.tariff.imbalance_uc_per_kwh,
-        },
+        "tariff": tariffs[-1],
+        "tariffs": tariffs,
         "energy": {
             "tradedWh": sum(row.get("tradedWh", 0) for row in slots),
             "flexWh": sum(row.get("flexWh", 0) for row in slots),
@@ -97,6 +97,16 @@ def build_report(
             "selfConsumptionPermille": balance.self_consumption_permille,
             "settledSlots": len(settled),
             "missingReceipts": sum(row.get("missing", 0) for row in slots),
+        },
+        "markets": [
+            {"kind": kind, "name": MARKETS[kind], **sums}
+            for kind, sums in by_kind(rollup.volumes()).items()
+        ],
+        "marketNames": MARKETS,
+        "supervisor": {
+            "address": facts.supervisor,
+            "paidUc": rollup.money.paid_uc(facts.supervisor),
+            "byReason": rollup.money.of(facts.supervisor),
         },
         "formulae": FORMULAE,
         "bills": bills,
@@ -158,6 +168,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
             for row in worse
         ]
         lines += [row["warning"] for row in bills if row.get("warning")]
+    if len(report["markets"]) > 1:
+        lines.append(_by_market(report["markets"], report["currency"]))
     finality = blocks["finality"]
     if finality["p50"] is not None:
         lines.append(
@@ -165,6 +177,15 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
             f" {finality['p50']} ms, p95 {finality['p95']} ms, p99 {finality['p99']} ms."
         )
     return lines
+
+
+def _by_market(markets: Sequence[Mapping[str, Any]], currency: str) -> str:
+    """Energy and money of each market, in one sentence."""
+    said = [
+        f"{row['name']} {row['energyWh'] / 1000:.1f} kWh for {row['moneyUc'] / 1e6:.2f} {currency}"
+        for row in markets
+    ]
+    return f"By market: {'; '.join(said)}."
 
 
 def read_audit(audit: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -209,7 +230,6 @@ def _energy(
 
 
 def _bills(
-    facts: MarketFacts,
     rollup: Rollup,
     homes: Sequence[Mapping[str, Any]],
     balances: Mapping[str, Mapping[str, Any]],
@@ -217,17 +237,51 @@ def _bills(
     awards: dict[tuple[int, str], list[Row]] = defaultdict(list)
     for trade in rollup.trades.values():
         awards[trade["slot"], trade["address"]].append(trade)
+    latest = rollup.rules.tariff(max((row["slot"] for row in rollup.slots.values()), default=0))
     lines = []
     for value in homes:
         home = read_home(value)
-        settled: list[tuple[Row, list[Row]]] = [
-            (rows[address], awards[slot, address])
+        settled = [
+            SettledSlot(
+                row=rows[address],
+                trades=awards[slot, address],
+                tariff=rollup.rules.tariff(slot),
+                scheduled=(slot, address) in rollup.scheduled,
+            )
             for slot, rows in sorted(rollup.settlements.items())
             for address in home.addresses
             if address in rows
         ]
-        lines.append(bill(home, settled, balances, facts.tariff))
+        line = bill(home, settled, balances, latest, _paid_beside(rollup, home.addresses))
+        own = [t for t in rollup.trades.values() if t["address"] in home.addresses]
+        lines.append({**line, "markets": traded_by_kind(own)})
     return lines
+
+
+def _paid_beside(rollup: Rollup, addresses: Sequence[str]) -> Paid:
+    """What a home paid beside trades and settlements."""
+    paid = [rollup.money.of(address) for address in addresses]
+    return Paid(
+        fees_uc=sum(one["fees"] for one in paid),
+        lost_uc=sum(one["lost"] for one in paid),
+        rewards_uc=sum(one["rewards"] for one in paid),
+        withdrawn_uc=sum(rollup.money.withdrawn_uc.get(address, 0) for address in addresses),
+    )
+
+
+def _tariffs(rollup: Rollup, slots: Sequence[int]) -> list[dict[str, int]]:
+    """The supervisor's prices in the order of slots, one row for each time they changed."""
+    rows: list[dict[str, int]] = []
+    for slot in slots or [0]:
+        tariff = rollup.rules.tariff(slot)
+        row = {
+            "retailUc": tariff.retail_uc_per_kwh,
+            "feedInUc": tariff.feed_in_uc_per_kwh,
+            "imbalanceUc": tariff.imbalance_uc_per_kwh,
+        }
+        if not rows or any(rows[-1][name] != price for name, price in row.items()):
+            rows.append({"startMs": rollup.facts.grid.start_ms(slot), **row})
+    return rows
 
 
 def _blocks(rollup: Rollup) -> dict[str, Any]:

@@ -10,11 +10,14 @@ is taken to change linearly, and the energy of that stretch is put into the slot
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from analytics.facts import MarketFacts
+from analytics.money import MoneyBook
+from analytics.trades import FLEXIBILITY, Terms, Trade, Volume, by_kind, trades_of, volumes_of
+from ledger.rulebook import RuleBook
 
 K = TypeVar("K", bound=Hashable)
 Row = dict[str, Any]
@@ -123,15 +126,25 @@ class Rollup:
     balances: dict[str, int] = field(default_factory=dict)
     """Money of an address, free and locked [µ¤]."""
     settlements: dict[int, dict[str, Row]] = field(default_factory=dict)
+    scheduled: set[tuple[int, str]] = field(default_factory=set)
+    """(slot, address) of who scheduled: its deviations are settled at the imbalance price."""
+    rules: RuleBook = field(init=False)
+    """What holds in each slot, the tariff first of all."""
+    money: MoneyBook = field(init=False)
     refusals: dict[tuple[str, str], int] = field(default_factory=dict)
     """Refused messages by (component, reason)."""
     _node_refusals: dict[tuple[str, str, str], int] = field(default_factory=dict)
     _power: dict[int, _Power] = field(default_factory=dict)
     _last_state: dict[str, HomeState] = field(default_factory=dict)
     _missing: dict[int, set[str]] = field(default_factory=dict)
+    _terms: Terms = field(default_factory=Terms)
+    _volumes: dict[int, dict[tuple[str, str], Volume]] = field(default_factory=dict)
+    """By slot, market and reference: an event that is told again changes nothing."""
     _sequence: int = 0
 
     def __post_init__(self) -> None:
+        self.rules = RuleBook(self.facts.genesis)
+        self.money = MoneyBook(self.facts.supervisor)
         for name, controller in self.facts.validators.items():
             row = {"id": name, "controller": controller, "turns": 0, "txs": 0}
             self.validators.put(name, row, self.revision)
@@ -140,26 +153,25 @@ class Rollup:
 
     def fold_event(self, height: int, event: Row) -> None:
         """Take one finalised event; names that are not known change nothing."""
-        take = _EVENTS.get(event.get("event", ""))
+        name = event.get("event", "")
+        if name not in _EVENTS:
+            return
+        self.revision += 1
+        self.height = max(self.height, height)
+        event = self._terms.complete(event)
+        take = _EVENTS[name]
         if take is not None:
-            self.revision += 1
-            self.height = max(self.height, height)
             take(self, event)
+        trades = trades_of(event)
+        self._traded(trades, volumes_of(event, trades))
+        self.money.take(event, trades, self.rules)
 
     def _cleared(self, event: Row) -> None:
-        slot = event["slot"]
-        row = self._slot(slot)
-        row.update(
-            tradedWh=event["tradedWh"],
-            bids=event["bids"],
-            offers=event["offers"],
-            welfareUc=event.get("welfareUc", 0),
-        )
+        row = self._slot(event["slot"])
+        row.update(bids=event["bids"], offers=event["offers"], welfareUc=event.get("welfareUc", 0))
         if event["tradedWh"] > 0:
             row["priceUc"] = event["priceUcPerKwh"]
-        self._put_slot(slot, row)
-        for number, award in enumerate(event["awards"]):
-            self._trade((slot, number, "market", ""), award["side"], award)
+        self._put_slot(event["slot"], row)
 
     def _auction_opened(self, event: Row) -> None:
         row = {
@@ -183,45 +195,49 @@ class Rollup:
         spent = sum(a["energyWh"] * a["priceUcPerKwh"] for a in awards)
         row.update(status="cleared", boughtWh=bought, awards=len(awards))
         if bought > 0:
-            row["meanUc"] = spent // bought
+            row["meanUc"] = spent // sum(a["energyWh"] for a in awards)
         self.auctions.put(event["auction"], row, self.revision)
-        side = "buy" if row["template"] == "forward" else "sell"
-        for number, award in enumerate(awards):
-            self._trade((event["slot"], number, "auction", event["auction"]), side, award)
-        slot = self._slot(event["slot"])
-        slot["flexWh"] = slot.get("flexWh", 0) + bought
-        self._put_slot(event["slot"], slot)
 
-    def _offer_accepted(self, event: Row) -> None:
-        """A trade of the order book: in each slot an award of the buyer and one of the seller."""
-        for asset in event["traded"]:
-            for slot in range(asset["startSlot"], asset["endSlot"] + 1):
-                for number, (side, party) in enumerate((("buy", "buyer"), ("sell", "seller"))):
-                    award = {
-                        "address": event[party],
-                        "energyWh": asset["energyWh"],
-                        "priceUcPerKwh": event["priceUcPerKwh"],
-                    }
-                    self._trade((slot, number, "offer", event["offer"]), side, award)
+    def _traded(self, trades: list[Trade], volumes: list[Volume]) -> None:
+        """The trades of an event, and what they moved in each slot's markets."""
+        for trade in trades:
+            self._trade(trade)
+        for volume in volumes:
+            of_slot = self._volumes.setdefault(volume.slot, {})
+            of_slot[volume.kind, volume.reference] = volume
+        for slot in sorted({volume.slot for volume in volumes}):
+            markets = by_kind(self._volumes[slot].values())
+            all_wh = sum(market["energyWh"] for market in markets.values())
+            flex_wh = markets.get(FLEXIBILITY, {}).get("energyWh", 0)
+            row = self._slot(slot)
+            row.update(markets=markets, tradedWh=all_wh - flex_wh, flexWh=flex_wh)
+            self._put_slot(slot, row)
 
-    def _trade(self, key: tuple[int, int, str, str], side: str, award: Row) -> None:
-        """An award, known by its slot and its number in its clearing: an address may have two."""
-        slot, _, kind, reference = key
+    def _trade(self, trade: Trade) -> None:
+        """One trade, known by its slot and its number in its event: an address may have two."""
         self._sequence += 1
         row = {
             "seq": self._sequence,
-            "slot": slot,
-            "startMs": self.facts.grid.start_ms(slot),
-            "address": award["address"],
-            "side": side,
-            "kind": kind,
-            "reference": reference,
-            "energyWh": award["energyWh"],
-            "priceUc": award["priceUcPerKwh"],
+            "slot": trade.slot,
+            "startMs": self.facts.grid.start_ms(trade.slot),
+            "address": trade.address,
+            "side": trade.side,
+            "kind": trade.kind,
+            "reference": trade.reference,
+            "energyWh": trade.energy_wh,
+            "priceUc": trade.price_uc_per_kwh,
+            "amountUc": trade.amount_uc,
         }
+        key = (trade.slot, trade.number, trade.kind, trade.reference)
         self.trades.put(key, row, self.revision)
         if self.keep_days:
             self.trades.drop_oldest(LATEST_TRADES)
+
+    def _schedule_submitted(self, event: Row) -> None:
+        self.scheduled.add((event["slot"], event["address"]))
+
+    def _change_approved(self, event: Row) -> None:
+        self.rules.take_event(event)
 
     def _settled(self, event: Row) -> None:
         slot = event["slot"]
@@ -241,6 +257,10 @@ class Rollup:
             missing=len(self._missing.get(slot, ())),
         )
         self._put_slot(slot, row)
+
+    def volumes(self) -> list[Volume]:
+        """What every clearing, offer and trade moved, by slot."""
+        return [v for slot in sorted(self._volumes) for v in self._volumes[slot].values()]
 
     def metered_nets(self, slot: int) -> list[int]:
         """
@@ -374,6 +394,9 @@ class Rollup:
             del self._power[slot]
         for slot in [s for s in self._missing if s < limit]:
             del self._missing[slot]
+        for slot in [s for s in self._volumes if s < limit]:
+            del self._volumes[slot]
+        self.scheduled = {entry for entry in self.scheduled if entry[0] >= limit}
 
     def energy_wh(self, name: str, slots: Iterable[int]) -> int:
         """Energy of `load`, `pv`, `battery` or `grid` in these slots [Wh]."""
@@ -405,14 +428,25 @@ def _unknown_auction(event: Row, facts: MarketFacts) -> Row:
     }
 
 
-_EVENTS = {
+_EVENTS: dict[str, Callable[[Rollup, Row], None] | None] = {
     "cleared": Rollup._cleared,
     "auction-opened": Rollup._auction_opened,
     "auction-cleared": Rollup._auction_cleared,
-    "offer-accepted": Rollup._offer_accepted,
+    "offer-accepted": None,
+    "escrow-offered": None,
+    "escrow-accepted": None,
+    "escrow-revealed": None,
+    "escrow-ended": None,
+    "schedule-submitted": Rollup._schedule_submitted,
+    "session-closed": None,
+    "bid-forfeited": None,
     "settled": Rollup._settled,
     "trued-up": Rollup._settled,
+    "change-approved": Rollup._change_approved,
+    "rewards": None,
+    "financial-deposited": None,
     "cpf": Rollup._cpf,
     "tx": Rollup._tx,
     "balance": Rollup._balance,
 }
+"""What is known, and what beside trades and money it changes."""

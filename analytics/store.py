@@ -3,7 +3,8 @@ What analytics remembers: one SQLite file, written in batches, readable with any
 
 Events are kept whole (`events.body`, canonical JSON) and, where people ask for them, also as
 columns: blocks, clearings, trades, settlements, CPF, states, readings, refusals. After a restart
-the live picture is folded again from this file. Of a sealed reading only order, size and digest are
+the live picture is folded again from this file; changes of the rules are never forgotten, or the
+tariff of a slot would be lost with them. Of a sealed reading only order, size and digest are
 kept: the registers inside belong to the DSO.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 import sqlite_utils
 
 from analytics.rollups import HomeState, Rollup
+from analytics.trades import Terms, trades_of
 from wire.canonical import encode
 
 SCHEMA: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
@@ -42,6 +44,7 @@ SCHEMA: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
         {
             "slot": int, "number": int, "address": str, "side": str, "kind": str,
             "reference": str, "energy_wh": int, "price_uc_per_kwh": int, "height": int,
+            "amount_uc": int,
         },
         ("slot", "number", "kind", "reference"),
     ),
@@ -73,6 +76,9 @@ SCHEMA: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
     ),
     "meta": ({"key": str, "value": str}, ("key",)),
 }  # fmt: skip
+OPENING = ("auction-opened", "escrow-offered", "escrow-revealed")
+"""Events whose terms later ones need."""
+RULE_CHANGE = "change-approved"
 _BUSY_TIMEOUT_MS = 5000
 
 
@@ -97,8 +103,9 @@ class AnalyticsStore:
         self._db.table("events").create_index(["time_ms"], if_not_exists=True)
         self._db.table("states").create_index(["time_ms"], if_not_exists=True)
         self._pending: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
-        opened = self._db.execute("SELECT body FROM events WHERE name = 'auction-opened'")
-        self._templates = {e["auction"]: e["template"] for e in map(_first_json, opened)}
+        self._terms = Terms()
+        for event in self._events_named(*OPENING):
+            self._terms.complete(event)
         counted = self._db.execute("SELECT home, MAX(sequence) FROM readings GROUP BY home")
         self._reading_sequence: dict[str, int] = dict(counted.fetchall())
 
@@ -108,16 +115,13 @@ class AnalyticsStore:
         """Remember a finalised event, whole and in its table."""
         name = event["event"]
         slot = event.get("slot")
-        if name == "auction-opened":
-            self._templates[event["auction"]] = event["template"]
-        elif name == "auction-cleared":
-            event = {"template": self._templates.pop(event["auction"], "reverse"), **event}
+        event = self._terms.complete(event)
         body = encode(event).decode()
         self._pending["events"].append((None, height, time_ms, name, slot, body))
         add = _COLUMNS.get(name)
-        if add is not None:
-            for table, row in add(height, event):
-                self._pending[table].append(row)
+        rows = add(height, event) if add is not None else []
+        for table, row in rows + _trades(height, event):
+            self._pending[table].append(row)
 
     def add_block(self, block: dict[str, Any]) -> None:
         """Remember an agreed block."""
@@ -167,9 +171,16 @@ class AnalyticsStore:
         return sum(len(rows) for rows in pending.values())
 
     def prune(self, before_ms: int) -> None:
-        """Forget events, states and readings that came in before `before_ms`; the rest is small."""
+        """
+        Forget events, states and readings that came in before `before_ms`; the rest is small.
+
+        Changes of the rules are kept: they hold for the slots to come.
+        """
         with self._db.atomic():
-            for table in ("events", "states", "readings"):
+            self._db.table("events").delete_where(
+                "time_ms < ? AND name != ?", [before_ms, RULE_CHANGE]
+            )
+            for table in ("states", "readings"):
                 self._db.table(table).delete_where("time_ms < ?", [before_ms])
 
     def close(self) -> None:
@@ -195,7 +206,9 @@ class AnalyticsStore:
         return list(self._db[table].rows_where(order_by=order or ",".join(SCHEMA[table][1])))
 
     def replay(self, rollup: Rollup, since_ms: int = 0) -> None:
-        """Fold what is remembered since `since_ms` into `rollup`."""
+        """Fold what is remembered since `since_ms` into `rollup`, and all changes of the rules."""
+        for event in self._events_named(RULE_CHANGE):
+            rollup.rules.take_event(event)
         events = self._db.execute(
             "SELECT height, body FROM events WHERE time_ms >= ? ORDER BY id", (since_ms,)
         )
@@ -217,46 +230,33 @@ class AnalyticsStore:
         for (node, component), by_reason in counts.items():
             rollup.fold_refused(node, component, by_reason)
 
-
-def _first_json(row: tuple[str]) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(row[0])
-    return value
+    def _events_named(self, *names: str) -> list[dict[str, Any]]:
+        """The remembered events of these names, in order."""
+        marks = ",".join("?" * len(names))
+        rows = self._db.execute(
+            f"SELECT body FROM events WHERE name IN ({marks}) ORDER BY id",  # noqa: S608 marks only
+            names,
+        )
+        return [json.loads(body) for (body,) in rows]
 
 
 Rows = list[tuple[str, tuple[Any, ...]]]
-_PARTY = {"buy": "buyer", "sell": "seller"}
 
 
 def _clearing(height: int, event: dict[str, Any]) -> Rows:
-    slot = event["slot"]
     facts = (
-        slot, height, event["priceUcPerKwh"], event["tradedWh"], event["bids"], event["offers"],
-        event.get("welfareUc", 0),
+        event["slot"], height, event["priceUcPerKwh"], event["tradedWh"], event["bids"],
+        event["offers"], event.get("welfareUc", 0),
     )  # fmt: skip
-    return [("clearings", facts)] + [
-        ("trades", (slot, number, a["address"], a["side"], "market", "", a["energyWh"],
-                    a["priceUcPerKwh"], height))
-        for number, a in enumerate(event["awards"])
-    ]  # fmt: skip
+    return [("clearings", facts)]
 
 
-def _auction(height: int, event: dict[str, Any]) -> Rows:
-    side = "buy" if event.get("template") == "forward" else "sell"
+def _trades(height: int, event: dict[str, Any]) -> Rows:
+    """The trades that an event made, whichever the market."""
     return [
-        ("trades", (event["slot"], number, a["address"], side, "auction", event["auction"],
-                    a["energyWh"], a["priceUcPerKwh"], height))
-        for number, a in enumerate(event["awards"])
-    ]  # fmt: skip
-
-
-def _offer(height: int, event: dict[str, Any]) -> Rows:
-    """A trade of the order book: in each slot one row for the buyer and one for the seller."""
-    return [
-        ("trades", (slot, number, event[_PARTY[side]], side, "offer", event["offer"],
-                    asset["energyWh"], event["priceUcPerKwh"], height))
-        for asset in event["traded"]
-        for slot in range(asset["startSlot"], asset["endSlot"] + 1)
-        for number, side in enumerate(_PARTY)
+        ("trades", (t.slot, t.number, t.address, t.side, t.kind, t.reference, t.energy_wh,
+                    t.price_uc_per_kwh, height, t.amount_uc))
+        for t in trades_of(event)
     ]  # fmt: skip
 
 
@@ -277,8 +277,6 @@ def _cpf(height: int, event: dict[str, Any]) -> Rows:
 
 _COLUMNS = {
     "cleared": _clearing,
-    "auction-cleared": _auction,
-    "offer-accepted": _offer,
     "settled": _settlement,
     "trued-up": _settlement,
     "cpf": _cpf,

@@ -186,11 +186,16 @@ class _Pages:
         summary = self._view.summary(self._situation())
         for key, name, meaning in (
             ("height", "hearthgrid_ledger_height", "Height of the latest known block"),
-            ("tradedWh", "hearthgrid_day_traded_wh", "Energy cleared locally in this day [Wh]"),
+            ("tradedWh", "hearthgrid_day_traded_wh", "Energy traded locally in this day [Wh]"),
             ("flexWh", "hearthgrid_day_flexibility_wh", "Energy bought in auctions today [Wh]"),
             ("finalityP50Ms", "hearthgrid_finality_p50_ms", "Median proposal to finality [ms]"),
             ("finalityP95Ms", "hearthgrid_finality_p95_ms", "95th percentile of finality [ms]"),
             ("homesOnline", "hearthgrid_homes_online", "Homes that say they are online"),
         ):
             Gauge(name, meaning, registry=registry).set(summary[key])
+        by_market = Gauge(
+            "hearthgrid_day_market_wh", "Energy traded today [Wh]", ["market"], registry=registry
+        )
+        for kind, sums in summary["markets"].items():
+            by_market.labels(kind).set(sums["energyWh"])
         return registry

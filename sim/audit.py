@@ -1,7 +1,7 @@
 """
 The audit at the end of a run: does what the processes left on disk hold together, and is it whole?
 
-Seven checks, each of which can fail alone:
+Eight checks:
 
     chain        re-executed from its genesis by a process of its own (`ledger verify`)
     nodes        all validators at one tip, with one block and one state
@@ -9,7 +9,8 @@ Seven checks, each of which can fail alone:
     readings     every home's registers at every slot boundary, signed, unbroken, monotone
     receipts     one for each home and slot, true to the registers, and settled as it says
     dso          the DSO found all of them true by itself, and nothing else
-    money        every balance is deposits less bill; all bills add up to zero
+    positions    clearings, trades and settlements of all markets are those of the signed orders
+    money        every balance at every block follows from them; all bills add up to zero
 
 What is demanded comes from the run's promise (homes and slots), never from what is there: a chain
 that stopped early, or a home that fell silent, fails.
@@ -35,7 +36,7 @@ from sim.audit_chain import (
     verify_apart,
 )
 from sim.audit_delivery import check_dso, check_readings, check_receipts
-from sim.audit_money import check_money
+from sim.audit_money import check_market
 from sim.audit_trail import Check, Trail, read_trail
 from sim.feeder import Feeder
 from wire.errors import ConfigError, WireError
@@ -98,7 +99,14 @@ def _of_trail(trail: Trail, aggregator: Path) -> list[Check]:
         checks.append(_guarded("dso", lambda: check_dso(trail, store)))
     finally:
         store.close()
-    return [*checks, _guarded("money", lambda: check_money(trail))]
+    return [*checks, *_of_market(trail)]
+
+
+def _of_market(trail: Trail) -> list[Check]:
+    try:
+        return check_market(trail)
+    except UNREADABLE as error:
+        return [Check("money", False, f"cannot be replayed: {error!r}")]
 
 
 def _of_readings(trail: Trail, store: AggregatorStore) -> list[Check]:

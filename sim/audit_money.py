@@ -1,112 +1,99 @@
 """
-The money's part of the audit: every balance follows from what the market announced.
+The market's part of the audit: every position and every balance follows from what was signed.
 
-From the events alone (awards, prices, settlements, late receipts) each home's bill is counted, and
-its final balance must be its deposits less that bill. What the homes pay, the supervisor gets: the
-bills of all add up to zero, except for what buyers paid into slots that are not settled yet.
+The whole history is replayed (`sim.audit_replay`) in the audit's own books, over all markets of a
+slot together. Two checks come of it:
 
-A pair of buyer and seller is rounded once, in merit order, as `ledger.contracts.exchange` does it;
-the pairs are made again here from the announced awards.
+    positions  events say what their operations said; clearings, trades and settlements are those
+               of the orders, and what a home bought and sold in a slot is the sum over all markets
+    money      every balance at every block, free and locked, is the books'; in the end each home
+               holds its deposits less its bill, and the bills of homes and supervisor add up to
+               zero, but for what waits for a settlement or in the pool of rewards
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import Any
+from collections.abc import Iterable
 
 from ledger.contracts import keys
-from sim.audit_trail import ChainRecord, Check, Trail, verdict
-from wire.units import cost_uc
+from sim.audit_book import Book
+from sim.audit_history import History
+from sim.audit_replay import Replay
+from sim.audit_trail import Check, Trail, verdict
 
 
-def check_money(trail: Trail) -> Check:
-    """Balances are deposits less bills, and the bills of homes and supervisor sum to zero."""
-    chain, supervisor = trail.chain, trail.genesis.supervisor
-    bills, escrow_uc = _bills(chain)
-    faults, homes_uc = [], 0
-    for home in trail.homes:
-        bill_uc = sum(bills.pop(address, 0) for address in home.addresses)
-        expected_uc = sum(chain.deposits_uc.get(a, 0) for a in home.addresses) - bill_uc
-        held_uc = sum(_held(chain, address) for address in home.addresses)
-        homes_uc += bill_uc
-        if held_uc != expected_uc:
-            faults.append(f"{home.name} holds {held_uc} µ¤, deposits less bill are {expected_uc}")
-    expected_uc = supervisor.balance_uc + homes_uc - escrow_uc
-    held_uc = _held(chain, supervisor.address)
-    if held_uc != expected_uc:
-        faults.append(f"the supervisor holds {held_uc} µ¤, {expected_uc} follow from the bills")
-    faults += [f"{address} has a bill and no home" for address in sorted(bills)]
+def check_market(trail: Trail) -> list[Check]:
+    """The checks `positions` and `money`."""
+    replay, differing = replayed(trail, trail.chain.history)
+    return [_positions(trail, replay, differing), _money(trail, replay)]
+
+
+def replayed(trail: Trail, history: Iterable[History]) -> tuple[Replay, list[str]]:
+    """The books at the end of a history, and where its events differ from what was signed."""
+    replay, differing = Replay(trail.genesis), list[str]()
+    for block in history:
+        differing += block.faults
+        replay.take(block)
+    return replay, differing
+
+
+def _positions(trail: Trail, replay: Replay, differing: list[str]) -> Check:
+    traded = [held.sold_wh for slot in replay.book.positions.values() for held in slot.values()]
+    faults = [*differing, *replay.energy]
+    faults += [
+        f"slot {slot}: {bought_wh} Wh bought and {sold_wh} Wh sold"
+        for slot, bought_wh, sold_wh in _sums(replay.book)
+        if bought_wh != sold_wh
+    ]
     text = (
-        f"every balance is deposits less bill; the homes' bills {homes_uc / 1e6:.6f} ¤ and the"
-        f" supervisor's {-homes_uc / 1e6:.6f} ¤ add up to zero"
+        f"{sum(traded)} Wh sold in all markets and slots are as much bought; every position that"
+        f" was settled in {len(trail.chain.settled)} slots is the sum of its trades"
     )
-    return verdict("money", faults, text)
+    return verdict("positions", faults, text, {"soldWh": sum(traded)})
 
 
-def _bills(chain: ChainRecord) -> tuple[dict[str, int], int]:
-    """
-    What each address paid in the market [µ¤], and what waits in escrow for a settlement.
-
-    The supervisor's side is not counted: it is what must follow from the homes'.
-    """
-    bills: dict[str, int] = defaultdict(int)
-    escrow_uc = 0
-    for slot, event in chain.cleared.items():
-        paid, earned = _cleared(event)
-        for address, amount_uc in paid.items():
-            bills[address] += amount_uc
-        if slot not in chain.settled:
-            escrow_uc += sum(earned.values())
-            continue
-        for address, amount_uc in earned.items():
-            bills[address] -= amount_uc
-    for template, event in chain.auctions:
-        escrow_uc += _flexibility(bills, template, event, event["slot"] in chain.settled)
-    for events in chain.settled.values():
-        for row in (row for event in events for row in event["rows"]):
-            bills[row["address"]] -= row["amountUc"]
-    for (_, address), rows in chain.trued_up.items():
-        bills[address] -= sum(row["amountUc"] for row in rows)
-    return bills, escrow_uc
+def _sums(book: Book) -> Iterable[tuple[int, int, int]]:
+    for slot, held in sorted(book.positions.items()):
+        yield slot, sum(p.bought_wh for p in held.values()), sum(p.sold_wh for p in held.values())
 
 
-def _cleared(event: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
-    """Money paid and earned in an auction between homes, by address [µ¤]."""
-    paid: dict[str, int] = defaultdict(int)
-    earned: dict[str, int] = defaultdict(int)
-    sells = [[a["address"], a["energyWh"]] for a in event["awards"] if a["side"] == "sell"]
-    for award in event["awards"]:
-        left_wh = award["energyWh"] if award["side"] == "buy" else 0
-        while left_wh and sells:
-            seller, offered_wh = sells[0]
-            piece_wh = min(left_wh, offered_wh)
-            amount_uc = cost_uc(piece_wh, event["priceUcPerKwh"])
-            paid[award["address"]] += amount_uc
-            earned[seller] += amount_uc
-            left_wh -= piece_wh
-            sells[0][1] -= piece_wh
-            if not sells[0][1]:
-                sells.pop(0)
-    return paid, earned
+def _money(trail: Trail, replay: Replay) -> Check:
+    book, faults = replay.book, list(replay.money)
+    owners = {address: home.name for home in trail.homes for address in home.addresses}
+    owners[book.supervisor] = "the supervisor"
+    accounts = {*book.free_uc, *book.locked_uc, *_accounts(trail)}
+    for address in sorted(accounts):
+        free_uc, locked_uc = _held(trail, address)
+        expected = book.free_uc.get(address, 0), book.locked_uc.get(address, 0)
+        name = owners.get(address)
+        if name is None and (any(expected) or book.bill_uc(address)):
+            faults.append(f"{address} has a bill and no home")
+        elif (free_uc, locked_uc) != expected:
+            faults.append(
+                f"{name or address} holds {free_uc} µ¤ and {locked_uc} µ¤ locked; {expected[0]} and"
+                f" {expected[1]} follow"
+            )
+    homes_uc = sum(book.bill_uc(a) for home in trail.homes for a in home.addresses)
+    supervisor_uc, locked_uc = book.bill_uc(book.supervisor), sum(replay.locked_uc().values())
+    between_uc = book.waiting_uc + book.pool_uc
+    if homes_uc + supervisor_uc != between_uc:
+        faults.append(
+            f"the bills of homes and supervisor add up to {homes_uc + supervisor_uc} µ¤,"
+            f" {between_uc} µ¤ wait for settlements and in the pool"
+        )
+    text = (
+        f"every balance at every block follows; deposits less bill in the end: the homes' bills"
+        f" {homes_uc / 1e6:.6f} ¤ and the supervisor's {supervisor_uc / 1e6:.6f} ¤ add up"
+        f" to {f'{between_uc} µ¤ that wait' if between_uc else 'zero'}; {locked_uc} µ¤ still locked"
+    )
+    return verdict("money", faults, text, {"lockedUc": locked_uc})
 
 
-def _flexibility(bills: dict[str, int], template: str, event: dict[str, Any], settled: bool) -> int:
-    """
-    Add an aggregator's auction to the homes' bills; what it left in escrow [µ¤].
-
-    What the supervisor has paid a home before the settlement is not the home's yet, what a home
-    paid the supervisor has not arrived.
-    """
-    amounts = [(a["address"], cost_uc(a["energyWh"], a["priceUcPerKwh"])) for a in event["awards"]]
-    if template == "forward":
-        for address, amount_uc in amounts:
-            bills[address] += amount_uc
-    elif settled:
-        for address, amount_uc in amounts:
-            bills[address] -= amount_uc
-    return 0 if settled else sum(amount_uc for _, amount_uc in amounts)
+def _accounts(trail: Trail) -> list[str]:
+    prefix = keys.ACCOUNT
+    return [key.removeprefix(prefix) for key in trail.chain.state if key.startswith(prefix)]
 
 
-def _held(chain: ChainRecord, address: str) -> int:
-    row = chain.state.get(keys.account(address))
-    return 0 if row is None else int(row["balanceUc"] + row["lockedUc"])
+def _held(trail: Trail, address: str) -> tuple[int, int]:
+    row = trail.chain.state.get(keys.account(address))
+    return (0, 0) if row is None else (int(row["balanceUc"]), int(row["lockedUc"]))

@@ -16,9 +16,9 @@ from typing import Any
 from csmdb.setup import open_csmdb
 from ledger.genesis import Genesis, load_genesis
 from ledger.store import LedgerStore
+from sim.audit_history import History, read_history
 from sim.feeder import Feeder
 from wire.keys import KEY_BYTES, from_text, id_of
-from wire.transactions import parse_transaction
 
 GENESIS_FILE = "genesis.json"
 Entry = tuple[int, str]
@@ -77,10 +77,8 @@ class ChainRecord:
     bids: dict[int, int]
     """Orders that were taken, by slot."""
     cleared: dict[int, dict[str, Any]]
-    auctions: list[tuple[str, dict[str, Any]]]
-    """(template, clearing) of each auction of the aggregator."""
-    deposits_uc: dict[str, int]
-    """Credited to each address by `add-financial-balance`."""
+    history: list[History]
+    """Every block: what was signed, and what was announced because of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +106,20 @@ class Trail:
 
 def read_trail(feeder: Feeder, chain_folder: Path) -> Trail:
     """Read what the checks need; `chain_folder` is the chain that is believed."""
-    rows, keys = _enrolled(feeder.out / "csmdb")
+    homes, keys = read_homes(feeder)
     return Trail(
         genesis=load_genesis(feeder.out / GENESIS_FILE),
         slots=range(feeder.first_slot, feeder.first_slot + feeder.slots),
-        homes=[_home(feeder, home.name, rows) for home in feeder.homes],
+        homes=homes,
         meter_keys=keys,
         chain=read_chain(chain_folder),
     )
+
+
+def read_homes(feeder: Feeder) -> tuple[list[HomeRecord], dict[str, bytes]]:
+    """The homes with all addresses they were granted, and the keys of all certified meters."""
+    rows, keys = _enrolled(feeder.out / "csmdb")
+    return [_home(feeder, home.name, rows) for home in feeder.homes], keys
 
 
 def _home(feeder: Feeder, name: str, rows: dict[str, tuple[str, frozenset[str]]]) -> HomeRecord:
@@ -153,19 +157,18 @@ def read_chain(folder: Path) -> ChainRecord:
         record = ChainRecord(
             height=store.height, time_ms=tip.header.time_ms if tip is not None else 0,
             state=dict(store.state_rows()), receipts=defaultdict(list), settled=defaultdict(list),
-            trued_up=defaultdict(list), bids=defaultdict(int), cleared={}, auctions=[],
-            deposits_uc=_deposits(store),
+            trued_up=defaultdict(list), bids=defaultdict(int), cleared={},
+            history=list(read_history(store)),
         )  # fmt: skip
-        templates: dict[str, str] = {}
         for height in store.event_heights("market", 0, record.height):
             for event in store.events(height, "market"):
-                _note(record, templates, event)
+                _note(record, event)
     finally:
         store.close()
     return record
 
 
-def _note(record: ChainRecord, templates: dict[str, str], event: dict[str, Any]) -> None:
+def _note(record: ChainRecord, event: dict[str, Any]) -> None:
     match event["event"]:
         case "receipt":
             record.receipts[event["slot"], event["address"]].append(event["netWh"])
@@ -177,24 +180,7 @@ def _note(record: ChainRecord, templates: dict[str, str], event: dict[str, Any])
                 record.trued_up[entry].append({**row, "amountUc": event["amountUc"]})
         case "bid-accepted":
             record.bids[event["slot"]] += 1
+        case "bid-revealed" if not event["auction"]:
+            record.bids[event["slot"]] += 1
         case "cleared":
             record.cleared[event["slot"]] = event
-        case "auction-opened":
-            templates[event["auction"]] = event["template"]
-        case "auction-cleared":
-            record.auctions.append((templates[event["auction"]], event))
-
-
-def _deposits(store: LedgerStore) -> dict[str, int]:
-    """Read out of the signed transactions, of which each operation's fate is kept."""
-    found: dict[str, int] = defaultdict(int)
-    for height in range(1, store.height + 1):
-        for done in store.receipts(height):
-            if not done["codes"]:
-                continue
-            raw = store.get_body(bytes.fromhex(done["txid"]))
-            operations = parse_transaction(raw).operations if raw is not None else ()
-            for operation, code in zip(operations, done["codes"], strict=False):
-                if operation["op"] == "add-financial-balance" and code == "OK":
-                    found[operation["address"]] += operation["amountUc"]
-    return found

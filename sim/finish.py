@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from analytics.report import build_report, write_report
-from ledger.contracts.keys import account as account_key
+from ledger.contracts.keys import ACCOUNT, SLOT
 from ledger.genesis import load_genesis
 from ledger.store import LedgerStore
 from market.settlement import Tariff
 from sim.audit import Audit, audit
+from sim.audit_history import deposits_of, read_history
+from sim.audit_trail import read_homes
 from sim.baseline import Baseline, day_without_market
-from sim.feeder import DEPOSIT_UC, PRICES, SLOT_S, WARM_UP_SLOTS, Feeder
+from sim.feeder import PRICES, SLOT_S, WARM_UP_SLOTS, Feeder
 from sim.homes import Home
 
 TARIFF = Tariff(PRICES.retail_uc_per_kwh, PRICES.feed_in_uc_per_kwh, PRICES.imbalance_uc_per_kwh)
@@ -27,14 +30,20 @@ def finish(feeder: Feeder, states: dict[str, Any]) -> dict[str, Any]:
         states: per home what its gateway said right after the last slot (`socPermille`, `timeMs`)
 
     Returns:
-        The summary: the report's `lines`, `bills`, `energy`, `blocks`, `auctions`; the audit; where
-        the report is.
+        The summary: the report's `lines`, `bills`, `energy`, `markets`, `blocks`, `auctions`; the
+        audit; where the report is. When more than one market was used, a line tells the energy and
+        the money of each.
     """
     result = audit(feeder)
+    records, _ = read_homes(feeder)
+    addresses = {record.name: sorted(record.addresses) for record in records}
     report = build_report(
         feeder.out / "analytics",
         load_genesis(feeder.out / "genesis.json"),
-        homes=[_home_row(feeder, home, states.get(home.name, {})) for home in feeder.homes],
+        homes=[
+            _home_row(feeder, home, addresses[home.name], states.get(home.name, {}))
+            for home in feeder.homes
+        ],
         final_balances=_balances(feeder),
         audit={"passed": result.passed, "lines": result.lines},
     )
@@ -45,7 +54,7 @@ def finish(feeder: Feeder, states: dict[str, Any]) -> dict[str, Any]:
 
 
 def _summary(report: dict[str, Any], result: Audit, page: Path) -> dict[str, Any]:
-    chosen = ("lines", "bills", "energy", "blocks", "auctions", "refusals")
+    chosen = ("lines", "bills", "energy", "markets", "blocks", "auctions", "refusals")
     return {
         **{name: report[name] for name in chosen},
         "audit": {
@@ -58,7 +67,9 @@ def _summary(report: dict[str, Any], result: Audit, page: Path) -> dict[str, Any
     }
 
 
-def _home_row(feeder: Feeder, home: Home, state: dict[str, Any]) -> dict[str, Any]:
+def _home_row(
+    feeder: Feeder, home: Home, addresses: list[str], state: dict[str, Any]
+) -> dict[str, Any]:
     """What only the run's owner knows of a home: who it is, and its day without a market."""
     baseline = without_market(home, feeder, state.get("timeMs", 0))
     capacity_wh = home.battery.capacity_wh if home.battery else 0
@@ -67,7 +78,7 @@ def _home_row(feeder: Feeder, home: Home, state: dict[str, Any]) -> dict[str, An
     return {
         "name": home.name,
         "kind": home.kind,
-        "address": identity["address"],
+        "addresses": addresses or [identity["address"]],
         "participant": identity["participant"],
         "baseline_cost_uc": baseline.cost_uc,
         "baseline_import_wh": baseline.import_wh,
@@ -93,22 +104,36 @@ def without_market(home: Home, feeder: Feeder, read_ms: int) -> Baseline:
 
 
 def _balances(feeder: Feeder) -> dict[str, dict[str, int]]:
-    """Final balances of all homes, from the first validator's executed state."""
+    """Final balances and deposits of all accounts, from the first validator's chain."""
     store = LedgerStore.in_folder(feeder.ledger_folder(0), read_only=True)
     try:
-        rows = dict(store.state_rows())
+        return balances_of(dict(store.state_rows()), deposits_of(read_history(store)))
     finally:
         store.close()
-    found = {}
-    for home in feeder.homes:
-        address = json.loads((feeder.home_folder(home) / "data" / "identity.json").read_text())[
-            "address"
-        ]
-        # a chain that stopped early is the audit's finding; the report is written all the same
-        row = rows.get(account_key(address), {"balanceUc": 0, "lockedUc": 0})
-        found[address] = {
+
+
+def balances_of(state: dict[str, Any], deposits: dict[str, int]) -> dict[str, dict[str, int]]:
+    """
+    What each account holds: free, locked, and waiting for the settlement of a slot [µ¤].
+
+    Args:
+        state: all rows
+        deposits: what was credited to each address
+    """
+    waiting: dict[str, int] = defaultdict(int)
+    for key, row in state.items():
+        contract, _, place = key.partition("/")
+        if contract == "position":
+            slot, _, address = place.partition("/")
+            if not state[SLOT + slot]["settled"]:
+                waiting[address] += row["receivableUc"]
+    accounts = {k.removeprefix(ACCOUNT): v for k, v in state.items() if k.startswith(ACCOUNT)}
+    return {
+        address: {
             "balanceUc": row["balanceUc"],
             "lockedUc": row["lockedUc"],
-            "depositedUc": DEPOSIT_UC,
+            "escrowUc": waiting[address],
+            "depositedUc": deposits.get(address, 0),
         }
-    return found
+        for address, row in accounts.items()
+    }

@@ -58,6 +58,11 @@ function niceStep(size) {
   return [5, 2, 1].find((part) => part * power <= size) * power;
 }
 
+/** Markets in the order of their bars, with the colour of each. */
+const MARKET_COLOURS = { market: "volume", double: "battery", offer: "solar", escrow: "grid",
+  schedule: "v4", auction: "v5" };
+const energyOf = (row, kind) => ((row.markets || {})[kind] || { energyWh: 0 }).energyWh;
+
 const charts = {
   power(state, colour) {
     const slotMs = state.market.slotS * 1000;
@@ -88,14 +93,18 @@ const charts = {
 
   price(state, colour) {
     const slotMs = state.market.slotS * 1000;
-    const rows = state.rows("slots").filter((row) => row.bids !== undefined);
+    const rows = state.rows("slots").filter(
+      (row) => row.bids !== undefined || row.markets !== undefined);
+    const kinds = Object.keys(MARKET_COLOURS).filter(
+      (kind) => kind === "market" || rows.some((row) => energyOf(row, kind)));
+    const names = state.market.markets;
     const middle = (row) => format.axis(row.startMs + slotMs / 2);
     const retail = state.market.retailUc / 10000, feedIn = state.market.feedInUc / 10000;
-    const most = Math.max(1, ...rows.map((row) => row.tradedWh / 1000));
+    const most = Math.max(1, ...rows.map((row) => ((row.tradedWh || 0) + (row.flexWh || 0)) / 1000));
     const traces = [
-      { x: rows.map(middle), y: rows.map((row) => row.tradedWh / 1000), type: "bar",
-        name: "Traded", yaxis: "y2", marker: { color: colour("volume") }, width: slotMs * .8,
-        hovertemplate: "%{y:.2f} kWh" },
+      ...kinds.map((kind) => ({ x: rows.map(middle), type: "bar", name: names[kind], yaxis: "y2",
+        y: rows.map((row) => energyOf(row, kind) / 1000), width: slotMs * .8,
+        marker: { color: colour(MARKET_COLOURS[kind]) }, hovertemplate: "%{y:.2f} kWh" })),
       { x: rows.map(middle), y: rows.map((row) => row.priceUc === undefined ? null
           : row.priceUc / 10000), name: "Price", mode: "lines+markers",
         line: { color: colour("accent"), width: 2, shape: "hvh" },
@@ -107,7 +116,7 @@ const charts = {
     const label = (y, text, anchor) => ({ xref: "paper", x: 0.004, y, text, showarrow: false,
       xanchor: "left", yanchor: anchor, font: { size: 11, color: colour("quiet") } });
     return [traces, layout(colour, {
-      xaxis: dayAxis(state), bargap: 0,
+      xaxis: dayAxis(state), bargap: 0, barmode: "stack",
       yaxis: { range: [0, retail * 1.16], nticks: 5, title: { text: "" } },
       yaxis2: { overlaying: "y", side: "right", range: [0, most * 2.6], showgrid: false,
         tickvals: [0, 1, 2].map((i) => i * niceStep(most / 2)) },

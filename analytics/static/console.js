@@ -9,11 +9,15 @@ const KEEP = { trades: 60, blocks: 1500 };
 const TOUCHES = { slots: ["power", "price"], blocks: ["blocks", "leaders"],
   validators: ["leaders", "blocks"] };
 
+const MARKET_WORDS = { double: "auction", auction: "flexibility", offer: "order book",
+  escrow: "escrow", schedule: "schedule" };
+
 const tables = {};
 let cursor = "";
 let dirty = new Set();
 let drawnMs = 0;
 let failures = 0;
+let names = {};
 
 const state = {
   market: null, day: { startMs: 0, endMs: 1 }, nowMs: 0,
@@ -39,8 +43,10 @@ function merge(reply) {
   if (reply.full) {
     reset();
     state.market = reply.market;
+    names = reply.market.markets;
     dirty = new Set(Object.keys(charts));
   }
+  Object.assign(state.market, reply.tariff);
   const newDay = reply.day.startMs !== state.day.startMs;
   state.day = reply.day;
   state.nowMs = reply.nowMs;
@@ -96,6 +102,8 @@ function showHealth(word, reasons) {
 function showTiles(tiles) {
   say("traded", format.kwh(tiles.tradedWh), "kWh");
   say("traded-note", `and ${format.kwh(tiles.flexWh)} kWh of flexibility`);
+  byId("traded-note").title = Object.entries(tiles.markets).map(([kind, sums]) =>
+    `${names[kind]}: ${format.kwh(sums.energyWh)} kWh`).join("\n");
   const share = (value) => (value === null ? "–" : format.percent(value));
   say("sufficiency", share(tiles.selfSufficiency), tiles.selfSufficiency === null ? "" : "%");
   say("sufficiency-note", `self-consumption ${share(tiles.selfConsumption)} %`);
@@ -180,7 +188,7 @@ function showTables(reply) {
       const address = document.createElement("span");
       address.textContent = format.short(row.address);
       address.title = row.address;
-      const side = row.kind === "auction" ? `${row.side}, flexibility` : row.side;
+      const side = row.kind === "market" ? row.side : `${row.side}, ${MARKET_WORDS[row.kind]}`;
       return [format.clock(row.startMs), [address, "address"], [side, row.side],
         [format.count(row.energyWh), "n"], [format.cents(row.priceUc), "n"]];
     }), "The first slot has not cleared yet.", 5);

@@ -6,7 +6,7 @@ const report = JSON.parse(document.getElementById("report-data").textContent);
 const DAY_MS = 86400000;
 const reportState = {
   market: { slotS: report.slotS, retailUc: report.tariff.retailUc,
-    feedInUc: report.tariff.feedInUc },
+    feedInUc: report.tariff.feedInUc, markets: report.marketNames },
   day: { startMs: report.startMs, endMs: report.endMs },
   nowMs: report.endMs + DAY_MS,
   rows: (name) => (name === "slots" ? report.slots : []),
@@ -19,6 +19,8 @@ const reportState = {
 
 const PARTS = [["neighbours", "neighbours", "battery"], ["flexibility", "flexibility", "solar"],
   ["shortfall", "not delivered", "v3"], ["surplus", "not taken", "v4"],
+  ["deviation", "off schedule", "v2"], ["fees", "fees", "v1"], ["lost", "lost", "v0"],
+  ["rewards", "rewards", "volume"],
   ["battery", "battery use", "grid"], ["stored", "energy left", "v5"],
   ["assumed", "no receipt", "ink"], ["other", "other", "rule"]];
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from analytics.billing import bill, explain, read_home
+from analytics.billing import Paid, SettledSlot, bill, explain, read_home
+from analytics.trades import MARKETS
+from market.scheduling import deviation_tariff
 from market.settlement import Tariff, settle
 from wire.units import cost_uc
 
@@ -18,7 +21,14 @@ def row(net: int, bought: int = 0, sold: int = 0) -> dict[str, int]:
 
 
 def award(side: str, energy: int, price: int, kind: str = "market") -> dict[str, object]:
-    return {"side": side, "kind": kind, "energyWh": energy, "priceUc": price}
+    return {
+        "side": side, "kind": kind, "energyWh": energy, "priceUc": price,
+        "amountUc": cost_uc(energy, price),
+    }  # fmt: skip
+
+
+def slots(*settled: tuple, tariff: Tariff = TARIFF, scheduled: bool = False) -> list[SettledSlot]:
+    return [SettledSlot(row, awards, tariff, scheduled) for row, awards in settled]
 
 
 def home(**more: int) -> dict[str, object]:
@@ -30,26 +40,26 @@ def home(**more: int) -> dict[str, object]:
 
 
 def test_a_buyer_saves_the_difference_to_retail():
-    parts, alone, sums = explain([(row(1000, bought=600), [award("buy", 600, 200_000)])], TARIFF)
+    parts, alone, sums = explain(slots((row(1000, bought=600), [award("buy", 600, 200_000)])))
     assert parts.neighbours == 600 * 100
     assert alone == 300_000
     assert (sums["boughtWh"], sums["importWh"]) == (600, 1000)
 
 
 def test_a_seller_gains_the_difference_to_feed_in():
-    parts, _, _ = explain([(row(-1000, sold=600), [award("sell", 600, 200_000)])], TARIFF)
+    parts, _, _ = explain(slots((row(-1000, sold=600), [award("sell", 600, 200_000)])))
     assert (parts.neighbours, parts.shortfall) == (600 * 120, 0)
 
 
 def test_what_was_sold_and_not_delivered_is_a_shortfall():
-    parts, _, sums = explain([(row(-400, sold=600), [award("sell", 600, 200_000)])], TARIFF)
+    parts, _, sums = explain(slots((row(-400, sold=600), [award("sell", 600, 200_000)])))
     assert sums["shortfallWh"] == 200
     assert parts.shortfall == -200 * 100, "bought at 300, sold at 200"
     assert parts.neighbours == 400 * 120
 
 
 def test_what_was_bought_and_not_taken_is_a_surplus():
-    parts, _, sums = explain([(row(400, bought=600), [award("buy", 600, 200_000)])], TARIFF)
+    parts, _, sums = explain(slots((row(400, bought=600), [award("buy", 600, 200_000)])))
     assert sums["surplusWh"] == 200
     assert parts.surplus == -200 * 120, "bought at 200, passed on at 80"
     assert parts.neighbours == 400 * 100
@@ -57,7 +67,7 @@ def test_what_was_bought_and_not_taken_is_a_surplus():
 
 def test_flexibility_is_told_apart_from_trade():
     awards = [award("sell", 300, 200_000), award("sell", 200, 250_000, "auction")]
-    parts, _, _ = explain([(row(-500, sold=500), awards)], TARIFF)
+    parts, _, _ = explain(slots((row(-500, sold=500), awards)))
     assert (parts.flexibility, parts.neighbours) == (200 * 170, 300 * 120)
 
 
@@ -65,7 +75,7 @@ def test_a_slot_without_a_receipt_is_told_apart_and_warned_of():
     silent = {**row(5_000, bought=600), "assumed": True}
     paid = 600 * 200 + 4_400 * 300
     balances = {"a": {"depositedUc": 10**9, "balanceUc": 10**9 - paid}}
-    line = bill(read_home(home()), [(silent, [award("buy", 600, 200_000)])], balances, TARIFF)
+    line = bill(read_home(home()), slots((silent, [award("buy", 600, 200_000)])), balances, TARIFF)
     assert {name: uc for name, uc in line["parts"].items() if uc} == {"assumed": -paid}
     assert line["importWh"] == 0, "nobody measured it"
     assert line["warning"] == (
@@ -85,26 +95,30 @@ SLOT = st.tuples(
     st.lists(
         st.tuples(
             st.sampled_from(["buy", "sell"]),
-            st.sampled_from(["market", "auction"]),
+            st.sampled_from(sorted(MARKETS)),
             st.integers(1, 2000),
             st.integers(0, 400_000),
         ),
         max_size=3,
     ),
+    st.integers(80_000, 500_000),
+    st.booleans(),
 )
 
 
 @given(st.lists(SLOT, max_size=8), st.integers(-9000, 9000), st.integers(-9000, 9000))
-def test_the_parts_add_up_to_what_was_saved(slots, stored, alone_stored):
+def test_the_parts_add_up_to_what_was_saved(days, stored, alone_stored):
     settled, paid = [], 0
-    for net, orders in slots:
+    for net, orders, imbalance_price, scheduled in days:
+        tariff = replace(TARIFF, imbalance_uc_per_kwh=imbalance_price)
+        deviates = deviation_tariff(tariff) if scheduled else tariff
         awards = [award(side, energy, price, kind) for side, kind, energy, price in orders]
         bought = sum(a["energyWh"] for a in awards if a["side"] == "buy")
         sold = sum(a["energyWh"] for a in awards if a["side"] == "sell")
         for a in awards:
             paid += cost_uc(a["energyWh"], a["priceUc"]) * (1 if a["side"] == "buy" else -1)
-        paid += settle(net, bought, sold, TARIFF).amount_uc
-        settled.append((row(net, bought, sold), awards))
+        paid += settle(net, bought, sold, deviates).amount_uc
+        settled.append(SettledSlot(row(net, bought, sold), awards, tariff, scheduled))
     balances = {"a": {"depositedUc": 10**9, "balanceUc": 10**9 - paid}}
     value = home(
         baseline_cost_uc=123_456, soc_start_wh=9000, soc_end_wh=9000 + stored,
@@ -116,6 +130,32 @@ def test_the_parts_add_up_to_what_was_saved(slots, stored, alone_stored):
     assert line["warning"] == ""
     assert line["paidUc"] == paid
     assert line["baselineUc"] - line["marketUc"] == line["savedUc"]
+
+
+def test_what_was_taken_beyond_a_schedule_is_told_apart():
+    dear = replace(TARIFF, imbalance_uc_per_kwh=400_000)
+    settled = slots((row(1000, bought=600), [award("buy", 600, 200_000, "schedule")]), tariff=dear)
+    parts, _, _ = explain(settled)
+    assert (parts.neighbours, parts.deviation) == (600 * 100, 0)
+    scheduled = [SettledSlot(one.row, one.trades, one.tariff, True) for one in settled]
+    parts, _, _ = explain(scheduled)
+    assert (parts.neighbours, parts.deviation) == (600 * 100, -400 * 100)
+
+
+def test_each_slot_is_valued_at_its_own_tariff():
+    dearer = replace(TARIFF, retail_uc_per_kwh=500_000)
+    trade = (row(1000, bought=600), [award("buy", 600, 200_000)])
+    parts, alone, _ = explain([*slots(trade), *slots(trade, tariff=dearer)])
+    assert parts.neighbours == 600 * 100 + 600 * 300
+    assert alone == 300_000 + 500_000
+
+
+def test_fees_losses_and_rewards_are_parts_and_withdrawn_money_is_not_paid():
+    balances = {"a": {"depositedUc": 1_000, "balanceUc": 1_000 - 30 - 5 + 7 - 400}}
+    line = bill(read_home(home()), [], balances, TARIFF, Paid(30, 5, -7, 400))
+    assert line["paidUc"] == 28
+    assert (line["parts"]["fees"], line["parts"]["lost"], line["parts"]["rewards"]) == (-30, -5, 7)
+    assert line["parts"]["other"] == 0
 
 
 def test_money_that_is_locked_or_in_escrow_still_belongs_to_the_home():

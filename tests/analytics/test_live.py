@@ -39,7 +39,7 @@ def test_tiles_agree_with_the_rows(evening: Preview):
     tiles = reply["tiles"]
     assert tiles["tradedWh"] == sum(row.get("tradedWh", 0) for row in reply["slots"]) > 0
     assert tiles["homes"] == len(reply["homes"]) == 10
-    assert tiles["price"]["priceUc"] >= reply["market"]["feedInUc"]
+    assert tiles["price"]["priceUc"] >= reply["tariff"]["feedInUc"]
     assert 0 < tiles["selfSufficiency"] < 1000
 
 

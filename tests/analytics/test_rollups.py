@@ -31,6 +31,7 @@ def settled(rows: dict[str, int], missing: tuple[str, ...] = (), name: str = "se
             for a, n in rows.items()
         ],
         "missing": list(missing),
+        "amountUc": 0,
     }
 
 

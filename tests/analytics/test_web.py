@@ -85,6 +85,9 @@ def test_prometheus_can_read_the_metrics(console: str):
     _, headers, body = get(console + "/metrics")
     families = {f.name: f for f in text_string_to_metric_families(body.decode())}
     assert families["hearthgrid_homes_online"].samples[0].value == 10
+    traded_wh = families["hearthgrid_day_traded_wh"].samples[0].value
+    by_market = {s.labels["market"]: s.value for s in families["hearthgrid_day_market_wh"].samples}
+    assert by_market["market"] == traded_wh > 0
     assert headers["content-type"].startswith("text/plain")
 
 

@@ -237,12 +237,12 @@ def test_a_settlement_over_other_energy_than_the_receipt_fails(run: FinishedRun)
         event["rows"][0]["netWh"] += 1
 
     edit_event(run, "settled", edit)
-    assert failed(run) == {"chain", "receipts"}
+    assert failed(run) == {"chain", "receipts", "positions"}
 
 
 def test_an_emptied_table_of_transaction_receipts_fails(run: FinishedRun) -> None:
     everywhere(run, "DELETE FROM receipts")
-    assert failed(run) == {"chain", "money"}
+    assert failed(run) == {"chain", "positions", "money"}
 
 
 # --- readings and receipts ------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def test_an_altered_receipt_on_chain_fails(run: FinishedRun) -> None:
         event["netWh"] += 1
 
     edit_event(run, "receipt", edit)
-    assert failed(run) == {"chain", "receipts", "dso"}
+    assert failed(run) == {"chain", "receipts", "dso", "positions"}
 
 
 def test_receipts_and_bills_of_an_address_that_no_home_has_fail(run: FinishedRun) -> None:

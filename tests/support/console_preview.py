@@ -26,7 +26,6 @@ from analytics.statements import BlockVotes, read_refused
 from analytics.store import AnalyticsStore
 from analytics.web import build_app
 from market.settlement import settle
-from wire.units import cost_uc
 
 
 class Preview:
@@ -101,7 +100,7 @@ def baseline_homes(
         rows = [r[home.address] for r in rollup.settlements.values() if home.address in r]
         trades = [t for t in rollup.trades.values() if t["address"] == home.address]
         paid_uc = -sum(row["amountUc"] for row in rows) + sum(
-            cost_uc(t["energyWh"], t["priceUc"]) * (1 if t["side"] == "buy" else -1) for t in trades
+            t["amountUc"] * (1 if t["side"] == "buy" else -1) for t in trades
         )
         alone_uc = sum(settle(row["netWh"], 0, 0, tariff).amount_uc for row in rows)
         battery = "battery" in home.kind
