@@ -32,8 +32,8 @@ scenarios: $(STAMP) ## The papers' examples, one after the other, each over a br
 test: $(STAMP) ## Run the tests (ARGS="-k name" to choose)
 	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
-properties: $(STAMP) ## Property tests with new examples each time, where `make test` takes the same
-	$(BIN)/python -m pytest -n 4 --dist worksteal --hypothesis-profile=search tests/market tests/ledger tests/wire tests/hem $(ARGS)
+properties: $(STAMP) ## Property tests, 2,000 new examples each, where `make test` takes the same few
+	$(BIN)/python -m pytest -n 4 --dist worksteal --timeout 3600 --hypothesis-profile=search tests/market tests/ledger tests/wire tests/hem $(ARGS)
 
 fuzz: $(STAMP) ## Fuzz by coverage: TARGET=name (default: all in turn) SECONDS=60 for each
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'

@@ -16,6 +16,9 @@ ledger's state is one, `market.wallets.Wallets` another. They ask everything bef
 anything, so a refusal leaves no trace. Finding, adding and removing an offer costs no more than
 log n of the offers that stand.
 
+There is no least acceptance, as there is none in PETra: an address' trades of a slot add up to one
+position, so small ones leave no dust, and a minimum would leave rests that nobody may trade.
+
 Source: PETra section 4.2 (postOffer, rescindOffer, acceptOffer). Deviations: assets of a kind are
 alike, so they have no ids and are named by what they are; an offer ends at a stated time.
 Rounding: each slot's cost is rounded once (`wire.units.cost_uc`), toward zero; buyer and seller

@@ -1,6 +1,8 @@
 """Auctions on the ledger under random operations: conserved, never negative, refusals inert."""
 
-from hypothesis import given, settings
+from collections import defaultdict
+
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from support.chain_builder import (
     FIRST_SLOT,
@@ -25,17 +27,26 @@ GATE = slot_ms(SLOT, -300)
 REVEAL = GATE - 120_000
 SALT = bytes(32)
 
+
+def mostly(usual, odd):
+    """One of the usual values nine times of ten."""
+    return st.integers(0, 9).flatmap(lambda n: st.sampled_from(usual if n else odd))
+
+
 SIDES = st.sampled_from(["buy", "sell"])
-ENERGY = st.sampled_from([-5, 0, 1, 300, 2_500, 5_001, 2**53 - 1])
-PRICE = st.sampled_from([-1, 0, 100_000, 150_000, 300_000, 40_000_000, 10**9, 10**9 + 1, 2**53 - 1])
-NAMES = st.sampled_from(["", "r", "f", "d", "s", "nowhere", "no/where"])
-SLOTS = st.sampled_from([SLOT, SLOT + 1, FIRST_SLOT, -1, FIRST_SLOT + 4_000])
+ENERGY = mostly([1, 299, 300, 700, 2_500], [-5, 0, 5_001, 2**53 - 1])
+PRICE = mostly(
+    [0, 50_000, 100_000, 150_000, 200_000, 300_000], [-1, 40_000_000, 10**9, 10**9 + 1, 2**53 - 1]
+)
+NAMES = mostly(["", "r", "f", "d", "s"], ["nowhere", "no/where"])
+SEALED_NAMES = mostly(["", "s", "@session"], ["r", "nowhere", "no/where"])
+SLOTS = mostly([SLOT, SLOT, SLOT, SLOT + 1], [FIRST_SLOT, -1, FIRST_SLOT + 4_000])
 OPERATION = st.one_of(
     st.builds(bid, SIDES, SLOTS, ENERGY, PRICE),
     st.builds(auction_bid, NAMES, ENERGY, PRICE),
     st.builds(lambda b, s: {**b, "side": s}, st.builds(auction_bid, NAMES, ENERGY, PRICE), SIDES),
-    st.tuples(st.just("commit"), SLOTS, NAMES, SIDES, ENERGY, PRICE),
-    st.tuples(st.just("reveal"), SLOTS, NAMES, SIDES, ENERGY, PRICE),
+    st.tuples(st.just("commit"), SLOTS, SEALED_NAMES, SIDES, ENERGY, PRICE),
+    st.tuples(st.just("reveal"), SLOTS, SEALED_NAMES, SIDES, ENERGY, PRICE),
 )
 
 
@@ -65,17 +76,41 @@ def rows(chain):
     for name, value in chain.ledger.state.scan(""):
         if name.startswith("account/"):
             found[name] = {**value, "nonce": 0}
-        elif name != "totals" and not name.startswith("poe/"):
+        elif name == "totals":
+            found[name] = {**value, "operations": 0}
+        elif not name.startswith("poe/"):
             found[name] = value
     return found
 
 
-@settings(max_examples=150, deadline=None)
+def nobody_pays_more_or_gets_less_than_it_said(admitted, result):
+    """Every award is of an order of its address and side, at its price or a better one."""
+    for cleared in result.events:
+        if cleared["event"] not in ("cleared", "auction-cleared"):
+            continue
+        where = cleared["slot"], cleared.get("auction", "")
+        for award in cleared["awards"]:
+            if award["address"] == SUPERVISOR.id:
+                continue
+            named = admitted[(*where, award["address"], award["side"])]
+            price = award["priceUcPerKwh"]
+            event(f"awarded in {where[1] or 'the double auction'}")
+            assert max(named) >= price if award["side"] == "buy" else min(named) <= price
+
+
+def wealth(chain, home):
+    """Free and locked money of a home."""
+    row = chain.ledger.query(f"account/{home.id}")
+    return row["balanceUc"] + row["lockedUc"]
+
+
+@settings(max_examples=max(150, settings().max_examples))
 @given(
     st.booleans(),
-    st.lists(st.tuples(st.integers(0, 2), OPERATION), min_size=5, max_size=14),
-    st.integers(0, 14),
+    st.lists(st.tuples(st.integers(0, 2), OPERATION), min_size=6, max_size=20),
+    st.integers(0, 12),
 )
+@example(is_sealed=False, steps=[(0, bid("buy", SLOT + 1, 300, 100_000))], revealing_from=0)
 def test_random_operations_conserve_and_a_refused_one_changes_only_the_nonce(
     is_sealed, steps, revealing_from
 ):
@@ -90,20 +125,36 @@ def test_random_operations_conserve_and_a_refused_one_changes_only_the_nonce(
     time_ms = slot_ms(SLOT - 1, 1)
     chain.block(time_ms, chain.tx(SUPERVISOR, *deployed))
     committed = {home.id: [] for home in HOMES}
+    admitted = defaultdict(list)
     for number, (home, drawn) in enumerate(steps):
         time_ms = max(time_ms + 1, REVEAL if number >= revealing_from else 0)
         before, who = rows(chain), HOMES[home]
         operation = drawn
         kind = "" if isinstance(drawn, dict) else drawn[0]
         if kind == "reveal" and committed[who.id]:
-            operation = ("reveal", *committed[who.id].pop()[1:])
+            operation = ("reveal", *committed[who.id][-1][1:])
         (code,) = chain.codes(time_ms, who, written_out(who, operation))
+        event(f"{written_out(who, operation)['op']}: {code}")
         if code != "OK":
             assert rows(chain) == before, (code, operation)
         elif kind == "commit":
             committed[who.id].append(operation)
-    chain.block(GATE)
-    chain.block(slot_ms(SLOT + 1, -300))  # orders for the next slot are locked until then
+        else:
+            if kind == "reveal":
+                committed[who.id].remove(("commit", *operation[1:]))
+            sent = written_out(who, operation)
+            name = sent.get("auction", "")
+            side = sent.get("side") or ("buy" if name == "f" else "sell")
+            key_of = (sent.get("slot", SLOT), name, who.id, side)
+            admitted[key_of].append(sent["priceUcPerKwh"])
+        assert all(row["balanceUc"] >= 0 for _, row in chain.ledger.state.scan("account/"))
+    had_uc = [wealth(chain, home) for home in HOMES]
+    locked_uc = [chain.account(home)[1] for home in HOMES]
+    nobody_pays_more_or_gets_less_than_it_said(admitted, chain.block(GATE))
+    for home, before_uc, behind_uc in zip(HOMES, had_uc, locked_uc, strict=True):
+        assert before_uc - behind_uc <= wealth(chain, home) <= before_uc
+    # An order for the next slot stays locked until the gate of that slot.
+    nobody_pays_more_or_gets_less_than_it_said(admitted, chain.block(slot_ms(SLOT + 1, -300)))
     accounts = [v for k, v in chain.ledger.state.scan("account/")]
     assert all(row["balanceUc"] >= 0 and row["lockedUc"] == 0 for row in accounts)
     held = list(chain.ledger.state.scan(f"position/{SLOT:012d}/"))

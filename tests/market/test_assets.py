@@ -19,7 +19,7 @@ from market.assets import (
 )
 
 LAST = 12
-MANY = settings(max_examples=1000, deadline=None)
+MANY = settings(max_examples=max(1000, settings().max_examples))
 
 
 def produce(energy_wh, start, end):
@@ -124,6 +124,8 @@ def test_merging_keeps_every_slot_and_does_not_care_for_order(held, order):
     assert merge(merged) == merged
     ends = [(one.start_slot, one.end_slot) for one in merged]
     assert all(before[1] < after[0] for before, after in pairwise(ends))
+    for before, after in pairwise(merged):
+        assert before.end_slot + 1 < after.start_slot or before.energy_wh != after.energy_wh
 
 
 @MANY

@@ -11,6 +11,7 @@ from scipy.optimize import linprog
 from market import Order, Pricing, Unmatched, clear, efficiency, forward, pieces, reverse
 
 PRICINGS = st.sampled_from(list(Pricing))
+MANY = settings(max_examples=max(300, settings().max_examples))
 
 
 def orders(prefix, max_size=10, max_wh=50, max_price=30):
@@ -35,13 +36,18 @@ def linear_program(bids, offers):
     return round(-found.fun)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=max(500, settings().max_examples))
 @given(*BOOK)
 def test_no_allocation_has_more_welfare_than_the_clearing(bids, offers, pricing):
-    assert clear(bids, offers, pricing).welfare_milli_uc == linear_program(bids, offers)
+    """What was awarded is worth as much as the program finds, and as much as the clearing says."""
+    result = clear(bids, offers, pricing)
+    named = {one.address: one.price_uc_per_kwh for one in (*bids, *offers)}
+    worth = sum(named[a.address] * a.energy_wh for a in result.bid_awards)
+    worth -= sum(named[a.address] * a.energy_wh for a in result.offer_awards)
+    assert worth == result.welfare_milli_uc == linear_program(bids, offers)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=max(150, settings().max_examples))
 @given(st.integers(1, 200), st.integers(0, 30), orders("n"))
 def test_no_allocation_has_more_welfare_than_the_aggregators_auction(quantity, cap, rows):
     result = reverse(quantity, cap, rows, "as-bid")
@@ -49,7 +55,7 @@ def test_no_allocation_has_more_welfare_than_the_aggregators_auction(quantity, c
     assert worth == linear_program([Order("aggregator", quantity, cap, ())], rows)
 
 
-@settings(max_examples=300)
+@MANY
 @given(*BOOK)
 def test_energy_and_money_are_conserved(bids, offers, pricing):
     result = clear(bids, offers, pricing)
@@ -64,7 +70,7 @@ def test_energy_and_money_are_conserved(bids, offers, pricing):
     assert len(parts) <= len(bids) + len(offers)
 
 
-@settings(max_examples=300)
+@MANY
 @given(*BOOK)
 def test_nobody_pays_more_or_gets_less_than_they_said(bids, offers, pricing):
     result = clear(bids, offers, pricing)
@@ -77,7 +83,7 @@ def test_nobody_pays_more_or_gets_less_than_they_said(bids, offers, pricing):
         assert named[piece.seller] <= piece.price_uc_per_kwh <= named[piece.buyer]
 
 
-@settings(max_examples=300)
+@MANY
 @given(*BOOK, st.randoms(use_true_random=False))
 def test_a_permutation_of_a_sealed_batch_changes_nothing(bids, offers, pricing, chance):
     mixed = bids.copy(), offers.copy()
@@ -88,7 +94,7 @@ def test_a_permutation_of_a_sealed_batch_changes_nothing(bids, offers, pricing, 
         assert rule(60, 15, mixed[0], pricing) == rule(60, 15, bids, pricing)
 
 
-@settings(max_examples=200)
+@MANY
 @given(*BOOK)
 def test_who_gets_how_much_does_not_depend_on_the_pricing(bids, offers, _pricing):
     one, other = clear(bids, offers, "uniform"), clear(bids, offers, "as-bid")
@@ -101,7 +107,7 @@ def test_who_gets_how_much_does_not_depend_on_the_pricing(bids, offers, _pricing
     assert (one.rejected_bids, one.rejected_offers) == (other.rejected_bids, other.rejected_offers)
 
 
-@settings(max_examples=200)
+@MANY
 @given(*BOOK)
 def test_every_rejected_bidder_is_told_a_reason_that_is_so(bids, offers, pricing):
     result = clear(bids, offers, pricing)
@@ -119,7 +125,7 @@ def test_every_rejected_bidder_is_told_a_reason_that_is_so(bids, offers, pricing
                 pytest.fail(one.reason)
 
 
-@settings(max_examples=200)
+@MANY
 @given(*BOOK)
 def test_never_more_is_traded_than_the_optimum(bids, offers, pricing):
     result = clear(bids, offers, pricing)

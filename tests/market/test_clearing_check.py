@@ -24,6 +24,7 @@ from market import (
 from market.efficiency import as_order
 
 PRICINGS = st.sampled_from(list(Pricing))
+MANY = settings(max_examples=max(300, settings().max_examples))
 
 
 def orders(prefix, least_wh=1):
@@ -42,13 +43,13 @@ OFFERS = make("o", (12, 10), (10, 20), (10, 28))
 GOOD = clear(BIDS, OFFERS)
 
 
-@settings(max_examples=400)
+@MANY
 @given(orders("b", -1), orders("o", -1), PRICINGS)
 def test_every_clearing_of_the_rule_passes(bids, offers, pricing):
     assert check_clearing(bids, offers, clear(bids, offers, pricing)) is None
 
 
-@settings(max_examples=200)
+@MANY
 @given(st.integers(-1, 60), st.integers(0, 12), orders("n", -1), PRICINGS)
 def test_every_result_of_the_aggregators_auctions_passes(quantity, limit, rows, pricing):
     bought = reverse(quantity, limit, rows, pricing)
@@ -57,7 +58,7 @@ def test_every_result_of_the_aggregators_auctions_passes(quantity, limit, rows, 
     assert check_forward(quantity, limit, rows, pricing, sold) is None
 
 
-@settings(max_examples=300)
+@MANY
 @given(orders("b"), orders("o"), orders("b"), orders("o"), PRICINGS)
 def test_a_clearing_of_other_orders_never_passes(bids, offers, other_bids, other_offers, pricing):
     claimed = clear(other_bids, other_offers, pricing)
@@ -194,14 +195,14 @@ def test_every_single_change_of_an_as_bid_clearing_is_noticed():
             assert check_clearing(BIDS, OFFERS, replace(good, **{side: tuple(changed)}))
 
 
-@settings(max_examples=200)
+@MANY
 @given(orders("b"), orders("o"), PRICINGS)
 def test_every_clearing_is_the_optimum_and_its_budget_balances(bids, offers, pricing):
     result = clear(bids, offers, pricing)
     assert efficiency(bids, offers, result.bid_awards, result.offer_awards).optimal
 
 
-@settings(max_examples=100)
+@MANY
 @given(st.integers(0, 60), st.integers(0, 12), orders("n"), PRICINGS)
 def test_an_aggregators_auction_is_the_optimum_too(quantity, cap, rows, pricing):
     result = reverse(quantity, cap, rows, pricing)

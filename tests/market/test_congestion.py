@@ -24,6 +24,7 @@ from market.settlement import Tariff, settle
 TARIFF = Tariff(retail_uc_per_kwh=30, feed_in_uc_per_kwh=8, imbalance_uc_per_kwh=40)
 FREE = Limit(10**9, 10**9)
 ZONES = ("north", "south")
+MANY = settings(max_examples=max(400, settings().max_examples))
 
 
 def schedule(seq, side, energy_wh, price, zone=ROOT):
@@ -55,7 +56,7 @@ def flows(outcome):
 
 
 @pytest.mark.parametrize("congestion", Congestion)
-@settings(max_examples=400, deadline=None)
+@MANY
 @given(case=sessions())
 def test_energy_is_conserved_and_no_rating_is_exceeded(congestion, case):
     schedules, limits, feeder = case
@@ -73,7 +74,7 @@ def test_energy_is_conserved_and_no_rating_is_exceeded(congestion, case):
 
 
 @pytest.mark.parametrize("congestion", Congestion)
-@settings(max_examples=400, deadline=None)
+@MANY
 @given(case=sessions())
 def test_nobody_pays_more_or_gets_less_than_it_said(congestion, case):
     schedules, limits, feeder = case
@@ -96,7 +97,7 @@ def test_a_permutation_of_the_schedules_changes_nothing(congestion, case, order)
     assert clear_session(shuffled, limits, feeder, TARIFF, congestion) == outcome
 
 
-@settings(max_examples=250, deadline=None)
+@MANY
 @given(case=sessions())
 def test_zone_prices_make_the_greatest_surplus_that_the_ratings_allow(case):
     schedules, limits, feeder = case
@@ -190,7 +191,6 @@ def test_a_closed_interconnection_makes_an_island():
         assert {share.seq[1]: share.energy_wh for share in outcome.shares}[2] == 50
 
 
-@settings(deadline=None)
 @given(case=sessions(least=-60), congestion=st.sampled_from(Congestion))
 def test_what_has_to_flow_back_flows_as_far_as_orders_go(case, congestion):
     """After a closure: a zone has to send out what it was to take in, if anybody lets it."""

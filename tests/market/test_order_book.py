@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -203,7 +203,7 @@ def test_the_best_offer_is_the_cheapest_to_buy_from_and_the_dearest_to_sell_to(b
     assert books.best(Kind.PRODUCTION).name == "o2"
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=max(1000, settings().max_examples))
 @given(
     st.integers(1, 10**6), st.integers(0, 10**9), st.integers(1, 8), st.integers(1, 10**6),
     st.integers(1, 8), st.booleans(),
@@ -226,13 +226,17 @@ def test_nobody_pays_more_or_gets_less_than_the_stated_price(mine, price, end, g
 # --- any order of events --------------------------------------------------------------------------
 
 WHO = st.sampled_from([ANN, BOB, CEM])
+SOME_SLOT = st.sampled_from([*range(3, SLOTS + 1), *range(3, SLOTS + 1), 0, 1, 2, SLOTS + 2])
+PRICES = [0, 7, 999, 9_999, 20_000, 50_000, 100_000, UNITS, 10 * UNITS]
+ENERGIES = [1, 40, 50, 60, 99, 100, 150, 200, 300, 500, 0, 600]
 
 
 @st.composite
 def assets(draw, kind=None):
-    start, end = sorted(draw(st.tuples(st.integers(0, SLOTS + 2), st.integers(0, SLOTS + 2))))
+    """Mostly what may be offered while time is short; now and then nothing, too much, too far."""
+    start, end = sorted(draw(st.tuples(SOME_SLOT, SOME_SLOT)))
     kind = draw(st.sampled_from(Kind)) if kind is None else kind
-    return EnergyAsset(kind, draw(st.integers(0, 600)), start, end)
+    return EnergyAsset(kind, draw(st.sampled_from(ENERGIES)), start, end)
 
 
 class Interleaving(RuleBasedStateMachine):
@@ -244,29 +248,32 @@ class Interleaving(RuleBasedStateMachine):
         self.granted = {}
         self.now_ms = 0
         self.names = 0
-        for who, wh in ((ANN, 500), (BOB, 300), (CEM, 700)):
+        for who, wh, money_uc in ((ANN, 500, UNITS), (BOB, 300, UNITS // 10), (CEM, 700, 5_000)):
             granted = [produce(wh, 1, SLOTS + 4), consume(wh, 1, SLOTS + 4)]
-            self.books.deposit(who, UNITS, granted)
+            self.books.deposit(who, money_uc, granted)
             self.granted[who] = granted
 
-    @rule(who=WHO, asset=assets(), price=st.integers(0, 3 * UNITS), lives=st.integers(1, 9000))
+    @rule(who=WHO, asset=assets(), price=st.sampled_from(PRICES), lives=st.integers(1, 9000))
     def post(self, who, asset, price, lives):
         self.names += 1
         posted = Offer(f"o{self.names}", who, asset, price, self.now_ms + lives)
-        self._unchanged_if_refused(lambda: post_offer(self.books, posted, at(self.now_ms)))
+        self._unchanged_if_refused("post", lambda: post_offer(self.books, posted, at(self.now_ms)))
 
     @rule(who=WHO, pick=st.integers(0, 99))
     def rescind(self, who, pick):
-        self._unchanged_if_refused(lambda: rescind_offer(self.books, self._name(pick), who))
+        name = self._name(pick)
+        self._unchanged_if_refused("rescind", lambda: rescind_offer(self.books, name, who))
 
     @rule(who=WHO, pick=st.integers(0, 99), data=st.data())
     def accept(self, who, pick, data):
         name = self._name(pick)
         stands = self.books.find(name)
         kind = stands.asset.kind.opposite if stands else Kind.PRODUCTION
-        given_assets = data.draw(st.lists(assets(kind), min_size=1, max_size=3))
+        some = st.lists(assets(kind), min_size=1, max_size=3)
+        fitting = st.just([stands.asset.turned()]) if stands else some
+        given_assets = data.draw(st.one_of(fitting, some))
         done = self._unchanged_if_refused(
-            lambda: accept_offer(self.books, name, who, given_assets, at(self.now_ms))
+            "accept", lambda: accept_offer(self.books, name, who, given_assets, at(self.now_ms))
         )
         if isinstance(done, Trade):
             given_wh = sum(a.total_wh for a in given_assets)
@@ -275,16 +282,19 @@ class Interleaving(RuleBasedStateMachine):
             first = min(a.start_slot for a in done.traded)
             assert first >= at(self.now_ms).first_slot
 
-    @rule(ms=st.integers(1, 2500))
+    @rule(ms=st.sampled_from([1, 99, 250, 700, 1000, 2500]))
     def wait(self, ms):
         self.now_ms += ms
         gone = self.books.expire(self.now_ms)
         assert all(one.until_ms <= self.now_ms for one in gone)
+        assert all(one.until_ms > self.now_ms for one in self.books.offers.values())
+        if gone:
+            event("expire")
 
     @invariant()
     def money_is_conserved_and_never_negative(self):
         wallets = self.books.wallets.values()
-        assert sum(w.free_uc + w.locked_uc for w in wallets) == 3 * UNITS
+        assert sum(w.free_uc + w.locked_uc for w in wallets) == UNITS + UNITS // 10 + 5_000
         assert all(w.free_uc >= 0 and w.locked_uc >= 0 for w in wallets)
 
     @invariant()
@@ -315,16 +325,19 @@ class Interleaving(RuleBasedStateMachine):
         names = list(self.books.offers)
         return names[pick % len(names)] if names else "none"
 
-    def _unchanged_if_refused(self, act):
+    def _unchanged_if_refused(self, what, act):
         before = picture(self.books)
         result = act()
+        event(f"{what}: {result.value if isinstance(result, Refusal) else 'OK'}")
         if isinstance(result, Refusal):
             assert picture(self.books) == before
         return result
 
 
 TestInterleaving = Interleaving.TestCase
-TestInterleaving.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestInterleaving.settings = settings(
+    max_examples=max(200, settings().max_examples), stateful_step_count=30
+)
 
 
 def test_ten_thousand_offers_are_found_and_removed_quickly():
