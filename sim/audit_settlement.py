@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ledger.contracts.delivery import MAX_NET_WH
+from ledger.contracts.grants import CONNECTION_MAX_WH
 from market.scheduling import deviation_tariff
 from market.settlement import Tariff, assumed_net_wh, settle, true_up
 from sim.audit_book import Position
@@ -82,7 +82,7 @@ class Delivery(Part):
     def _assume(self, held: Position, address: str) -> int:
         grant = self._grants[address]
         most_wh = assumed_net_wh(grant["maxBuyWh"], grant["maxSellWh"], held.bought_wh)
-        return min(most_wh, MAX_NET_WH)
+        return min(most_wh, CONNECTION_MAX_WH)
 
     def _settlement(self, slot: int, held: Position, net_wh: int) -> tuple[Event, int]:
         """A row of a settlement, and what the home pays by it."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from ledger.contracts import accounts, escrow, keys, slots
 from ledger.contracts.context import TRUE_UP_SLOTS, Context
+from ledger.contracts.grants import CONNECTION_MAX_WH
 from ledger.contracts.operations import DeliveryReceipt
 from market.scheduling import deviation_tariff
 from market.settlement import Settlement, Tariff, assumed_net_wh, settle, true_up
@@ -22,8 +23,6 @@ from wire.errors import Refusal
 from wire.keys import from_text
 from wire.metering import Receipt, check_record, load_record
 
-MAX_NET_WH = 10_000_000
-"""More than any one connection point moves in a slot [Wh]; bounds the money of a settlement."""
 ACTIVE_SLOTS = 4
 """How long after its last receipt an address that orders nothing is still expected to send one. As
 long as a gateway closes missed slots by default: a shorter outage costs a home nothing."""
@@ -47,7 +46,7 @@ def deliver(ctx: Context, op: DeliveryReceipt) -> Refusal | None:
     held = slots.position(ctx.state, slot, ctx.sender)
     if "netWh" in held:
         return Refusal.DUPLICATE
-    if not -MAX_NET_WH <= receipt.net_wh <= MAX_NET_WH:
+    if not -CONNECTION_MAX_WH <= receipt.net_wh <= CONNECTION_MAX_WH:
         return Refusal.QUANTITY_OUT_OF_RANGE
     check_record(receipt, from_text(grant["meterKey"]), ctx.genesis.chain_id)
     slots.open_slot(ctx, slot)
@@ -137,7 +136,7 @@ def _assume(ctx: Context, slot: int, address: str, held: dict[str, Any]) -> int:
     grant = ctx.state.get(keys.grant(address))
     assert grant is not None, f"{address} ordered in slot {slot} without a grant"
     most_wh = assumed_net_wh(grant["maxBuyWh"], grant["maxSellWh"], held["boughtWh"])
-    net_wh = min(most_wh, MAX_NET_WH)
+    net_wh = min(most_wh, CONNECTION_MAX_WH)
     ctx.state.put(keys.position(slot, address), {**held, "assumedNetWh": net_wh})
     return net_wh
 

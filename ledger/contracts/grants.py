@@ -21,6 +21,8 @@ from wire.certificates import AddressGrant
 from wire.errors import CertificateError, MalformedError, Refusal
 from wire.keys import KEY_BYTES, from_text
 
+CONNECTION_MAX_WH = 10_000_000
+"""More than any one connection point moves in a slot [Wh]; bounds the money of a settlement."""
 LIMIT_MAX_WH = 1_000_000_000
 SLOT_MAX = 10**9
 
@@ -35,7 +37,7 @@ def load_grant(genesis: Genesis, value: Any) -> AddressGrant:
     grant = certificates.load(AddressGrant, value, genesis.issuer, genesis.market)
     from_text(grant.meter_key, KEY_BYTES)
     limits = (grant.max_buy_wh, grant.max_sell_wh)
-    if not all(0 <= limit <= LIMIT_MAX_WH for limit in limits):
+    if not all(0 <= limit <= CONNECTION_MAX_WH for limit in limits):
         raise MalformedError("limits out of range", limits=limits)
     if not 0 <= grant.start_slot <= grant.end_slot <= SLOT_MAX:
         raise MalformedError("slots out of range", start=grant.start_slot, end=grant.end_slot)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from analytics.billing import HomeDay, bill
+from analytics.billing import HomeDay, SettledSlot, bill
 from hem.controller.battery import Battery
 from hem.controller.bidding import Decision, Situation, answer_auction, decide
 from hem.controller.forecast import Forecaster
@@ -51,7 +51,7 @@ class Trader:
     physics: HomePhysics
     forecaster: Forecaster = field(default_factory=lambda: Forecaster(SLOTS))
     awards: dict[int, list[Row]] = field(default_factory=dict)
-    settled: list[tuple[Row, list[Row]]] = field(default_factory=list)
+    settled: list[SettledSlot] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
     pledged_wh: dict[int, int] = field(default_factory=dict)
     offered_wh: dict[int, int] = field(default_factory=dict)
@@ -84,9 +84,13 @@ class Trader:
 
     def award(self, slot: int, kind: str, side: str, energy_wh: int, price: int) -> None:
         """Contract energy."""
-        row = {"kind": kind, "side": side, "energyWh": energy_wh, "priceUc": price}
+        amount_uc = cost_uc(energy_wh, price)
+        row = {
+            "kind": kind, "side": side, "energyWh": energy_wh, "priceUc": price,
+            "amountUc": amount_uc,
+        }  # fmt: skip
         self.awards.setdefault(slot, []).append(row)
-        self.paid_uc += cost_uc(energy_wh, price) * (1 if side == "buy" else -1)
+        self.paid_uc += amount_uc * (1 if side == "buy" else -1)
 
 
 def situation_of(trader: Trader, slot: int, prices: dict[int, int]) -> Situation:
@@ -149,7 +153,7 @@ def close_slot(trader: Trader, slot: int) -> None:
     bought, sold = trader.position(slot) or (0, 0)
     trader.paid_uc += settle(net_wh, bought, sold, TARIFF).amount_uc
     row = {"netWh": net_wh, "boughtWh": bought, "soldWh": sold}
-    trader.settled.append((row, trader.awards.get(slot, [])))
+    trader.settled.append(SettledSlot(row, trader.awards.get(slot, []), TARIFF))
 
 
 def hold_auction(traders: list[Trader], prices: dict[int, int]) -> None:

@@ -29,8 +29,7 @@ from support.chain_builder import (
 
 from ledger.contracts import keys
 from ledger.contracts.accounts import DEPOSITS_MAX_UC
-from ledger.contracts.delivery import MAX_NET_WH
-from ledger.contracts.grants import LIMIT_MAX_WH
+from ledger.contracts.grants import CONNECTION_MAX_WH
 from ledger.execution import money_uc
 from ledger.genesis import MAX_PRICE_UC_PER_KWH, Auctions
 from market.sealed import SealedBid, commitment
@@ -399,35 +398,33 @@ def test_a_number_at_the_end_of_the_range_is_refused_or_counts_exactly(operation
 
 
 def test_the_largest_amounts_that_are_lawful_clear_and_settle_exactly():
-    """A gigawatt-hour at the highest price: the lock is below all money there may be, and exact."""
+    """Ten megawatt-hours at the highest price: the lock is below all money there may be."""
     chain = Chain()
-    wide = {"max_buy_wh": LIMIT_MAX_WH, "max_sell_wh": LIMIT_MAX_WH}
+    wide = {"max_buy_wh": CONNECTION_MAX_WH, "max_sell_wh": CONNECTION_MAX_WH}
     chain.block(START_MS + 1, *(chain.tx(who, register(who, **wide)) for who in (ANN, BOB)))
     given = [
-        asset(who, kind, LIMIT_MAX_WH, SLOT, SLOT)
+        asset(who, kind, CONNECTION_MAX_WH, SLOT, SLOT)
         for who in (ANN, BOB) for kind in ("production", "consumption")
     ]  # fmt: skip
     chain.block(START_MS + 2, chain.tx(SUPERVISOR, *given))
     most_uc = DEPOSITS_MAX_UC - chain.ledger.query("totals")["depositsUc"]
     assert refused(chain, SUPERVISOR, deposit(ANN, most_uc + 1)) == "QUANTITY_OUT_OF_RANGE"
     assert chain.codes(chain.ledger.time_ms + 1, SUPERVISOR, deposit(ANN, most_uc)) == ["OK"]
-    cost_uc = LIMIT_MAX_WH * MAX_PRICE_UC_PER_KWH // 1000
-    whole = bid("buy", SLOT, LIMIT_MAX_WH, MAX_PRICE_UC_PER_KWH)
+    cost_uc = CONNECTION_MAX_WH * MAX_PRICE_UC_PER_KWH // 1000
+    whole = bid("buy", SLOT, CONNECTION_MAX_WH, MAX_PRICE_UC_PER_KWH)
     assert chain.codes(chain.ledger.time_ms + 1, ANN, whole) == ["OK"]
     assert chain.account(ANN) == (most_uc - cost_uc, cost_uc)
-    dear = bid("sell", SLOT, LIMIT_MAX_WH, MAX_PRICE_UC_PER_KWH)
+    dear = bid("sell", SLOT, CONNECTION_MAX_WH, MAX_PRICE_UC_PER_KWH)
     assert chain.codes(chain.ledger.time_ms + 1, BOB, dear) == ["OK"]
     (cleared,) = events_of(chain.block(GATE), "cleared")
-    assert (cleared["tradedWh"], cleared["priceUcPerKwh"]) == (LIMIT_MAX_WH, MAX_PRICE_UC_PER_KWH)
-    for who, net_wh in ((ANN, MAX_NET_WH), (BOB, -MAX_NET_WH)):
+    assert cleared["tradedWh"] == CONNECTION_MAX_WH
+    assert cleared["priceUcPerKwh"] == MAX_PRICE_UC_PER_KWH
+    for who, net_wh in ((ANN, CONNECTION_MAX_WH), (BOB, -CONNECTION_MAX_WH)):
         said = receipt(who, SLOT, net_wh, chain.chain_id)
         assert chain.codes(max(chain.ledger.time_ms, slot_ms(SLOT + 1)) + 1, who, said) == ["OK"]
     chain.block(slot_ms(SLOT + 2))
-    rest_wh, prices = LIMIT_MAX_WH - MAX_NET_WH, chain.genesis.prices
-    sold_back_uc = rest_wh * prices.feed_in_uc_per_kwh // 1000
-    assert chain.account(ANN) == (most_uc - cost_uc + sold_back_uc, 0)
-    bought_uc = rest_wh * prices.imbalance_uc_per_kwh // 1000
-    assert chain.account(BOB) == (cost_uc - bought_uc, 0)
+    assert chain.account(ANN) == (most_uc - cost_uc, 0)
+    assert chain.account(BOB) == (cost_uc, 0)
     assert money_uc(chain.ledger.state) == chain.ledger.query("totals")["depositsUc"]
 
 
