@@ -34,8 +34,9 @@ FORMULAE = {
     "outside the feeder",
     "From neighbours": "Σ over slots and homes of max(0, net) − I: left one meter and entered "
     "another in the same slot",
-    "Traded locally": "Σ over slots and markets of the energy that homes contracted, without the "
-    "aggregator's auctions; contracts, which meters then confirmed or residuals made good",
+    "Traded locally": "Σ over slots and markets of the energy that homes contracted with each "
+    "other, without what the grid supervisor took or gave; contracts, which meters then confirmed or "
+    "residuals made good",
 }
 
 

@@ -207,10 +207,10 @@ class Rollup:
             of_slot[volume.kind, volume.reference] = volume
         for slot in sorted({volume.slot for volume in volumes}):
             markets = by_kind(self._volumes[slot].values())
-            all_wh = sum(market["energyWh"] for market in markets.values())
+            local_wh = sum(market["localWh"] for market in markets.values())
             flex_wh = markets.get(FLEXIBILITY, {}).get("energyWh", 0)
             row = self._slot(slot)
-            row.update(markets=markets, tradedWh=all_wh - flex_wh, flexWh=flex_wh)
+            row.update(markets=markets, tradedWh=local_wh, flexWh=flex_wh)
             self._put_slot(slot, row)
 
     def _trade(self, trade: Trade) -> None:

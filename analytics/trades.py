@@ -68,6 +68,8 @@ class Volume:
     reference: str
     energy_wh: int
     money_uc: int
+    local_wh: int
+    """Of the energy, what went from one home to another; the rest is the grid supervisor's."""
 
 
 @dataclass(slots=True)
@@ -115,7 +117,7 @@ def volumes_of(event: Row, trades: Iterable[Trade]) -> list[Volume]:
     Energy and money that changed hands, by slot.
 
     Where the grid supervisor is the other side, only one side's trades are homes'; in a session it
-    makes up what the homes' sides differ by. So the larger side counts.
+    makes up what the homes' sides differ by. So the larger side counts, and the smaller is local.
     """
     sums: dict[tuple[int, str, str], dict[str, list[int]]] = {}
     for trade in trades:
@@ -125,12 +127,13 @@ def volumes_of(event: Row, trades: Iterable[Trade]) -> list[Volume]:
         sides[trade.side][0] += trade.energy_wh
         sides[trade.side][1] += trade.amount_uc
     if event["event"] == "cleared" and not sums:
-        return [Volume(event["slot"], "market", "", event["tradedWh"], 0)]
+        return [Volume(event["slot"], "market", "", event["tradedWh"], 0, event["tradedWh"])]
     return [
         Volume(
             *key,
             energy_wh=max(sides["buy"][0], sides["sell"][0]),
             money_uc=max(sides["buy"][1], sides["sell"][1]),
+            local_wh=min(sides["buy"][0], sides["sell"][0]),
         )
         for key, sides in sums.items()
     ]
@@ -138,10 +141,13 @@ def volumes_of(event: Row, trades: Iterable[Trade]) -> list[Volume]:
 
 def by_kind(volumes: Iterable[Volume]) -> dict[str, dict[str, int]]:
     """Energy and money by market, in the order of `MARKETS`; without markets that were not used."""
-    sums: dict[str, dict[str, int]] = defaultdict(lambda: {"energyWh": 0, "moneyUc": 0})
+    sums: dict[str, dict[str, int]] = defaultdict(
+        lambda: {"energyWh": 0, "moneyUc": 0, "localWh": 0}
+    )
     for volume in volumes:
         sums[volume.kind]["energyWh"] += volume.energy_wh
         sums[volume.kind]["moneyUc"] += volume.money_uc
+        sums[volume.kind]["localWh"] += volume.local_wh
     return {kind: sums[kind] for kind in MARKETS if kind in sums and sums[kind]["energyWh"]}
 
 

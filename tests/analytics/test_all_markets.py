@@ -82,7 +82,10 @@ def test_every_market_is_counted_and_together_they_are_the_ledgers(chain, report
     assert energy["auction"] == 91 + 123
     assert energy["offer"] == 50 * 2 + 17 + 21
     assert energy["escrow"] == 201 + 97 + 55
-    assert report["energy"]["tradedWh"] + report["energy"]["flexWh"] == sum(energy.values())
+    local = {row["kind"]: row["localWh"] for row in report["markets"]}
+    assert report["energy"]["tradedWh"] == sum(local.values())
+    assert {kind for kind in energy if local[kind] != energy[kind]} == {"auction", "schedule"}
+    assert local["auction"] == 0 < local["schedule"] < energy["schedule"], "the rest is the grid's"
     assert report["energy"]["flexWh"] == energy["auction"]
 
 
@@ -150,8 +153,8 @@ def test_the_page_is_told_all_markets_and_the_running_tariff(chain, rollup):
     reply = view.answer("", Situation(now_ms, 1.0, True, 0.0))
     tiles = reply["tiles"]
     assert set(tiles["markets"]) == set(MARKETS) == set(reply["market"]["markets"])
-    all_wh = sum(sums["energyWh"] for sums in tiles["markets"].values())
-    assert tiles["tradedWh"] + tiles["flexWh"] == all_wh
+    assert tiles["tradedWh"] == sum(sums["localWh"] for sums in tiles["markets"].values())
+    assert tiles["flexWh"] == tiles["markets"]["auction"]["energyWh"]
     assert reply["tariff"]["retailUc"] == 300_001
     later = view.answer("", Situation(chain.genesis.grid.start_ms(ACTIVE), 1.0, True, 0.0))
     assert later["tariff"]["retailUc"] == 345_677
