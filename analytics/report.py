@@ -35,8 +35,8 @@ FORMULAE = {
     "From neighbours": "Σ over slots and homes of max(0, net) − I: left one meter and entered "
     "another in the same slot",
     "Traded locally": "Σ over slots and markets of the energy that homes contracted with each "
-    "other, without what the grid supervisor took or gave; contracts, which meters then confirmed or "
-    "residuals made good",
+    "other, without what the grid supervisor took or gave; contracts, which meters then confirmed "
+    "or residuals made good",
 }
 
 
