@@ -30,9 +30,11 @@ from ledger.execution import contract_of
 from ledger.genesis import Genesis, GenesisValidator, Supervisor, genesis_bytes, seal_genesis
 from ledger.node import Node
 from runtime.bus import MqttBus, lane
+from runtime.ports import Handler
 from runtime.rng import SystemRng
 from sim.movable_clock import MovableClock
 from sim.sender import Sender
+from wire import topics
 from wire.canonical import encode
 from wire.certificates import AddressGrant, Certificate, Signed, dump, seal
 from wire.keys import SigningKey, to_text
@@ -50,8 +52,8 @@ DEPOSIT_UC = 100_000_000
 LIMIT_WH = 10_000
 GRANT_SLOTS = 1_000
 HOME_SLOTS = 96
-CONNECT_S = 10.0
-FINAL_S = 20.0
+CONNECT_S = FINAL_S = 60.0
+"""Real time given to what must come: far longer than it takes, as machines are busy."""
 POLL_S = 0.01
 
 
@@ -144,7 +146,7 @@ class Actor(Sender):
 
     async def balance(self) -> tuple[int, int]:
         """Free and locked money, as f + 1 validators have it [µ¤]."""
-        row = await self.client.query("account", self.id)
+        row = await self.client.query("account", self.id, FINAL_S)
         return row.get("balanceUc", 0), row.get("lockedUc", 0)
 
 
@@ -183,6 +185,7 @@ class Stage:
         slots: tuple[int, int] | None = None,
         key: SigningKey | None = None,
         grant: AddressGrant | None = None,
+        watch: Handler | None = None,
     ) -> Actor:
         """
         A home whose fresh address is registered, and has money and energy to trade.
@@ -195,12 +198,13 @@ class Stage:
                 the grant allows)
             slots: first and last slot of that energy (default: a day from `slot0` on)
             key, grant: of the address, where a CSM-DB granted it (default: the stage does)
+            watch: gets every transaction of anybody from the public topic, as soon as it is sent
         """
         key = key or self.issuer.key.derive(f"home {len(self.actors)} {name}")
         now_slot = self.genesis.grid.slot_at(self.clock.now_ms())
         last_slot = now_slot + GRANT_SLOTS
         grant = grant or self.issuer.grant(key, now_slot, last_slot, max_buy_wh, max_sell_wh)
-        actor = await self._actor(name, key, grant)
+        actor = await self._actor(name, key, grant, watch)
         _must(await actor.submit({"op": "register-address", "grant": dump(grant)}))
         first, last = slots or (self.slot0, self.slot0 + HOME_SLOTS - 1)
         held = {
@@ -226,6 +230,10 @@ class Stage:
     def name_of(self, address: str) -> str:
         """Whose an address is."""
         return next((one.name for one in self.actors if one.id == address), address)
+
+    def validator_folder(self, number: int) -> Path:
+        """What a validator's operator looks after; validators are numbered from 0."""
+        return self.folder / f"validator-{number}"
 
     def receipt(self, actor: Actor, slot: int, net_wh: int) -> dict[str, Any]:
         """The operation in which an actor's meter says what flowed (import − export) [Wh]."""
@@ -254,7 +262,7 @@ class Stage:
     async def to_ms(self, market_ms: int) -> None:
         """Make it a market time; see `to_slot`."""
         self.clock.move_to(max(market_ms, self.clock.now_ms()))
-        await self._until(self._nothing_due, "what is due was not done")
+        await self.until(self._nothing_due, "what is due was not done")
         await self.caught_up(max(node.executed_height for node in self.nodes))
 
     def _nothing_due(self) -> bool:
@@ -269,17 +277,20 @@ class Stage:
         return [event for _, event in self.supervisor.seen if event["event"] == name]
 
     def state(self, key: str) -> Any:
-        """A row of the executed state, as most validators have it (`ledger.contracts.keys`)."""
+        """
+        A row of the executed state, as most validators have it (`ledger.contracts.keys`); None when
+        there is no such row.
+        """
         rows = [node.ledger.query(key) for node in self.nodes]
-        counted = Counter(encode([row]) for row in rows)
+        counted = Counter(_bytes_of(row) for row in rows)
         best, count = counted.most_common(1)[0]
         if count <= VALIDATORS // 3:
             raise StageError(f"the validators do not agree on {key}")
-        return next(row for row in rows if encode([row]) == best)
+        return next(row for row in rows if _bytes_of(row) == best)
 
     async def caught_up(self, height: int) -> None:
         """Wait until every validator has executed a height, and its events are in `events`."""
-        await self._until(
+        await self.until(
             lambda: all(node.executed_height >= height for node in self.nodes),
             f"not every validator executed block {height}",
         )
@@ -292,9 +303,9 @@ class Stage:
             handled = self.supervisor.client.delivered()
             return all(handled.get(contract, 0) >= least for contract, least in last.items())
 
-        await self._until(heard, f"the events of block {height} did not come")
+        await self.until(heard, f"the events of block {height} did not come")
 
-    async def _until(self, condition: Callable[[], bool], what: str) -> None:
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
         """
         Wait for something.
 
@@ -318,8 +329,12 @@ class Stage:
             SystemRng(),
         )  # fmt: skip
 
-    async def _actor(self, name: str, key: SigningKey, credential: Signed) -> Actor:
+    async def _actor(
+        self, name: str, key: SigningKey, credential: Signed, watch: Handler | None = None
+    ) -> Actor:
         bus = self._bus(key, credential)
+        if watch is not None:
+            bus.subscribe(topics.build(self.genesis.market, topics.TX, "+"), watch)
         client = LedgerClient(bus, self.genesis, self.clock, key.id, from_start=not self.actors)
         actor = Actor(key, bus, client, self.genesis, self.clock, name=name, stage=self)
         await actor.start(CONNECT_S)
@@ -329,7 +344,7 @@ class Stage:
     async def start(self) -> None:
         """Start the validators and connect the supervisor."""
         for number, key in enumerate(self.keys):
-            folder = self.folder / f"validator-{number}"
+            folder = self.validator_folder(number)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "genesis.json").write_bytes(genesis_bytes(self.genesis))
             bus = self._bus(key, self.issuer.certificate(key, {"validator"}))
@@ -389,6 +404,11 @@ async def stage(
         yield running
     finally:
         await running.stop()
+
+
+def _bytes_of(row: Any) -> bytes:
+    """A row for comparing; a null has no canonical form."""
+    return b"" if row is None else encode([row])
 
 
 def _must(event: dict[str, Any]) -> None:
