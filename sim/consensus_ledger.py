@@ -22,6 +22,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, cast
 
+from ledger.consent import Consent
 from ledger.contracts import keys
 from ledger.duties import LEAVE_FILE, LICENCE_FILE, Duties, Seeds
 from ledger.execution import ChainError, Ledger
@@ -160,6 +161,7 @@ class SimDuties(Duties):
         self._folder = cast("Path", node.papers)
         self._rng = SeededRng(node.world.rng)
         self._seeds = Seeds(node.key, ONION_LAYERS)
+        self._consent = Consent(self._folder, node.key.id)
         self._flight: Transaction | None = None
         self._sent_s = 0.0
         self._asked_s = {}
