@@ -61,6 +61,8 @@ class Auditor:
     directory: Directory = field(default_factory=Directory.empty)
     stale: bool = True
     """Something named a meter that is not in the directory: the CSM-DB should be asked."""
+    listed: bool = False
+    """The CSM-DB has told us which meters there are, since we started."""
 
     # --- readings -------------------------------------------------------------------------------
 
@@ -82,7 +84,7 @@ class Auditor:
 
     def refreshed(self, now_ms: int) -> None:
         """The directory was brought up to date: judge what was held, whatever comes of it."""
-        self.stale = False
+        self.stale, self.listed = False, True
         directory = self.directory
         with self.store.atomic():
             self.store.adopt(directory.meter_of_address, directory.meter_of_validator)

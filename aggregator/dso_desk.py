@@ -269,9 +269,9 @@ class DsoDesk:
         elif name in DEPOSITS:
             before, number = self._deposits_of
             number = number + 1 if before == height else 0
-            self._deposits_of = (height, number)
             with self.accounts.atomic():
                 self.accounts.deposit(height, number, event)
+            self._deposits_of = (height, number)  # told again after a failure it is the same one
 
     def claim(self, owner_of: Callable[[str], str]) -> None:
         """

@@ -102,6 +102,8 @@ class Scheduler:
 
     def deviation_wh(self, slot: int) -> int:
         """The deviation from the approved schedule that the next slots will probably have [Wh]."""
+        if not self._auditor.listed:
+            return 0  # how many meters there are nobody has told us yet: most may be missing
         first_slot = slot - MEASURED_SLOTS
         measured = self._store.measured(first_slot, slot - 1, self._enough_meters())
         rows = [(net_wh, self._store.approved(each)) for each, net_wh in measured]

@@ -108,7 +108,7 @@ class Aggregator:
         self._propose = list(propose)
         self._approve, self._adjust = approve, adjust or AdjustmentPolicy()
         self.rules = RuleBook.kept(genesis, store.rules())
-        self._rounds: dict[int, int] = {}
+        self._rounds = store.rounds()
         """Last round of the sessions that were cleared, by slots that have not ended."""
         self.auditor = Auditor(store, box, genesis.chain_id, genesis.grid, genesis.poe)
         self.ledger = LedgerClient(
@@ -221,6 +221,8 @@ class Aggregator:
         """Reopen cleared sessions where the grid changed or is full, if that is configured."""
         if event["event"] == "session-closed":
             self._rounds[event["slot"]] = event["round"]
+            with self.store.atomic():
+                self.store.put_rounds(self._rounds)
         self.outbox.add(adjustments(event, self._rounds, now_ms, self.genesis.grid, self._adjust))
 
     async def _take_reading(self, message: Message) -> None:

@@ -467,6 +467,16 @@ class AggregatorStore:
         """Keep what was changed of the rules."""
         self.db.execute("INSERT OR REPLACE INTO meta VALUES ('rules', ?)", [json.dumps(rules)])
 
+    def rounds(self) -> dict[int, int]:
+        """Last round of the forward sessions that were cleared, by slot."""
+        row = self._one("SELECT value FROM meta WHERE name = 'rounds'")
+        found = json.loads(row["value"]) if row is not None else {}
+        return {int(slot): int(number) for slot, number in found.items()}
+
+    def put_rounds(self, rounds: Mapping[int, int]) -> None:
+        """Keep which sessions were cleared."""
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES ('rounds', ?)", [json.dumps(rounds)])
+
     def validators(self) -> dict[str, Any]:
         """Who speaks for the ledger; empty: the founders."""
         row = self._one("SELECT value FROM meta WHERE name = 'validators'")

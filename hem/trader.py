@@ -24,8 +24,12 @@ import structlog
 
 from hem.controller.battery import Battery
 from hem.controller.bidding import OrderIntent, Situation, answer_auction, decide
-from hem.controller.forecast import Forecast, Forecaster
+from hem.controller.forecast import Forecaster
 from hem.controller.forward import (
+    Block,
+    Choice,
+    Early,
+    StandingOffer,
     adjustment,
     block_to_sell,
     choose,
@@ -39,7 +43,7 @@ from hem.controller.forward import (
 from hem.controller.policy import Policy
 from hem.ems.board import Board
 from hem.ems.decisions import DecisionLog
-from hem.ems.pledges import NEVER_MS, Pledge, Pledges, Source, total_wh
+from hem.ems.pledges import NEVER_MS, Pledge, Pledges, Source, by_slot
 from hem.ems.sealed_bids import SealedBids, base_key, outcome_of
 from hem.ems.wallet import MARKET, Wallet
 from hem.gateway.client import GatewayError
@@ -56,12 +60,15 @@ from wire.tmi import bid_offer
 from wire.units import cost_uc
 
 RECENT_PRICES = 8
-FIRST_AHEAD = 2
-"""Trades with neighbours are for slots so far ahead, or the double auction is under way [slots]."""
 ACCEPTANCES = 2
 """Offers accepted in one slot: their fate is seen before more is bought."""
 SESSION = "@session"
 RULES = "rules"
+BID_AFTER_MS = 120_000
+"""How long after a slot's start it is bid for the next [ms]."""
+KNOW_WITHIN_MS = 110_000
+"""Who does not know by then what is final trades ahead in the next slot [ms after its start]."""
+MAX_AHEAD = 96
 RETRY_S = 0.05
 LOOK_S = 1.0
 
@@ -99,6 +106,8 @@ class Parts:
     rng: Rng
     state: Callable[[], Awaitable[State]]
     """Asks the gateway. Raises `GatewayError`."""
+    caught_up: Callable[[], bool] = lambda: True
+    """Do we know what is final? Who has been away may have sold what it does not know of."""
 
 
 class Trader:
@@ -114,6 +123,10 @@ class Trader:
         self._sealed = SealedBids(parts.store, parts.rng)
         self._to_reveal = asyncio.Event()
 
+    def renew_grant(self, grant: AddressGrant) -> None:
+        """Our address may be used for longer."""
+        self._parts = replace(self._parts, grant=grant)
+
     @property
     def address(self) -> str:
         """Ours."""
@@ -122,14 +135,18 @@ class Trader:
     # --- The double auction ----------------------------------------------------------------------
 
     async def bid(self, slot: int) -> None:
-        """Decide about the next slot and bid for it in its double auction."""
-        target = slot + 1
-        if not self._may_trade(target, "double-auction"):
+        """Decide about the next slot that can still be bid for, and bid in its double auction."""
+        target = self._target(slot)
+        if not self._may_trade(target, "double-auction") or not self._is_new(f"bid/{target}/0"):
             return
-        situation = await self._situation(target)
-        if situation is None:
+        now_ms = self._clock.now_ms()
+        if not await self._know(now_ms + (self._closes_ms(target) - now_ms) // 2):
+            log.warning("no bid: we do not know yet what is final", slot=target)
             return
-        decision = decide(situation, self._policy)
+        now = await self._unlimited(slot + 1)
+        if now is None:
+            return
+        decision = decide(self._ahead(now, target), self._policy)
         self._parts.decisions.add(target, self._clock.now_ms(), decision)
         sealed = self._sealed_rule(target)
         self._leave(
@@ -139,6 +156,30 @@ class Trader:
             ]
         )
 
+    def _target(self, slot: int) -> int:
+        """The slot that is bid for in a slot: the first whose bids are taken a little longer."""
+        bids_ms = self._grid.start_ms(slot) + BID_AFTER_MS
+        target = slot + 1
+        while self._closes_ms(target) <= bids_ms and target < slot + MAX_AHEAD:
+            target += 1
+        return target
+
+    def _closes_ms(self, slot: int) -> int:
+        """When bids for a slot are not taken any more; where they are sealed: commitments."""
+        return self.rules.reveal_ms(slot) if self._sealed_rule(slot) else self.rules.gate_ms(slot)
+
+    def _lapses_ms(self, slot: int) -> int:
+        """When an offer for a slot lapses: before we bid for the slot ourselves."""
+        return self._grid.start_ms(slot - (self._target(slot) - slot))
+
+    async def _know(self, until_ms: int) -> bool:
+        """Wait until we know what is final, a moment at most."""
+        while not self._parts.caught_up():
+            if self._clock.now_ms() >= until_ms:
+                return False
+            await asyncio.sleep(RETRY_S)
+        return True
+
     # --- Some slots ahead ------------------------------------------------------------------------
 
     async def trade_ahead(self, slot: int) -> None:
@@ -146,16 +187,26 @@ class Trader:
         markets = {"schedules", "order-book", "escrow"}
         if not markets.intersection(self._policy.markets) or not self._wallet.registered:
             return
-        base = await self._unlimited(slot + 1)
-        if base is None:
+        self._leave_again()
+        if not await self._know(self._grid.start_ms(slot) + KNOW_WITHIN_MS):
+            log.warning("not trading ahead: we do not know yet what is final", slot=slot)
             return
-        self._schedule(base, slot + self._policy.schedules.lead_slots)
-        self._trade_blocks(base, slot)
-        self._trade_lots(base, slot)
+        now = await self._unlimited(slot + 1)
+        if now is None:
+            return
+        self._schedule(now, slot + self._policy.schedules.lead_slots)
+        self._trade_blocks(now, slot)
+        self._trade_lots(now, slot)
+
+    def _leave_again(self) -> None:
+        """A promise whose operation a crash kept from the outbox is sent now."""
+        now_ms = self._clock.now_ms()
+        standing = [(k, p) for k, p in self.pledges.kept() if p.energy_wh and now_ms < p.until_ms]
+        self._leave([(_left_as(key, pledge), pledge.operation) for key, pledge in standing])
 
     def _schedule(self, base: Situation, slot: int) -> None:
         key = f"schedule/{slot}"
-        if not self._may_trade(slot, "schedules") or self.pledges.find(key) is not None:
+        if not self._may_trade(slot, "schedules") or not self._is_new(key):
             return
         order = schedule(self._ahead(base, slot), self._policy)
         if order is None:
@@ -168,38 +219,43 @@ class Trader:
         policy, now_ms = self._policy.order_book, self._clock.now_ms()
         first, last = slot + policy.lead_slots, slot + policy.lead_slots + policy.block_slots - 1
         for _ in range(ACCEPTANCES):
-            wishes = self._wishes(base, range(slot + FIRST_AHEAD, last + 1), "order-book")
+            wishes = self._wishes(base, range(self._target(slot) + 1, last + 1), "order-book")
             offers = self.board.offers("order-book", now_ms, self.address)
-            open_offers = [o for o in offers if self.pledges.find(f"accept/{o.name}") is None]
-            choice = choose(open_offers, wishes, self._policy, self.address)
+            new = [offer for offer in offers if self._is_new(f"accept/{offer.name}")]
+            choice = choose(new, wishes, self._policy, self.address)
             if choice is None:
                 break
-            operation: dict[str, Any] = {
-                "op": "accept-offer",
-                "offer": choice.offer.name,
-                "assets": [
-                    {"energyWh": p.energy_wh, "startSlot": p.start_slot, "endSlot": p.end_slot}
-                    for p in choice.parts
-                ],
-            }
-            key = f"accept/{choice.offer.name}"
-            for number, part in enumerate(choice.parts):
-                order = OrderIntent("buy", part.energy_wh, part.price_uc_per_kwh)
-                part_key = key if number == 0 else f"{key}/{number}"
-                self._promise(part_key, part.start_slot, part.end_slot, order, operation)
-            self._leave([(key, operation)])
+            self._accept(choice)
         sells = self._wishes(base, range(first, last + 1), "order-book")
         block = block_to_sell([sells.get(s) for s in range(first, last + 1)], first, self._policy)
-        if block is None:
+        if block is not None:
+            self._post(block)
+
+    def _accept(self, choice: Choice) -> None:
+        operation = {
+            "op": "accept-offer",
+            "offer": choice.offer.name,
+            "assets": [
+                {"energyWh": p.energy_wh, "startSlot": p.start_slot, "endSlot": p.end_slot}
+                for p in choice.parts
+            ],
+        }
+        key = f"accept/{choice.offer.name}"
+        for number, part in enumerate(choice.parts):
+            order = OrderIntent("buy", part.energy_wh, part.price_uc_per_kwh)
+            part_key = key if number == 0 else f"{key}/{number}"
+            self._promise(part_key, part.start_slot, part.end_slot, order, operation)
+        self._leave([(key, operation)])
+
+    def _post(self, block: Block) -> None:
+        key, until_ms = f"offer/{block.start_slot}", self._lapses_ms(block.start_slot)
+        if not self._is_new(key) or until_ms <= self._clock.now_ms():
             return
-        # it lapses before we bid for its first slot, so that what nobody took is sold there
-        until_ms = self._grid.start_ms(first - 1)
         operation = {
             "op": "post-offer", "kind": "production", "energyWh": block.energy_wh,
             "startSlot": block.start_slot, "endSlot": block.end_slot,
             "priceUcPerKwh": block.price_uc_per_kwh, "untilMs": until_ms,
         }  # fmt: skip
-        key = f"offer/{block.start_slot}"
         order = OrderIntent("sell", block.energy_wh, block.price_uc_per_kwh)
         self._promise(key, block.start_slot, block.end_slot, order, operation, until_ms=until_ms)
         self._leave([(key, operation)])
@@ -207,36 +263,55 @@ class Trader:
     def _trade_lots(self, base: Situation, slot: int) -> None:
         policy, now_ms = self._policy.escrow, self._clock.now_ms()
         target = slot + policy.lead_slots
-        if self.rules.of_slot(target).escrow.fee_uc > policy.fee_max_uc:
-            return
         for _ in range(policy.lots):
-            wishes = self._wishes(base, range(slot + FIRST_AHEAD, target + 1), "escrow")
-            offers = self.board.offers("escrow", now_ms, self.address)
-            offer = choose_lot(
-                [o for o in offers if self.pledges.find(f"take/{o.name}") is None],
-                wishes,
-                self.address,
-            )
+            wishes = self._wishes(base, range(self._target(slot) + 1, target + 1), "escrow")
+            offers = [
+                offer
+                for offer in self.board.offers("escrow", now_ms, self.address)
+                if self._is_new(f"take/{offer.name}") and self._room_for_lot(offer.start_slot)
+            ]
+            offer = choose_lot(offers, wishes, self._policy, self._escrow_terms, self.address)
             if offer is None:
                 break
-            operation = {
-                "op": "accept-escrow", "offer": offer.name, "energyWh": offer.energy_wh,
-                "priceUcPerKwh": offer.price_uc_per_kwh,
-            }  # fmt: skip
-            order = OrderIntent("buy", offer.energy_wh, offer.price_uc_per_kwh)
-            key = f"take/{offer.name}"
-            self._promise(key, offer.start_slot, offer.start_slot, order, operation)
-            self._leave([(key, operation)])
+            self._take(offer)
+        if not self._room_for_lot(target):
+            return
         wish = self._wishes(base, range(target, target + 1), "escrow").get(target)
-        for number, energy_wh in enumerate(lots(wish, self._policy)):
+        fee_uc, feed_in = self._escrow_terms(target)
+        for number, energy_wh in enumerate(lots(wish, self._policy, fee_uc, feed_in)):
             assert wish is not None
             self._offer_lot(target, number, OrderIntent("sell", energy_wh, wish.price_uc_per_kwh))
+
+    def _escrow_terms(self, slot: int) -> tuple[int, int]:
+        """(fee of taking part [µ¤], feed-in price [µ¤/kWh]) of a slot."""
+        rules = self.rules.of_slot(slot)
+        return rules.escrow.fee_uc, rules.tariff.feed_in_uc_per_kwh
+
+    def _room_for_lot(self, slot: int) -> bool:
+        """Few lots for one slot: an address has eight orders there, in all markets together."""
+        mine = [
+            pledge
+            for key, pledge in self.pledges.kept()
+            if key.startswith(("take/", "lot/")) and pledge.start_slot == slot
+        ]
+        return len(mine) < self._policy.escrow.lots
+
+    def _take(self, offer: StandingOffer) -> None:
+        operation = {
+            "op": "accept-escrow", "offer": offer.name, "energyWh": offer.energy_wh,
+            "priceUcPerKwh": offer.price_uc_per_kwh,
+        }  # fmt: skip
+        order = OrderIntent("buy", offer.energy_wh, offer.price_uc_per_kwh)
+        key = f"take/{offer.name}"
+        self._promise(key, offer.start_slot, offer.start_slot, order, operation)
+        self._leave([(key, operation)])
 
     def _offer_lot(self, slot: int, number: int, order: OrderIntent) -> None:
         rules = self.rules.of_slot(slot).escrow
         name = f"{self.address}:{slot}-{number}"
-        price_uc = cost_uc(order.energy_wh, order.price_uc_per_kwh)
-        until_ms = self._grid.start_ms(slot - 1)
+        price_uc, until_ms = cost_uc(order.energy_wh, order.price_uc_per_kwh), self._lapses_ms(slot)
+        if not self._is_new(f"lot/{name}") or until_ms <= self._clock.now_ms():
+            return
         operation = {
             "op": "make-offer", "offer": name, "slot": slot, "energyWh": order.energy_wh,
             "priceUcPerKwh": order.price_uc_per_kwh,
@@ -250,12 +325,16 @@ class Trader:
         self, base: Situation, slots: range, market: Literal["order-book", "escrow"]
     ) -> dict[int, OrderIntent]:
         """What we would order for each of these slots, after all that is promised."""
-        wishes = {}
+        early = self._early()
+        wishes: dict[int, OrderIntent] = {}
         for slot in slots:
-            if self._may_trade(slot, market):
-                wish = wish_of(decide(self._ahead(base, slot), self._policy))
-                if wish is not None:
-                    wishes[slot] = wish
+            if not self._may_trade(slot, market):
+                continue
+            wish = wish_of(decide(self._ahead(base, slot, early), self._policy))
+            if wish is not None:
+                # a battery gives or takes the same energy once only, in whichever slot
+                early.plan(slot, wish.energy_wh if wish.side == "buy" else -wish.energy_wh)
+                wishes[slot] = wish
         return wishes
 
     # --- Events ----------------------------------------------------------------------------------
@@ -306,19 +385,22 @@ class Trader:
         if not (self._policy.trades_in("auctions") and self._granted(slot)):
             return
         key = f"auction/{auction}"
-        given = self.pledges.find(key)
-        if given is not None:
-            self._leave(self.pledges.sent(key))
+        given = self.pledges.kept(key)
+        if given:
+            self._leave([(_left_as(key, pledge), pledge.operation) for key, pledge in given])
             return
-        situation = await self._situation(slot)
+        situation = await self._later(slot)
         if situation is None:
             return
         if event["template"] == "double":
-            self._bid_in(key, event, decide(situation, self._policy).orders, "forecast")
+            if not self._ordered_wh(slot, "sell") and not self._ordered_wh(slot, "buy"):
+                self._bid_in(key, event, decide(situation, self._policy).orders, "forecast")
             return
+        if event["template"] == "forward" and self._ordered_wh(slot, "buy"):
+            return  # what we are short of may be bought already
         order = answer_auction(
             situation, self._policy, event["template"], event["energyWh"], event["priceUcPerKwh"],
-            self._offered_wh(slot),
+            self._ordered_wh(slot, "sell"),
         )  # fmt: skip
         if order is not None:
             self._bid_in(key, event, (order,), "battery")
@@ -344,7 +426,7 @@ class Trader:
             return
         if self._clock.now_ms() >= event["deadlineMs"]:
             return
-        situation = await self._situation(slot)
+        situation = await self._later(slot)
         if situation is None:
             return
         without = replace(situation, forecast=committed(situation.forecast, -net_wh))
@@ -382,7 +464,7 @@ class Trader:
         base = base_key(key)
         if outcome != "OK":
             log.info("operation refused", key=key, op=operation["op"], code=outcome)
-            self.pledges.release(base)
+            self.pledges.release(base, parts=operation["op"] == "accept-offer")
         self._parts.decisions.outcome(base, outcome)
 
     def forget_before(self, slot: int) -> None:
@@ -421,9 +503,18 @@ class Trader:
         }  # fmt: skip
 
     def _leave(self, operations: list[tuple[str, dict[str, Any]]]) -> None:
+        if not operations:
+            return
         self._outbox.add(operations)
         if any(operation["op"] == "commit-bid" for _, operation in operations):
             self._to_reveal.set()
+
+    def _is_new(self, key: str) -> bool:
+        """Was nothing sent under this key, and nothing promised?"""
+        return (
+            self._outbox.state_of(key) == self._outbox.state_of(f"commit/{key}") == ""
+            and self.pledges.find(key) is None
+        )
 
     def _sealed_rule(self, slot: int) -> bool:
         return self.rules.of_slot(slot).auctions.sealed
@@ -461,32 +552,32 @@ class Trader:
     def _granted(self, slot: int) -> bool:
         return self._parts.grant.start_slot <= slot <= self._parts.grant.end_slot
 
-    def _forecast_of(self) -> Callable[[int], Forecast]:
-        """What to expect of a slot when all that was sold or bought early is kept."""
-        net_wh = self._wallet.net_wh()
-        standing = self.pledges.standing("forecast", self._clock.now_ms())
+    def _early(self) -> Early:
+        """What is sold and bought early as of now."""
+        now_ms = self._clock.now_ms()
+        return Early(
+            self._wallet.net_wh(),
+            by_slot(self.pledges.standing("forecast", now_ms)),
+            by_slot(self.pledges.standing("battery", now_ms)),
+            self._parts.forecaster.forecast,
+        )
 
-        def early_wh(slot: int) -> int:
-            return net_wh.get(slot, 0) - total_wh(standing, slot)
+    def _ahead(self, now: Situation, slot: int, early: Early | None = None) -> Situation:
+        """
+        The situation of a later slot.
 
-        def forecast(slot: int) -> Forecast:
-            plain = self._parts.forecaster.forecast(slot)
-            ahead_wh = [early_wh(slot + 1 + n) for n in range(len(plain.ahead_wh))]
-            return committed(plain, early_wh(slot), ahead_wh)
+        Args:
+            now: that of the next one, before limits (`_unlimited`)
+        """
+        early = early or self._early()
+        soc_wh = soc_at(now, slot, early.net_wh)
+        later = replace(now, slot=slot, soc_wh=soc_wh, forecast=early.forecast(slot))
+        return self._limited(later, early)
 
-        return forecast
-
-    def _ahead(self, now: Situation, slot: int) -> Situation:
-        """The situation of a later slot, from that of the next one."""
-        forecast_of = self._forecast_of()
-        battery_pledges = self.pledges.standing("battery", self._clock.now_ms())
-        soc_wh = soc_at(now, slot, lambda s: forecast_of(s).net_wh + total_wh(battery_pledges, s))
-        return self._limited(replace(now, slot=slot, soc_wh=soc_wh, forecast=forecast_of(slot)))
-
-    async def _situation(self, slot: int) -> Situation | None:
-        """That of a slot, as if it began now."""
-        found = await self._unlimited(slot)
-        return None if found is None else self._limited(found)
+    async def _later(self, slot: int) -> Situation | None:
+        """The situation of a slot that has not begun; None when nobody knows the home's state."""
+        now = await self._unlimited(self._grid.slot_at(self._clock.now_ms()) + 1)
+        return None if now is None else self._ahead(now, slot)
 
     async def _unlimited(self, slot: int) -> Situation | None:
         """The same before what the battery promised elsewhere, and what our grant allows."""
@@ -499,7 +590,7 @@ class Trader:
         return Situation(
             slot=slot,
             slot_seconds=self._grid.length_s,
-            forecast=self._forecast_of()(slot),
+            forecast=self._early().forecast(slot),
             soc_wh=soc_wh,
             battery=battery,
             retail=0,
@@ -507,16 +598,17 @@ class Trader:
             imbalance=0,
         )
 
-    def _limited(self, situation: Situation) -> Situation:
+    def _limited(self, situation: Situation, early: Early) -> Situation:
         """A situation with its slot's prices, less what is promised, within our grant."""
         slot, grant, tariff = situation.slot, self._parts.grant, self.rules.tariff(situation.slot)
         battery, soc_wh = situation.battery, situation.soc_wh
-        pledged_wh = total_wh(self.pledges.standing("battery", self._clock.now_ms()), slot)
+        pledged_wh = early.battery_wh.get(slot, 0)
         if battery is not None and soc_wh is not None:
             battery, soc_wh = after_pledge(battery, soc_wh, pledged_wh, self._grid.length_s)
         recent = [self._wallet.price(s) for s in range(slot - RECENT_PRICES, slot)]
         position = self._wallet.position(slot)
         bought_wh, sold_wh = (position.bought_wh, position.sold_wh) if position else (0, 0)
+        offered_wh = early.promised_wh.get(slot, 0)
         return replace(
             situation,
             soc_wh=soc_wh,
@@ -527,17 +619,21 @@ class Trader:
             prices=tuple(p for p in recent if p is not None),
             can_buy=grant.can_buy,
             can_sell=grant.can_sell,
-            max_buy_wh=max(grant.max_buy_wh + min(pledged_wh, 0) - bought_wh, 0),
-            max_sell_wh=max(grant.max_sell_wh - max(pledged_wh, 0) - sold_wh, 0),
+            max_buy_wh=max(
+                grant.max_buy_wh + min(pledged_wh, 0) + min(offered_wh, 0) - bought_wh, 0
+            ),
+            max_sell_wh=max(
+                grant.max_sell_wh - max(pledged_wh, 0) - max(offered_wh, 0) - sold_wh, 0
+            ),
         )
 
-    def _offered_wh(self, slot: int) -> int:
-        """What we sold, or may still sell, in the double auction of a slot [Wh]."""
-        sold_wh = self._wallet.sold_wh(slot, MARKET)
-        if sold_wh is not None:
-            return sold_wh
+    def _ordered_wh(self, slot: int, side: str) -> int:
+        """What we ordered, or got already, in the double auction of a slot [Wh]."""
+        got = self._wallet.contracted(slot).get(MARKET)
+        if got is not None:
+            return got[0 if side == "buy" else 1]
         decision = self._parts.decisions.get(slot) or {"orders": []}
-        return sum(order["energyWh"] for order in decision["orders"] if order["side"] == "sell")
+        return sum(order["energyWh"] for order in decision["orders"] if order["side"] == side)
 
     def _keep_rules(self) -> None:
         with self._parts.store.atomic():
@@ -575,6 +671,17 @@ def after_pledge(
         return rest, max(battery.after(soc_wh, 0, pledged_wh), 0)
     rest = replace(battery, max_charge_w=max(battery.max_charge_w - power_w, 0))
     return rest, battery.after(soc_wh, -pledged_wh, 0)
+
+
+def _left_as(key: str, pledge: Pledge) -> str:
+    """
+    The key under which a promise's operation left.
+
+    An acceptance is one operation for all its parts; a sealed one left as a commitment.
+    """
+    if pledge.operation["op"] == "accept-offer":
+        return "/".join(key.split("/")[:2])
+    return f"commit/{key}" if pledge.operation["op"] == "commit-bid" else key
 
 
 def _submit(slot: int, order: OrderIntent) -> dict[str, Any]:

@@ -75,6 +75,7 @@ def run(
     if role is Role.LIGHT:
         if http is not None:
             raise ConfigError("--http: a light client holds no chain to show; use --role full")
+        import runtime.log  # noqa: F401, PLC0415  (before structlog is imported)
         from ledger.light_process import run_light  # noqa: PLC0415
 
         run_light(folder, key_file, certificate, host, port, tls)

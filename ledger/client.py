@@ -226,6 +226,11 @@ class LedgerClient:
         handled = {name: f.chain.handled for name, f in self._followers.items()}
         return {name: height for name, height in handled.items() if height is not None}
 
+    @property
+    def caught_up(self) -> bool:
+        """Do we know what is final? False while we are away, and until we have read on after it."""
+        return self._bus.connected and all(f.caught_up for f in self._followers.values())
+
     def validators(self) -> Validators:
         """Whose statements count, as of the events handled so far."""
         return self._validators

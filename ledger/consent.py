@@ -20,7 +20,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ledger.approvals import PROPOSED, Approval, approves
-from ledger.contracts import keys
+from ledger.contracts import keys, validators
 from ledger.execution import Ledger
 
 APPROVALS_FILE = "approvals.toml"
@@ -36,7 +36,7 @@ class _File(BaseModel):
 
 class Consent:
     """
-    Approves for one validator.
+    Approves for one validator, each change once: what the ledger refused it would refuse again.
 
     Args:
         folder: the node's
@@ -46,22 +46,33 @@ class Consent:
     def __init__(self, folder: Path, validator: str) -> None:
         self._path, self._validator = folder / APPROVALS_FILE, validator
         self._wrong = ""
+        self._said: set[str] = set()
 
     def operations(self, ledger: Ledger) -> list[dict[str, Any]]:
         """The `approve-change` for each standing change that the operator agrees to."""
+        members = validators.members(ledger.state, ledger.epoch) or ()
+        if self._validator not in {name for name, _, _ in members}:
+            return []
         standing = [
             (key.removeprefix(keys.CHANGE), row)
             for key, row in ledger.state.scan(keys.CHANGE)
             if self._validator not in row["approvals"]["validators"]
         ]
-        if not standing:
+        self._said &= {name for name, _ in standing}
+        fresh = [(name, row) for name, row in standing if name not in self._said]
+        if not fresh:
             return []
         rules = self._rules()
-        return [
-            {"op": "approve-change", "change": name}
-            for name, row in standing
+        agreed = [
+            name
+            for name, row in fresh
             if approves(rules, {"event": PROPOSED, "path": row["path"], "value": row["value"]})
         ]
+        return [{"op": "approve-change", "change": name} for name in agreed]
+
+    def landed(self, change: str) -> None:
+        """An approval was executed, whatever came of it: it is not said again."""
+        self._said.add(change)
 
     def _rules(self) -> tuple[Approval, ...]:
         try:

@@ -239,6 +239,8 @@ class Duties:
         if not self._node.ledger.is_executed(flight.txid):
             return
         for operation in flight.operations:
+            if operation["op"] == "approve-change":
+                self._consent.landed(operation["change"])
             if operation["op"] == "evidence":
                 vote = types.decode(types.Vote, from_text(operation["first"]))
                 self._node.store.evidence_judged(vote.epoch, vote.validator)

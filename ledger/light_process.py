@@ -8,11 +8,10 @@ from ledger.checkpoint import CHECKPOINT_FILE, genesis_checkpoint, read_checkpoi
 from ledger.genesis import load_genesis
 from ledger.light import ConflictError, TrustExpiredError
 from ledger.light_sync import LightFollower
-from ledger.process import read_certificate
 from ledger.proofs import Evidence, encode
 from runtime.bus import lane
 from runtime.clock import clock_from_environment
-from runtime.keyfiles import read_key
+from runtime.keyfiles import read_certificate, read_key
 from runtime.log import configure
 from runtime.process import run_until_stopped
 from runtime.rng import SystemRng

@@ -23,6 +23,10 @@ from ledger.checkpoint import Checkpoint, genesis_checkpoint, write_checkpoint
 from ledger.genesis import Genesis
 from ledger.light import ConflictError, LightClient, RollbackError, TrustExpiredError
 from ledger.proofs import (
+    AT,
+    INCLUSION,
+    NEXT,
+    RECEIPT,
     Fact,
     InclusionFact,
     ReceiptFact,
@@ -31,7 +35,6 @@ from ledger.proofs import (
     decode,
     decode_proof,
 )
-from ledger.prover import AT, INCLUSION, NEXT, RECEIPT
 from ledger.statements import read_message
 from ledger.types import header_hash
 from runtime.metrics import count_refusal

@@ -20,15 +20,13 @@ from ledger.roles import Role, decide, standing
 from ledger.serving import is_loopback, listen, parse_address, serving
 from runtime.bus import MqttBus, lane
 from runtime.clock import clock_from_environment
-from runtime.keyfiles import read_key
+from runtime.keyfiles import read_certificate, read_key
 from runtime.log import configure
 from runtime.ports import Bus, Clock
 from runtime.process import run_until_stopped
 from runtime.rng import SystemRng
 from runtime.tls import client_context
 from wire import topics
-from wire.certificates import Certificate, parse
-from wire.errors import ConfigError, WireError
 
 log = structlog.get_logger(component="ledger")
 
@@ -122,16 +120,3 @@ def watch_peers(node: Node) -> Peers:
 
 def _running_as(role: Role) -> Literal["validator", "full"]:
     return "validator" if role is Role.VALIDATOR else "full"
-
-
-def read_certificate(path: Path) -> Certificate:
-    """
-    A certificate from its file.
-
-    Raises:
-        ConfigError: missing or not a certificate.
-    """
-    try:
-        return parse(Certificate, path.read_text().strip())
-    except (OSError, UnicodeDecodeError, WireError) as error:
-        raise ConfigError(f"{path}: not a certificate ({error})") from None

@@ -36,6 +36,12 @@ from wire import canonical
 from wire.errors import CertificateError, MalformedError, OversizedError
 from wire.keys import id_of
 
+RECEIPT = "receipt-of/"
+INCLUSION = "inclusion-of/"
+"""What light clients ask for, followed by a txid in hex; anything else is a key of the state."""
+NEXT = "next/"
+AT = "at/"
+
 MAX_PROOF_BYTES = 256 * 1024
 """Headers on the way to a finalised descendant dominate; without them a proof is near 1 kB."""
 MAX_VALUE_BYTES = 64 * 1024

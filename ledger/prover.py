@@ -22,18 +22,24 @@ from ledger.checkpoint import Checkpoint, checkpoint_at, genesis_checkpoint
 from ledger.contracts.keys import validator_set as validator_set_key
 from ledger.execution import Ledger, contract_of
 from ledger.genesis import Genesis
-from ledger.proofs import Anchor, InclusionProof, Proof, ReceiptProof, StateProof, Step
+from ledger.proofs import (
+    AT,
+    INCLUSION,
+    NEXT,
+    RECEIPT,
+    Anchor,
+    InclusionProof,
+    Proof,
+    ReceiptProof,
+    StateProof,
+    Step,
+)
 from ledger.store import LedgerStore, OldSeal, StoredBlock
 from wire.canonical import encode
 from wire.errors import HearthgridError, MalformedError
 from wire.keys import KEY_BYTES, from_text
 from wire.transactions import parse_transaction
 
-RECEIPT = "receipt-of/"
-INCLUSION = "inclusion-of/"
-"""What light clients ask for, followed by a txid in hex; anything else is a key of the state."""
-NEXT = "next/"
-AT = "at/"
 MAX_ANSWER_BYTES = 64 * 1024
 ANCHORS_TRIED = 8
 """Of the headers that carry a state, so many are looked at for the shortest proof."""

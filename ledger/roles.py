@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ledger.contracts import keys
 from ledger.genesis import Genesis
-from ledger.store import FILE_NAME, LedgerStore
 from wire.errors import ConfigError
 
 
@@ -33,6 +32,8 @@ def standing(genesis: Genesis, folder: Path, name: str) -> str:
     Raises:
         ConfigError: the file cannot be read.
     """
+    from ledger.store import FILE_NAME, LedgerStore  # noqa: PLC0415  (a light client has none)
+
     if (folder / FILE_NAME).exists():
         try:
             with closing(LedgerStore.in_folder(folder, read_only=True)) as store:

@@ -11,14 +11,13 @@ may go. Its validators are rows of the state, made two seals ahead and never cha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from ledger.execution import Ledger
 from ledger.genesis import Genesis
 from ledger.poe import build_schedule, schedule_seed
 from ledger.protocol import Epoch
-from ledger.store import LedgerStore
 from ledger.types import (
     Certificate,
     Finality,
@@ -29,6 +28,10 @@ from ledger.types import (
     header_hash,
 )
 from wire.keys import KEY_BYTES, from_text
+
+if TYPE_CHECKING:  # a light client has neither, and should not wait for them
+    from ledger.execution import Ledger
+    from ledger.store import LedgerStore
 
 META_KEY = "epoch"
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from hem.controller.bidding import (
     Decision,
@@ -96,6 +96,56 @@ def committed(forecast: Forecast, net_wh: int, ahead_wh: Sequence[int] = ()) -> 
     )
 
 
+@dataclass
+class Early:
+    """
+    What is sold and bought early, slot by slot, at one moment; all [Wh].
+
+    Args:
+        contracted_wh: bought − sold
+        promised_wh: offers and schedules that stand: to give (+) or to take (−)
+        battery_wh: answers to the aggregator's auctions: to give (+) or to take (−)
+        plain: the forecast of a slot
+    """
+
+    contracted_wh: Mapping[int, int]
+    promised_wh: Mapping[int, int]
+    battery_wh: Mapping[int, int]
+    plain: Callable[[int], Forecast]
+    _planned_wh: dict[int, int] = field(default_factory=dict)
+    _forecasts: dict[int, Forecast] = field(default_factory=dict)
+
+    def plan(self, slot: int, net_wh: int) -> None:
+        """Reckon with a trade that is about to be ordered: bought (+) or sold (−)."""
+        self._planned_wh[slot] = self._planned_wh.get(slot, 0) + net_wh
+
+    def forecast(self, slot: int) -> Forecast:
+        """What to expect of a slot when all that is kept; the battery has the slot to itself."""
+        plain = self._plain(slot)
+        ahead_wh = [
+            self._early_wh(later) - self.battery_wh.get(later, 0)
+            for later in range(slot + 1, slot + 1 + len(plain.ahead_wh))
+        ]
+        return committed(plain, self._early_wh(slot), ahead_wh)
+
+    def net_wh(self, slot: int) -> int:
+        """Load − PV to expect of a slot, with all that is promised in it."""
+        promised_wh = self.battery_wh.get(slot, 0) - self._early_wh(slot)
+        return self._plain(slot).net_wh + promised_wh
+
+    def _early_wh(self, slot: int) -> int:
+        return (
+            self.contracted_wh.get(slot, 0)
+            - self.promised_wh.get(slot, 0)
+            + self._planned_wh.get(slot, 0)
+        )
+
+    def _plain(self, slot: int) -> Forecast:
+        if slot not in self._forecasts:
+            self._forecasts[slot] = self.plain(slot)
+        return self._forecasts[slot]
+
+
 def soc_at(situation: Situation, slot: int, net_of: Callable[[int], int]) -> int | None:
     """
     Stored energy when a later slot begins, with the battery in self-consumption until then [Wh].
@@ -165,32 +215,62 @@ def choose(
     return min(choices, key=lambda one: (-one[0], _spread(address, one[1].offer)))[1]
 
 
+Terms = Callable[[int], tuple[int, int]]
+"""(fee of taking part in an escrowed trade [µ¤], feed-in price [µ¤/kWh]) of a slot."""
+
+
 def choose_lot(
-    offers: Sequence[StandingOffer], wishes: Mapping[int, OrderIntent], address: str = ""
+    offers: Sequence[StandingOffer],
+    wishes: Mapping[int, OrderIntent],
+    policy: Policy,
+    terms_of: Terms,
+    address: str = "",
 ) -> StandingOffer | None:
     """
-    The cheapest escrowed offer that we need the whole of and can pay; None: there is none.
+    The cheapest escrowed offer that we need the whole of and that saves more than its fee.
+
+    One below the feed-in price is bait: nobody who delivers would give energy away.
 
     Args:
         wishes: by slot
+        terms_of: of a slot
         address: ours, see `_spread`
+
+    Returns:
+        None: there is none.
     """
     wanted = [
         offer
         for offer in offers
         if (wish := wishes.get(offer.start_slot)) is not None
         and wish.side == "buy"
-        and offer.energy_wh <= wish.energy_wh
-        and offer.price_uc_per_kwh <= wish.price_uc_per_kwh
+        and policy.min_order_wh <= offer.energy_wh <= wish.energy_wh
+        and _is_worth_it(offer, wish.price_uc_per_kwh, policy, *terms_of(offer.start_slot))
     ]
     return min(wanted, key=lambda one: (one.price_uc_per_kwh, _spread(address, one)), default=None)
 
 
-def lots(wish: OrderIntent | None, policy: Policy) -> list[int]:
-    """Energy of each escrowed offer that we make of a wish to sell [Wh]."""
-    if wish is None or wish.side != "sell":
+def _is_worth_it(
+    offer: StandingOffer, limit: int, policy: Policy, fee_uc: int, feed_in: int
+) -> bool:
+    if not feed_in <= offer.price_uc_per_kwh <= limit or fee_uc > policy.escrow.fee_max_uc:
+        return False
+    return cost_uc(offer.energy_wh, limit - offer.price_uc_per_kwh) > fee_uc
+
+
+def lots(wish: OrderIntent | None, policy: Policy, fee_uc: int, feed_in: int) -> list[int]:
+    """
+    Energy of each escrowed offer that we make of a wish to sell [Wh].
+
+    Args:
+        fee_uc: of taking part in one trade [µ¤]; a lot that gains no more is not offered
+        feed_in: what the energy brings without a trade [µ¤/kWh]
+    """
+    if wish is None or wish.side != "sell" or fee_uc > policy.escrow.fee_max_uc:
         return []
     lot_wh = policy.escrow.lot_wh
+    if cost_uc(lot_wh, max(wish.price_uc_per_kwh - feed_in, 0)) <= fee_uc:
+        return []
     return [lot_wh] * min(wish.energy_wh // lot_wh, policy.escrow.lots)
 
 
@@ -209,6 +289,8 @@ def schedule(situation: Situation, policy: Policy) -> OrderIntent | None:
     if not allowed or energy_wh < policy.min_order_wh:
         return None
     if side == "buy":
+        if situation.imbalance > situation.retail:
+            return None  # who has scheduled pays that for all that was not served
         return OrderIntent("buy", energy_wh, capped_bid(best_bid(situation, policy), policy))
     return OrderIntent("sell", energy_wh, capped_ask(best_ask(situation, policy), policy))
 

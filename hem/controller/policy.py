@@ -66,8 +66,8 @@ class EscrowPolicy(Section):
     """How far ahead the slot is for which we offer or accept [slots]."""
     lot_wh: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     """Energy of one lot: a buyer takes all of it or none [Wh]."""
-    lots: Annotated[int, Field(ge=1, le=4)] = 2
-    """Lots offered, or accepted, for one slot."""
+    lots: Annotated[int, Field(ge=1, le=4)] = 1
+    """Lots offered, or accepted, for one slot. Each that fails is a penalty."""
     fee_max_uc: Annotated[int, Field(ge=0, le=10**9)] = 1_000
     """Most that we pay for taking part in one trade [µ¤]."""
 

@@ -24,6 +24,7 @@ def setpoint_w(
     soc_wh: int | None,
     battery: Battery | None,
     slot_has_position: bool,
+    reserve_wh: int = 0,
 ) -> int:
     """
     Battery power to set now [W, + discharge].
@@ -31,13 +32,15 @@ def setpoint_w(
         battery = load − pv − grid,   grid = (contracted net − net so far) / time left
 
     Without a position grid = 0: self-consumption, where the battery never exports. With one it
-    exports what the position still needs and no more. A bought surplus is stored.
+    exports what the position still needs and no more, and nothing of what is kept in reserve. A
+    bought surplus is stored.
 
     Args:
         position_net_wh: bought − sold [Wh]
         net_so_far_wh: import − export since the slot began [Wh]
         seconds_left: of the slot
         soc_wh: stored energy; None without a battery
+        reserve_wh: kept for the home: beyond its own load only what is above it is discharged
 
     Returns:
         Power within the battery's rates and what its state of charge allows; 0 without a battery.
@@ -54,6 +57,12 @@ def setpoint_w(
     # What is stored must last for the time left; the rates are limits of their own.
     if wanted_w >= 0:
         stored_wh = battery.discharge_limit_wh(soc_wh, _ANY_TIME_S)
-        return min(wanted_w, battery.max_discharge_w, stored_wh * 3600 // horizon_s)
+        spare_wh = battery.discharge_limit_wh(soc_wh - reserve_wh, _ANY_TIME_S)
+        return min(
+            wanted_w,
+            battery.max_discharge_w,
+            stored_wh * 3600 // horizon_s,
+            max(load_w - pv_w, spare_wh * 3600 // horizon_s, 0),
+        )
     room_wh = battery.charge_limit_wh(soc_wh, _ANY_TIME_S)
     return -min(-wanted_w, battery.max_charge_w, room_wh * 3600 // horizon_s)

@@ -47,14 +47,15 @@ class Pledge(msgspec.Struct, frozen=True, kw_only=True):
 
 class Pledges:
     """
-    Promises.
+    Promises. All of them are in memory, too: they are looked at for every slot and offer.
 
     Args:
-        store: kept between starts (synchronous=FULL)
+        store: kept between starts (synchronous=FULL); nobody else writes promises into it
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._rows = {row: msgspec.convert(decode(raw), Pledge) for row, raw in store.scan(PLEDGE)}
 
     def find(self, key: str) -> Pledge | None:
         """The promise that was made under a key, also one that is over; None: none was."""
@@ -63,18 +64,6 @@ class Pledges:
     def add(self, key: str, pledge: Pledge) -> None:
         """Keep a promise; durable when this returns."""
         self._put(f"{PLEDGE}{pledge.end_slot:012d}/{key}", pledge)
-
-    def sent(self, key: str) -> list[tuple[str, dict[str, Any]]]:
-        """
-        The operations with which a promise and its parts were made, by the keys they left under.
-
-        A sealed one left as a commitment, under `commit/<key>`.
-        """
-        return [
-            (f"commit/{kept}" if pledge.operation["op"] == "commit-bid" else kept, pledge.operation)
-            for _, kept, pledge in self._all()
-            if kept == key or kept.startswith(key + "/")
-        ]
 
     def name(self, key: str, name: str) -> None:
         """Note what the ledger calls a promise."""
@@ -94,36 +83,54 @@ class Pledges:
             if pledge.source == source and pledge.energy_wh and now_ms < pledge.until_ms
         ]
 
-    def release(self, key: str) -> None:
+    def release(self, key: str, *, parts: bool = True) -> None:
         """
         It promises nothing any more: refused, traded, or taken back.
 
-        So do its parts, whose keys are `<key>/<number>`.
+        Args:
+            parts: so do its parts, whose keys are `<key>/<number>`
         """
         for row, kept, pledge in self._all():
-            if kept == key or kept.startswith(key + "/"):
+            if pledge.energy_wh and (kept == key or (parts and kept.startswith(key + "/"))):
                 self._put(row, msgspec.structs.replace(pledge, energy_wh=0))
+
+    def kept(self, key: str = "") -> list[tuple[str, Pledge]]:
+        """
+        Promises with their keys, by the slot they end with; also those that are over.
+
+        Args:
+            key: only this one and its parts
+        """
+        return [
+            (kept, pledge)
+            for _, kept, pledge in self._all()
+            if not key or kept == key or kept.startswith(key + "/")
+        ]
 
     def forget_before(self, slot: int) -> None:
         """Drop the promises for slots that are past."""
-        past = [key for key, _ in self._store.scan(PLEDGE) if key < f"{PLEDGE}{slot:012d}/"]
+        past = [row for row, _, pledge in self._all() if pledge.end_slot < slot]
         if past:
             with self._store.atomic():
-                for key in past:
-                    self._store.delete(key)
+                for row in past:
+                    self._store.delete(row)
+            for row in past:
+                del self._rows[row]
 
     def _all(self) -> list[tuple[str, str, Pledge]]:
-        """(row, key, promise) of everything that is kept."""
-        return [
-            (row, row.split("/", 2)[2], msgspec.convert(decode(raw), Pledge))
-            for row, raw in self._store.scan(PLEDGE)
-        ]
+        """(row, key, promise) of everything that is kept, by the slot it ends with."""
+        return [(row, row.split("/", 2)[2], self._rows[row]) for row in sorted(self._rows)]
 
     def _put(self, row: str, pledge: Pledge) -> None:
         with self._store.atomic():
             self._store.put(row, encode(msgspec.to_builtins(pledge)))
+        self._rows[row] = pledge
 
 
-def total_wh(pledges: Iterable[Pledge], slot: int) -> int:
-    """What is promised in a slot: to give (+) or to take (−) [Wh]."""
-    return sum(one.energy_wh for one in pledges if one.start_slot <= slot <= one.end_slot)
+def by_slot(pledges: Iterable[Pledge]) -> dict[int, int]:
+    """What is promised in each slot: to give (+) or to take (−) [Wh]."""
+    found: dict[int, int] = {}
+    for one in pledges:
+        for slot in range(one.start_slot, one.end_slot + 1):
+            found[slot] = found.get(slot, 0) + one.energy_wh
+    return found

@@ -24,9 +24,9 @@ from wire.keys import from_text, to_text
 
 SEALED = "sealed/"
 COMMIT, REVEAL = "commit/", "reveal/"
-MARGIN_PARTS = 10
-"""The reveal is sent when this part of its window has passed: clocks differ a little."""
-MAX_ATTEMPTS = 8
+SHARES = (1, 2, 4, 8, 9)
+"""Tenths of the window that have passed when the reveal is sent, and sent again when that was too
+soon: the block's time is the leader's, and clocks differ."""
 KeyedOperation = tuple[str, dict[str, Any]]
 
 
@@ -81,21 +81,20 @@ class SealedBids:
         return [
             (f"{REVEAL}{key}/{kept.attempt}", _reveal(kept))
             for key, kept in self._open(now_ms, rules, state_of)
-            if now_ms >= _from_ms(rules, kept.bid.slot) and state_of(COMMIT + key) == "OK"
+            if now_ms >= _from_ms(rules, kept) and state_of(COMMIT + key) == "OK"
         ]
 
     def next_ms(self, now_ms: int, rules: RuleBook, state_of: Callable[[str], str]) -> int | None:
         """Market time at which to look again; None while nothing is to be revealed."""
         times = [
-            max(now_ms, _from_ms(rules, kept.bid.slot))
-            for _, kept in self._open(now_ms, rules, state_of)
+            max(now_ms, _from_ms(rules, kept)) for _, kept in self._open(now_ms, rules, state_of)
         ]
         return min(times, default=None)
 
     def too_soon(self, key: str) -> None:
         """A reveal was refused because its time had not come: it is sent once more."""
         for row, base, kept in self._rows():
-            if base == base_key(key) and kept.attempt < MAX_ATTEMPTS:
+            if base == base_key(key) and kept.attempt + 1 < len(SHARES):
                 again = msgspec.structs.replace(kept, attempt=kept.attempt + 1)
                 self._write(row, again)
 
@@ -156,9 +155,9 @@ def outcome_of(operation: dict[str, Any], code: str) -> str | None:
     return code
 
 
-def _from_ms(rules: RuleBook, slot: int) -> int:
-    begins_ms, ends_ms = rules.reveal_ms(slot), rules.gate_ms(slot)
-    return begins_ms + (ends_ms - begins_ms) // MARGIN_PARTS
+def _from_ms(rules: RuleBook, kept: _Kept) -> int:
+    begins_ms, ends_ms = rules.reveal_ms(kept.bid.slot), rules.gate_ms(kept.bid.slot)
+    return begins_ms + (ends_ms - begins_ms) * SHARES[kept.attempt] // 10
 
 
 def _reveal(kept: _Kept) -> dict[str, Any]:

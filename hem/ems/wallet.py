@@ -115,8 +115,10 @@ class Wallet:
 
     @property
     def balance(self) -> dict[str, int]:
-        """`{balanceUc, lockedUc}` [µ¤]."""
+        """`{balanceUc, lockedUc}` [µ¤]; nothing while the ledger has not told of this address."""
         found = self._get("balance")
+        if found.get("address") != self.address:
+            found = {}
         return {name: int(found.get(name, 0)) for name in ("balanceUc", "lockedUc")}
 
     def position(self, slot: int) -> Position | None:

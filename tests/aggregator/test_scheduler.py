@@ -58,6 +58,7 @@ def store(tmp_path):
 
 def scheduler(store, dso=None, clock=None, **policy):
     auditor = Auditor(store, BoxKey(make_key("box").seed), "hg-test-0", GRID, Poe())
+    auditor.refreshed(0)
     return Scheduler(
         store, auditor, dso or Dso(), GRID, clock or Clock(),
         SchedulePolicy(**{"standing_wh": STANDING, **policy}),
@@ -191,6 +192,24 @@ async def test_a_home_that_is_silent_counts_as_its_schedule_had_it(store):
     assert work.deviation_wh(TODAY + 1) == 10
     report(store, "b", TODAY, 500)
     assert store.measured(TODAY, TODAY, 5) == [(TODAY, 660)]
+
+
+async def test_nothing_deviates_before_anybody_said_how_many_meters_there_are(store):
+    """A restart while readings come in: those of few homes are not the feeder's."""
+    report(store, "a", TODAY, 210)
+    work = scheduler(store)
+    work.on_slot(TODAY)
+    await work.ask_once()
+    assert work.deviation_wh(TODAY + 1) != 0
+    work._auditor.listed = False
+    assert work.deviation_wh(TODAY + 1) == 0
+
+
+def test_which_sessions_were_cleared_outlives_a_restart(store):
+    assert store.rounds() == {}
+    with store.atomic():
+        store.put_rounds({TODAY: 0, TODAY + 1: 2})
+    assert store.rounds() == {TODAY: 0, TODAY + 1: 2}
 
 
 def test_a_schedule_of_an_earlier_release_was_approved_by_nobody(tmp_path):

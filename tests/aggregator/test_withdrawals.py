@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from support.brokers import make_key
 
 from aggregator.accounts import Accounts
+from aggregator.dso_desk import DsoDesk
 from aggregator.withdrawals import SafetyPolicy, Standing, decide, operations
 from market.assets import EnergyAsset, Kind, energy_at
 from wire.errors import MalformedError
@@ -263,3 +264,23 @@ def test_accounts_and_what_is_on_the_ledger_through_them_add_up(taken):
         feeder = books.energy(NOW, feeder="f")
         assert energy_at([*own[0], *own[1]], 103) == energy_at(feeder, 103)
     books.close()
+
+
+def test_a_deposit_that_could_not_be_booked_at_once_is_booked_once(monkeypatch):
+    books = Accounts(":memory:", 0)
+    desk = DsoDesk.__new__(DsoDesk)
+    desk.accounts, desk._deposits_of = books, (-1, 0)
+    with books.atomic():
+        books.bind("hg1address", "hg1me")
+    event = {"event": "financial-deposited", "address": "hg1address", "amountUc": 100}
+
+    def full(*_):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+        patch.setattr(books, "deposit", full)
+        desk.take_event(7, event)
+    desk.take_event(7, event)  # told again until it is taken
+    desk._deposits_of = (-1, 0)  # a restart: height 7 is read again
+    desk.take_event(7, event)
+    assert books.balance_uc("hg1me") == 100

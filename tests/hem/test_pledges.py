@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hem.ems.pledges import Pledge, Pledges, total_wh
+from hem.ems.pledges import Pledge, Pledges, by_slot
 from runtime.store import MemoryStore
 
 SLOT = 1_980_000
@@ -31,7 +31,7 @@ def pledges():
 
 def totals(pledges, source="forecast", now_ms=0):
     standing = pledges.standing(source, now_ms)
-    return [total_wh(standing, SLOT + n) for n in range(4)]
+    return [by_slot(standing).get(SLOT + n, 0) for n in range(4)]
 
 
 def test_promises_add_up_per_slot_and_kind(pledges):
@@ -59,12 +59,17 @@ def test_the_ledgers_name_leads_to_the_promise(pledges):
     assert pledges.key_of("") == "", "those without a name are not meant"
 
 
-def test_a_sealed_answer_is_sent_again_under_the_commitments_key(pledges):
-    commit = {"op": "commit-bid"}
-    sealed = Pledge(start_slot=SLOT, end_slot=SLOT, energy_wh=1, source="battery", operation=commit)
-    pledges.add("auction/b", sealed)
-    assert pledges.sent("auction/a") == [("auction/a", OPERATION)]
-    assert pledges.sent("auction/b") == [("commit/auction/b", commit)]
+def test_a_promise_is_kept_with_its_parts():
+    store = MemoryStore()
+    made = Pledges(store)
+    for key in ("auction/a", "auction/a/1", "auction/ab"):
+        made.add(key, pledge(1))
+    assert [key for key, _ in made.kept("auction/a")] == ["auction/a", "auction/a/1"]
+    made.release("auction/a", parts=False)
+    again = Pledges(store)
+    assert {key: one.energy_wh for key, one in again.kept()} == {
+        "auction/a": 0, "auction/a/1": 1, "auction/ab": 1,
+    }  # fmt: skip
 
 
 def test_promises_end_with_their_last_slot(pledges):

@@ -232,6 +232,12 @@ async def test_a_fresh_address_is_not_taken_for_the_registered_one():
     assert Wallet.kept(store).address == OTHER
 
 
+async def test_a_fresh_address_has_none_of_the_earlier_ones_money():
+    store = MemoryStore()
+    await fold(Wallet(store, OTHER), [(1, balance(7, address=OTHER))])
+    assert Wallet(store, ME).balance == {"balanceUc": 0, "lockedUc": 0}
+
+
 async def test_old_positions_are_dropped_and_settlements_stay():
     store = MemoryStore()
     wallet = Wallet(store, ME)

@@ -136,6 +136,27 @@ async def test_validators_approve_what_their_operators_wrote_down(tmp_path):
         assert standing["path"] == "gateLeadS" and standing["approvals"]["validators"] == []
 
 
+async def test_of_two_changes_that_exclude_each_other_one_is_approved_and_the_chain_rests(tmp_path):
+    async with feeder(tmp_path) as market:
+        await say(market, 0)
+        slot = FIRST_SLOT + 150
+        rivals = [
+            {"op": "propose-change", "path": "gateLeadS", "value": value, "activationSlot": slot}
+            for value in (240, 250)
+        ]
+        for index in range(4):
+            path = market.folder / f"node-{index}" / "approvals.toml"
+            path.write_text('[[approve]]\npath = "gateLeadS"\n')
+        proposed = market.chain.tx(SUPERVISOR, *rivals, nonce=0)
+        market.send(proposed)
+        await market.executed(proposed)
+        ledger = market.nodes[0].ledger
+        await market.until(lambda: ledger.query("parameters"))
+        for node in market.nodes:
+            consent = node._duties._consent
+            await market.until(lambda c=consent, n=node: c.operations(n.ledger) == [])
+
+
 def test_a_used_up_onion_is_followed_by_another_also_after_a_restart():
     def walk(seeds, tip, steps):
         said = []
