@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 
-.PHONY: demo sim sim-full test properties fuzz check bench bench-market bench-ledger bench-growth bench-poe bench-trade scenarios format clean help
+.PHONY: demo sim sim-full test properties fuzz check bench bench-market bench-ledger bench-growth bench-poe bench-trade bench-hem scenarios format clean help
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -63,6 +63,9 @@ bench-trade: $(STAMP) ## How long a trade takes, offer to final acceptance; PETr
 
 bench-growth: $(STAMP) ## What grows with the chain: a transaction, disk, joining, a light client (ARGS="--out out/growth")
 	$(BIN)/python -m bench.growth $(ARGS)
+
+bench-hem: $(STAMP) ## A whole HEM on this machine: memory, idle CPU, disk writes, start, imports (ARGS="--short")
+	$(BIN)/python -m bench.hem $(ARGS)
 
 format: $(STAMP) ## Format the code
 	$(BIN)/ruff format .

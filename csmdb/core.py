@@ -8,7 +8,9 @@ Certificates and grants are signed for the market's *name*, not for a chain: the
 the genesis, and outlive it.
 
 Every operation may be repeated: the same enrolment with the same keys gets the same certificate,
-the same address with the same meter key the same grant.
+the same address with the same meter key the same grant. What has less than half of its time left is
+renewed when it is asked for: a certificate also after it has ended (the key proves who asks), an
+address' grant only before (after that the home takes a fresh address).
 
 References:
     TMI sections IV and V-B (CSM-DB, certified smart meters); PETra (anonymous addresses, the DSO's
@@ -36,7 +38,7 @@ from csmdb.requests import (
     read_text,
 )
 from wire.certificates import ROLES, AddressGrant, Certificate, Meter, ValidatorGrant, dump, seal
-from wire.enrolment import ENROLL, GRANT_ADDRESSES, GRANT_VALIDATOR
+from wire.enrolment import ENROLL, GRANT_ADDRESSES, GRANT_VALIDATOR, RENEW
 from wire.errors import ConfigError, Refusal
 from wire.keys import SigningKey, id_of, to_text
 from wire.slots import SlotGrid
@@ -44,7 +46,7 @@ from wire.slots import SlotGrid
 DAY_MS = 86_400_000
 CERTIFICATE_DAYS = 365
 CLAIM_DAYS = 30
-GRANT_DAYS = 2
+GRANT_DAYS = 7
 MAX_GRANT_DAYS = 14
 SKEW_MS = 300_000
 """A certificate holds from a little before it was signed: clocks differ."""
@@ -164,6 +166,32 @@ class Desk:
             self.rows.put_participant(replace(known, box_key=request.box_key))
         return certificate
 
+    def renew(self, sender: str, now_ms: int) -> Certificate | Refused:
+        """
+        A certificate for a home that is enrolled; the one it has while half of that is left.
+
+        Returns:
+            The certificate; or UNKNOWN_SENDER, BANNED, NOT_ALLOWED (not a home).
+        """
+        with self.rows.atomic():
+            decision = self._renew(sender, now_ms)
+            self._log(now_ms, sender, RENEW, decision)
+        return decision
+
+    def _renew(self, sender: str, now_ms: int) -> Certificate | Refused:
+        who = self.rows.participant(sender)
+        known = self.rows.certificate_of(sender)
+        if who is None or known is None:
+            return Refused(Refusal.UNKNOWN_SENDER, "enrol first")
+        if who.banned:
+            return Refused(Refusal.BANNED, who.banned)
+        meter = self.rows.meter_of(sender)
+        if meter is None:
+            return Refused(Refusal.NOT_ALLOWED, "a service is certified by the operator")
+        if known.not_after_ms - now_ms >= CERTIFICATE_DAYS * DAY_MS // 2:
+            return known
+        return self._certify(who, [meter], now_ms - SKEW_MS, now_ms)
+
     def certify_service(
         self, public: bytes, roles: tuple[str, ...], name: str, now_ms: int
     ) -> Certificate:
@@ -259,11 +287,17 @@ class Desk:
         assert who is not None
         grants: list[AddressGrant] = []
         fresh: list[AddressGrant] = []
+        longer = 0
         for public, meter_key in asked:
             grant = self._address(who, public, meter_key, start, end)
             if isinstance(grant, Refused):
                 return grant
-            if not grant.signature:
+            if self._to_renew(grant, start, end, now_ms):
+                unsigned = self._grant(who, public, meter_key, grant.start_slot, end)
+                grant = seal(unsigned, self.key, self.market)
+                fresh.append(grant)
+                longer += 1
+            elif not grant.signature:
                 grant = seal(grant, self.key, self.market)
                 fresh.append(grant)
             elif grant.end_slot < self.grid.slot_at(now_ms):
@@ -271,7 +305,8 @@ class Desk:
             grants.append(grant)
         if len({g.address for g in grants}) != len(grants):
             return Refused(Refusal.DUPLICATE, "an address is named twice")
-        if fresh and self.rows.live_addresses(sender, start, end) + len(fresh) > MAX_ADDRESSES:
+        added = len(fresh) - longer
+        if added and self.rows.live_addresses(sender, start, end) + added > MAX_ADDRESSES:
             return Refused(
                 Refusal.QUANTITY_OUT_OF_RANGE, f"more than {MAX_ADDRESSES} addresses at a time"
             )
@@ -292,9 +327,22 @@ class Desk:
             return grant
         if self.rows.participant(address) is not None:
             return Refused(Refusal.NOT_ALLOWED, f"{address} is a participant, not a pseudonym")
+        return self._grant(who, public, meter_key, start, end)
+
+    def _to_renew(self, grant: AddressGrant, start: int, end: int, now_ms: int) -> bool:
+        """Less than half of it is left, it has not ended, and longer is asked for."""
+        slot = self.grid.slot_at(now_ms)
+        left = grant.end_slot - max(start, slot)
+        known = bool(grant.signature) and grant.end_slot >= slot
+        return known and grant.end_slot < end and left < (end - max(start, slot)) // 2
+
+    def _grant(
+        self, who: Participant, public: bytes, meter_key: str, start: int, end: int
+    ) -> AddressGrant:
+        """A grant within the participant's limits, not yet signed."""
         can_buy, can_sell = bool(BUYERS & set(who.roles)), bool(SELLERS & set(who.roles))
         return AddressGrant(
-            address=address,
+            address=id_of(public),
             key=to_text(public),
             meter_key=meter_key,
             can_buy=can_buy,

@@ -159,7 +159,8 @@ class SqliteRepository:
         return (row["participant"], parse(AddressGrant, row["document"])) if row else None
 
     def add_address_grant(self, participant: str, grant: AddressGrant) -> None:
-        """Keep what was signed."""
+        """Keep what was signed; a renewed grant takes the place of the one before."""
+        self.db.execute("DELETE FROM address_grants WHERE address = ?", [grant.address])
         self._insert(
             "address_grants",
             address=grant.address,

@@ -27,6 +27,7 @@ from wire.enrolment import (
     LIST_METERS,
     MAX_AGE_MS,
     MAX_AHEAD_MS,
+    RENEW,
     SHOW_PARTICIPANT,
     make_answer,
 )
@@ -124,6 +125,8 @@ class CsmDbService:
         match envelope.operation:
             case op if op == ENROLL:
                 name, decision = "certificate", desk.enroll(sender, parameters, now_ms)
+            case op if op == RENEW:
+                name, decision = "certificate", desk.renew(sender, now_ms)
             case op if op == GRANT_ADDRESSES:
                 name, decision = "grants", desk.grant_addresses(sender, parameters, now_ms)
             case op if op == GRANT_VALIDATOR:

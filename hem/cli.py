@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wire.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hem.config import Provisioning
+    from wire.slots import SlotGrid
 
 app = typer.Typer(
     help="The Home Energy Manager of one home.",
@@ -32,6 +36,7 @@ def run(
     ] = True,
 ) -> None:
     """Enrol, then trade until stopped."""
+    import runtime.log  # noqa: F401, PLC0415  (before structlog is imported)
     from hem.process import run_home  # noqa: PLC0415  (help should not wait for imports)
 
     run_home(provisioning, with_gateway=gateway)
@@ -40,15 +45,34 @@ def run(
 @app.command()
 def gateway(provisioning: Provisioned) -> None:
     """Run the gateway alone: devices and the meter key, in a process of their own."""
+    import runtime.log  # noqa: F401, PLC0415  (before structlog is imported)
     from hem.gateway.service import main as gateway_main  # noqa: PLC0415
 
     gateway_main(provisioning)
 
 
 @app.command()
+def enroll(
+    provisioning: Provisioned,
+    gateway: Annotated[
+        bool, typer.Option(help="Start the gateway too (systemd starts it by itself).")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Get certificate and grants with the claim code, without trading yet."""
+    from hem.process import enrol_home  # noqa: PLC0415
+
+    _print(enrol_home(provisioning, with_gateway=gateway), as_json)
+
+
+@app.command()
 def status(provisioning: Provisioned, as_json: Json = False) -> None:
-    """Show what the home has on disk: wallet, outbox, how far the ledger was read."""
-    _print(_summary(provisioning), as_json)
+    """Show what the home has on disk: wallet, positions, promises, withdrawals, outbox."""
+    from hem.summary import status_of, status_text  # noqa: PLC0415
+
+    config, grid, now_ms = _at(provisioning)
+    facts = status_of(config.home.data_dir, grid, now_ms)
+    print(json.dumps(facts) if as_json else "\n".join(status_text(facts)))
 
 
 @app.command()
@@ -107,6 +131,56 @@ def policy_check(
     _print(json.loads(policy.model_dump_json()), as_json)
 
 
+@app.command()
+def backup(
+    provisioning: Provisioned,
+    target: Annotated[Path, typer.Argument(help="File to write (tar); must not exist.")],
+    as_json: Json = False,
+) -> None:
+    """Write keys and databases into one file, also while the home runs. Keep it safe."""
+    from hem.backup import back_up  # noqa: PLC0415
+
+    config, _, now_ms = _at(provisioning)
+    files = back_up(config.home.data_dir, target, config.home.name, now_ms)
+    print(
+        f"hem: {target} holds this home's keys: who has it is this home; keep it where nobody"
+        " else gets it",
+        file=sys.stderr,
+    )
+    _print({"file": str(target), "files": files}, as_json)
+
+
+@app.command()
+def restore(
+    provisioning: Provisioned,
+    source: Annotated[Path, typer.Argument(help="File of `hem backup`.")],
+    as_json: Json = False,
+) -> None:
+    """Bring a home back into an empty data folder; it goes on from today."""
+    from hem.backup import restore as bring_back  # noqa: PLC0415
+
+    config, grid, now_ms = _at(provisioning)
+    done = bring_back(source, config.home.data_dir, grid, now_ms)
+    _print(
+        {"files": done.files, "madeMs": done.made_ms, "operationsNotSentAgain": done.dropped},
+        as_json,
+    )
+
+
+@app.command()
+def dump(
+    provisioning: Provisioned,
+    target: Annotated[Path, typer.Argument(help="File to write (tar.gz); must not exist.")],
+    as_json: Json = False,
+) -> None:
+    """Write what somebody who helps needs to see: no secrets, no names."""
+    from hem.dump import write_dump  # noqa: PLC0415
+
+    config, grid, now_ms = _at(provisioning)
+    parts = write_dump(provisioning, config, grid, now_ms, target)
+    _print({"file": str(target), "parts": parts}, as_json)
+
+
 def main() -> None:
     """Console script; a mistake is one line and exit code 2."""
     try:
@@ -120,6 +194,16 @@ def _data_dir(provisioning: Path) -> Path:
     from hem.config import load_provisioning  # noqa: PLC0415
 
     return load_provisioning(provisioning).home.data_dir
+
+
+def _at(provisioning: Path) -> tuple[Provisioning, SlotGrid, int]:
+    """The provisioning file, the market's slots, and what time it is there [ms]."""
+    from hem.config import load_market_facts, load_provisioning  # noqa: PLC0415
+    from runtime.clock import clock_from_environment  # noqa: PLC0415
+
+    config = load_provisioning(provisioning)
+    facts = load_market_facts(config.market.genesis)
+    return config, facts.grid, clock_from_environment().now_ms()
 
 
 def _summary(provisioning: Path) -> dict[str, Any]:

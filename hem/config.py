@@ -5,6 +5,8 @@ The provisioning file of a home: the one file an installer drops in.
     [broker]    host, port                            [[devices]] name, kind, host, port, device_id
     [market]    name, genesis, csmdb, its keys        [policy]    file
     [validator] id                                    (only where the home hosts a validator)
+    [http]      host, port                            (only where health and metrics are served)
+    [local_broker] host, port, user, password_file    (only where Home Assistant is told)
 
 One pydantic model per section. All paths are relative to the file. Everything is checked before
 anything connects; an error names the file, the key and what would be right.
@@ -15,7 +17,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -32,7 +34,8 @@ from wire.slots import DEFAULT_SLOT_S, MIN_SLOT_S, SlotGrid
 
 SOCKET_PATH_BYTES_MAX = 107
 """Longest path of a Unix socket on Linux (unix(7): sun_path holds 108 with its final zero)."""
-DEVICE_KINDS = ("sunspec-meter", "sunspec-inverter", "sunspec-battery")
+DEVICE_KINDS = ("sunspec-meter", "sunspec-inverter", "sunspec-battery", "sunspec", "template")
+"""Kinds whose keys we know; only a template has more of its own, its parameters."""
 CONNECTION_MAX_W = 43_500
 """3 × 63 A × 230 V: the largest usual connection of a house."""
 
@@ -115,23 +118,46 @@ class Gateway(Section):
 
 class Device(BaseModel):
     """
-    One meter, inverter or battery.
+    One meter, inverter or battery, or several of these over one connection.
 
-    A kind we do not know disables that device only, so its other keys pass unread.
+    A kind we do not know disables that device only, so its other keys pass unread. A template's
+    parameters are keys here; the template checks them.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     name: Name
     kind: str
+    connection: Literal["tcp", "rtu", "rtu-over-tcp"] = "tcp"
     host: str = "127.0.0.1"
+    """Of tcp and rtu-over-tcp."""
     port: Port = 502
+    path: str = ""
+    """Of rtu: the serial port, `/dev/serial/by-id/…`."""
+    baud: int = 9_600
+    parity: Literal["N", "E", "O"] = "N"
+    stopbits: Literal[1, 2] = 1
     device_id: int = Field(default=1, ge=0, le=255)
+    template: str | None = None
+    """Of kind `template`: one of docs/reference/devices.md."""
+    use: tuple[Literal["grid", "pv", "battery", "load"], ...] | None = None
+    """Of the device's capabilities, those that are wanted; all of them if left out."""
 
     @model_validator(mode="after")
     def _known_keys(self) -> Device:
-        if self.kind in DEVICE_KINDS and self.model_extra:
+        if self.kind not in DEVICE_KINDS:
+            return self
+        if self.kind == "template":
+            if self.template is None:
+                raise ValueError(
+                    "a template device needs a key 'template'; see docs/reference/devices.md"
+                )
+        elif self.model_extra:
             raise ValueError(f"a {self.kind} has no key {sorted(self.model_extra)[0]!r}")
+        elif self.template is not None:
+            raise ValueError(f"a {self.kind} has no key 'template'")
+        elif self.use is not None and self.kind != "sunspec":
+            raise ValueError(f"a {self.kind} has no key 'use'")
         return self
 
 
@@ -147,6 +173,35 @@ class Validator(Section):
     id: Identity
 
 
+class Http(Section):
+    """Where health and metrics are served; nowhere unless the section is there."""
+
+    host: str = "127.0.0.1"
+    """The loopback interface: what is served has no password."""
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8_100
+    """0 takes a free one; `http.url` in the data folder says which."""
+
+
+class LocalBroker(Section):
+    """The household's own MQTT broker, to which Home Assistant listens."""
+
+    host: str = "127.0.0.1"
+    port: Port = 1_883
+    user: str = Field(default="", max_length=128)
+    """Empty: the broker asks for none."""
+    password_file: Path | None = None
+    """A file with the password alone, readable by its owner only."""
+    discovery_prefix: str = Field(default="homeassistant", pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    period_s: float = Field(default=10.0, ge=1, le=3_600)
+    """States are told so often at most [real s]."""
+
+    @model_validator(mode="after")
+    def _user_with_password(self) -> LocalBroker:
+        if self.password_file is not None and not self.user:
+            raise ValueError("password_file without a user; add user")
+        return self
+
+
 class Provisioning(Section):
     """A whole provisioning file, paths resolved."""
 
@@ -157,6 +212,8 @@ class Provisioning(Section):
     devices: list[Device] = Field(min_length=1)
     policy: Policy = Policy()
     validator: Validator | None = None
+    http: Http | None = None
+    local_broker: LocalBroker | None = None
 
     @model_validator(mode="after")
     def _names_differ(self) -> Provisioning:
@@ -262,8 +319,12 @@ def _resolve(provisioning: Provisioning, folder: Path) -> Provisioning:
         except (ValueError, OSError) as error:
             raise ConfigError(f"{key}: {str(path)[:80]!r} is not a path ({error})") from None
 
+    local = provisioning.local_broker
+    if local is not None and local.password_file is not None:
+        local = absolute(local, "password_file")
     return provisioning.model_copy(
         update={
+            "local_broker": local,
             "home": absolute(provisioning.home, "data_dir"),
             "market": absolute(provisioning.market, "genesis"),
             "gateway": absolute(provisioning.gateway, "socket"),

@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
 import sys
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from hem.config import load_provisioning
-from hem.service import HomeEnergyManager
+from hem.locks import only_one
+from hem.service import GrantEndedError, HomeEnergyManager
 from runtime.clock import clock_from_environment
 from runtime.csmdb_client import CsmDbRefusedError
 from runtime.log import configure
 from runtime.process import die_with_parent, run_until_stopped
 from runtime.rng import SystemRng
-from runtime.sdnotify import keep_alive
+from runtime.sdnotify import Progress, keep_alive
 from wire.errors import ConfigError
 
 RESTART_MIN_S = 1.0
@@ -48,19 +46,76 @@ def run_home(path: Path, *, with_gateway: bool) -> None:
     """
     config = load_provisioning(path)
     configure("hem")
-    with _only_one(config.home.data_dir):
-        home = HomeEnergyManager(config, clock_from_environment(), SystemRng())
+    with only_one(config.home.data_dir):
+        clock = clock_from_environment()
 
         async def main() -> None:
-            parts = [home.run(), keep_alive()]
+            ready, progress = asyncio.Event(), Progress()
+            # made before anything runs: what is wrong in a file is said at once
+            home = HomeEnergyManager(config, clock, SystemRng(), ready, progress)
+            parts = [_live(home), keep_alive(ready, progress, "trading")]
             if with_gateway:
                 parts.append(_keep_gateway(path))
             await _side_by_side(parts)
 
         try:
             run_until_stopped(main)
+        except* CsmDbRefusedError as errors:
+            reason = str(next(_leaves(errors)))
+            raise ConfigError(f"{path}: the CSM-DB refuses this home: {reason}") from None
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    """The errors of a group and of the groups in it."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def enrol_home(path: Path, *, with_gateway: bool) -> dict[str, Any]:
+    """
+    Get certificate and grants, and end.
+
+    Returns:
+        Who the home is by now.
+
+    Raises:
+        ConfigError: as `run_home`.
+    """
+    config = load_provisioning(path)
+    configure("hem")
+    done: dict[str, Any] = {}
+    with only_one(config.home.data_dir):
+        home = HomeEnergyManager(config, clock_from_environment(), SystemRng())
+
+        async def main() -> None:
+            gateway = asyncio.create_task(_keep_gateway(path)) if with_gateway else None
+            try:
+                done.update(await home.enrol())
+            finally:
+                if gateway is not None:
+                    gateway.cancel()
+                    await asyncio.wait([gateway], timeout=STOP_S)
+
+        try:
+            run_until_stopped(main)
         except CsmDbRefusedError as error:
             raise ConfigError(f"{path}: the CSM-DB refuses this home: {error}") from None
+    if not done:
+        raise ConfigError(f"{path}: stopped before the home was enrolled; run it again")
+    return done
+
+
+async def _live(home: HomeEnergyManager) -> None:
+    """Run a home; once more from the beginning whenever it needs a fresh address."""
+    while True:
+        try:
+            await home.run()
+        except* GrantEndedError:
+            log.warning("the grant has ended; starting anew under a fresh address")
+        home = HomeEnergyManager(home.config, home.clock, home.rng, home.ready, home.progress)
 
 
 async def _side_by_side(parts: list[Coroutine[Any, Any, None]]) -> None:
@@ -109,19 +164,3 @@ async def _end(child: asyncio.subprocess.Process) -> None:
                 await child.wait()
         except TimeoutError:
             child.kill()
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """One HEM per folder: two would trade under one address with one nonce."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "hem.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise ConfigError(f"{folder}: this home is running already; stop that one") from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)

@@ -18,7 +18,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import shutil
 import zlib
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +43,11 @@ from hem.ems.closing import (
 from hem.ems.decisions import DecisionLog
 from hem.ems.enrolment import Enrolment
 from hem.ems.funds import Funds
+from hem.ems.health import Facts, Health, assess
+from hem.ems.home_assistant import HomeAssistant
 from hem.ems.keyring import Keyring
 from hem.ems.readings import ReadingOutbox
+from hem.ems.renewal import Renewal
 from hem.ems.schedule import Phase, Timetable
 from hem.ems.wallet import Wallet
 from hem.gateway.client import GatewayClient, GatewayError
@@ -53,12 +59,13 @@ from runtime.csmdb_client import CsmDbClient
 from runtime.dso_client import DsoClient
 from runtime.outbox import OperationOutbox
 from runtime.ports import Clock, Rng
+from runtime.sdnotify import Progress
 from runtime.store import SqliteStore
 from wire import topics
 from wire.canonical import decode, encode
-from wire.certificates import dump
+from wire.certificates import AddressGrant, dump
 from wire.envelope import Envelope, new_req_id, seal_envelope
-from wire.errors import WireError
+from wire.errors import HearthgridError, WireError
 from wire.keys import KEY_BYTES, Domain, SigningKey, from_text, to_text
 from wire.metering import Reading, load_record
 
@@ -71,12 +78,21 @@ LEASE_PERIODS = 3
 """A battery lease outlives two missed renewals."""
 HOUSEKEEPING_S = 1.0
 READ_AGAIN_S = 0.2
-AWAY = frozenset({"UNAVAILABLE", "TIMEOUT", "DEVICE_LOST"})
+RELEASE_S = 1.0
+"""How long the gateway may take to release the battery when we stop [s]."""
+HOUSEKEEPING_WITHIN_S = 60.0
+SENDING_WITHIN_S = 300.0
+"""A loop that has not come round within this is stuck (`runtime.sdnotify.Progress`)."""
+AWAY = frozenset({"UNAVAILABLE", "TIMEOUT", "DEVICE_LOST", "TOO_EARLY"})
 """Gateway errors that may pass."""
 NEVER = frozenset({"TOO_LATE", "OUT_OF_ORDER", "GAP", "OTHER_ADDRESS"})
 """Gateway errors that will not pass: this slot's energy cannot be confirmed any more."""
 
 log = structlog.get_logger(component="hem")
+
+
+class GrantEndedError(HearthgridError):
+    """The grant we traded under has ended: another start gets us a fresh address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +112,18 @@ class HomeEnergyManager:
     Args:
         config: the provisioning file
         clock, rng: market time; randomness for keys and identifiers
+        ready: set while the home trades
+        progress: told that the home's loops come round
     """
 
-    def __init__(self, config: Provisioning, clock: Clock, rng: Rng) -> None:
+    def __init__(
+        self,
+        config: Provisioning,
+        clock: Clock,
+        rng: Rng,
+        ready: asyncio.Event | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         self.config = config
         self.clock = clock
         self.rng = rng
@@ -118,8 +143,32 @@ class HomeEnergyManager:
         )  # fmt: skip
         self.ems_key = self.keyring.ems
         self.home_bus = self._home_lane()
+        self._home_csmdb = self._csmdb(self.home_bus)
+        self.renewal = Renewal(
+            self.enrolment, clock, self.grid, rng, self._line, config.market.last_slot,
+            config.validator.id if config.validator is not None else "", self._renewed,
+        )  # fmt: skip
+        self.ready = ready or asyncio.Event()
+        self.progress = progress or Progress()
         self.readings = ReadingOutbox(
-            self.store, self.home_bus, self._topic(topics.READING, self.ems_key.id)
+            self.store, self.home_bus, self._topic(topics.READING, self.ems_key.id),
+            self.progress.expect("readings", SENDING_WITHIN_S),
+        )  # fmt: skip
+        self.grant: AddressGrant | None = None
+        """Under which we trade; None before."""
+        self._trade_bus: MqttBus | None = None
+        self._state: dict[str, Any] = {}
+        self._state_ms = 0
+        """What the gateway told last, and when."""
+        self._last_read_slot = -1
+        self._heights: dict[str, int] = {}
+        self._block_ms = 0
+        """How far the ledger was read, and when it got further last."""
+        self._cpf_q16 = -1
+        """Of the last attestation; negative: there is none."""
+        local = config.local_broker
+        self.home_assistant = (
+            None if local is None else HomeAssistant.on(local, config.home.name, rng)
         )
         self.forecaster = self._restored_forecaster()
         self._samples: list[int] = []
@@ -136,22 +185,57 @@ class HomeEnergyManager:
         self.funds: Funds
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """
+        Work until cancelled.
+
+        Raises:
+            CsmDbRefusedError, GrantEndedError: also in a group.
+        """
         async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(self._say_goodbye)
+            stack.push_async_callback(self._stop)
+            await stack.enter_async_context(self._serving())
             await self._wait_for_gateway()
             await self._enrol()
-            trade_bus = await self._open_trading_lane()
-            stack.push_async_callback(trade_bus.stop)
-            stack.push_async_callback(self.client.stop)
-            await self._catch_up()
-            timetable = Timetable(self.clock, self.grid, self._phases())
             async with asyncio.TaskGroup() as group:
+                group.create_task(self.readings.run())
+                if self.home_assistant is not None:
+                    group.create_task(self.home_assistant.run(self._figures))
+                await self._obtain_grants()
+                await self._open_trading_lane()
+                await self._catch_up()
+                timetable = Timetable(
+                    self.clock, self.grid, self._phases(),
+                    self.progress.expect("timetable", HOUSEKEEPING_WITHIN_S),
+                )  # fmt: skip
                 for work in (
-                    self.readings.run(), self.outbox.run(), self.trader.reveal(), timetable.run(),
-                    self._housekeep(),
+                    self.outbox.run(), self.trader.reveal(), timetable.run(), self._housekeep(),
+                    self.renewal.run(),
                 ):  # fmt: skip
                     group.create_task(work)
+                self.ready.set()
+
+    async def enrol(self) -> dict[str, Any]:
+        """Get certificate and grants where they are missing; who we are then (`hem enroll`)."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._stop)
+            await self._wait_for_gateway()
+            await self._enrol()
+            await self._obtain_grants()
+            return self._papers()
+
+    def _papers(self) -> dict[str, Any]:
+        """Who we are, by certificate and grants."""
+        certificate, grant = self.enrolment.certificate, self.enrolment.grant
+        assert certificate is not None and grant is not None
+        spoken = self.enrolment.validator_grant
+        return {
+            "participant": certificate.subject,
+            "roles": certificate.roles,
+            "certificateDaysLeft": round(self.renewal.days_left, 1),
+            "address": grant.address,
+            "grantEndSlot": grant.end_slot,
+            "validator": "" if spoken is None else spoken.validator,
+        }
 
     # --- Beginning -------------------------------------------------------------------------------
 
@@ -166,29 +250,81 @@ class HomeEnergyManager:
                 return
 
     async def _enrol(self) -> None:
-        """Certificate, grants: whatever is not there yet."""
+        """The certificate, where there is none yet."""
         if self.enrolment.certificate is None:
-            # without a certificate the broker lets us ask for one, and nothing else: no last will
-            bus = lane(
-                self.ems_key, self.config.market.name, None, self.config.broker.host,
-                self.config.broker.port, self.clock, self.rng,
-            )  # fmt: skip
-            csmdb = self._csmdb(bus)
-            await bus.start()
-            try:
-                await bus.wait_connected(None)
+            async with self._stranger() as csmdb:
                 await self.enrolment.enrol(csmdb, self.config.home.claim_code)
-            finally:
-                await bus.stop()
-        csmdb = self._csmdb(self.home_bus)
         await self.home_bus.start()
+
+    async def _obtain_grants(self) -> None:
+        """
+        Grants to trade with, where they are missing or have ended.
+
+        The CSM-DB may be away for long: meanwhile the meter is read, and what it says is kept.
+        """
+        metering = asyncio.create_task(self._only_meter())
+        try:
+            first, last = self._window()
+            known, validator = self.enrolment.grant, self.config.validator
+            if known is None or known.end_slot < first:
+                await self._reach_csmdb()
+                await self.enrolment.obtain_grant(self._home_csmdb, first, last)
+            if validator is not None:
+                spoken = self.enrolment.validator_grant
+                if spoken is None or spoken.end_slot < first or spoken.validator != validator.id:
+                    await self._reach_csmdb()
+                await self.enrolment.obtain_validator_grant(
+                    self._home_csmdb, validator.id, first, last
+                )
+        finally:
+            metering.cancel()
+            await asyncio.gather(metering, return_exceptions=True)
+
+    async def _reach_csmdb(self) -> None:
+        """Be let in by the broker, with a certificate that holds."""
+        await self.renewal.renew_now()
         await self.home_bus.wait_connected(None)
-        first, last = self._window()
-        await self.enrolment.obtain_grant(csmdb, first, last)
-        if self.config.validator is not None:
-            await self.enrolment.obtain_validator_grant(
-                csmdb, self.config.validator.id, first, last
-            )
+
+    async def _only_meter(self) -> None:
+        """Read the meter at each slot's end, while there is no grant to trade under."""
+        while True:
+            next_slot = self.grid.slot_at(self.clock.now_ms()) + 1
+            await self.clock.sleep_until(self.grid.start_ms(next_slot))
+            await self._close_slot(next_slot)
+
+    @asynccontextmanager
+    async def _line(self) -> AsyncIterator[CsmDbClient]:
+        """A line to the CSM-DB, also when the broker does not take our certificate any more."""
+        if not self.renewal.expired:
+            yield self._home_csmdb
+            return
+        async with self._stranger() as csmdb:
+            yield csmdb
+
+    @asynccontextmanager
+    async def _stranger(self) -> AsyncIterator[CsmDbClient]:
+        """Without a certificate the broker lets us ask for one, and nothing else: no last will."""
+        bus = lane(
+            self.ems_key, self.config.market.name, None, self.config.broker.host,
+            self.config.broker.port, self.clock, self.rng,
+        )  # fmt: skip
+        csmdb = self._csmdb(bus)
+        await bus.start()
+        try:
+            yield csmdb
+        finally:
+            await bus.stop()
+
+    def _renewed(self, what: str) -> None:
+        """Use what the CSM-DB gave us."""
+        if what == "certificate":
+            self.home_bus.reconnect()
+        grant = self.enrolment.grant
+        if what == "grant" and grant is not None and self.grant is not None:
+            self.grant = grant
+            self.trader.renew_grant(grant)
+            self.funds.renew_grant(grant)
+            self._register(grant)
 
     def _home_lane(self) -> MqttBus:
         return lane(
@@ -210,14 +346,14 @@ class HomeEnergyManager:
         last = self.config.market.last_slot
         return (first, None) if last is None else (min(first, last), last)
 
-    async def _open_trading_lane(self) -> MqttBus:
+    async def _open_trading_lane(self) -> None:
         """Connect under our address; wallet, outbox and ledger client on top of it."""
         grant = self.enrolment.grant
         assert grant is not None
         self.grant = grant
         key = self.keyring.address(self.enrolment.address_number)
-        bus = lane(
-            key, self.config.market.name, grant, self.config.broker.host,
+        bus = self._trade_bus = lane(
+            key, self.config.market.name, lambda: self.enrolment.grant, self.config.broker.host,
             self.config.broker.port, self.clock, self.rng,
         )  # fmt: skip
         self.wallet = Wallet(self.store, key.id)
@@ -232,19 +368,26 @@ class HomeEnergyManager:
         self.client.on_event(self.trader.take_event)
         await self.client.start()
         await bus.start()
-        await bus.wait_connected(None)
-        self.outbox.add([(f"register/{key.id}", {"op": "register-address", "grant": dump(grant)})])
+        self._register(grant)
         self._write_identity(key.id)
         log.info("trading", home=self.config.home.name, address=key.id)
-        return bus
+
+    def _register(self, grant: AddressGrant) -> None:
+        """Tell the ledger of our grant, and again when it was made longer."""
+        name = f"register/{grant.address}"
+        if self.outbox.state_of(name) not in ("", WAITING):
+            name = f"{name}/{grant.end_slot}"
+        self.outbox.add([(name, {"op": "register-address", "grant": dump(grant)})])
 
     def take_up_trade(self) -> None:
         """Make what trades under the present grant; wallet and outbox are there."""
+        assert self.grant is not None
         self.trader = Trader(
             Parts(
                 genesis=self.genesis, grant=self.grant, policy=self.policy, wallet=self.wallet,
                 outbox=self.outbox, decisions=self.decisions, forecaster=self.forecaster,
                 store=self.store, clock=self.clock, rng=self.rng, state=self.gateway.state,
+                caught_up=lambda: self.client.caught_up,
             )
         )  # fmt: skip
         dso = DsoClient(
@@ -271,6 +414,7 @@ class HomeEnergyManager:
         return OperationOutbox(
             self._queue, key, self.config.market.name, self.genesis.chain_id, self.grid, bus,
             self.clock, self.rng, next_nonce, self.client.receipt, self._operation_done,
+            beat=self.progress.expect("operations", SENDING_WITHIN_S),
         )  # fmt: skip
 
     def _phases(self) -> list[Phase]:
@@ -280,10 +424,10 @@ class HomeEnergyManager:
         spread_s = zlib.crc32(self.wallet.address.encode()) % AHEAD_SPREAD_S
         ahead_s = min(AHEAD_AFTER_S + spread_s, length_s // 8)
         return [
-            Phase("begin", 0, self._begin_slot),
+            Phase("begin", 0, self._begin_slot, again=True),
             Phase("ahead", ahead_s, self._trade_ahead),
             Phase("bid", min(BID_AFTER_S, length_s // 4), self.trader.bid),
-            *(Phase(f"steer-{at}", at, self._tick) for at in steering),
+            *(Phase(f"steer-{at}", at, self._tick, again=True) for at in steering),
         ]
 
     # --- Slot by slot ----------------------------------------------------------------------------
@@ -350,6 +494,12 @@ class HomeEnergyManager:
 
     async def _close(self, ended: int) -> None:
         """Sign what flowed in a slot, once; reading, receipt and CPF go out."""
+        if self.grant is None:
+            await self._read(ended)
+            kept = self.enrolment.grant
+            if kept is None or not kept.start_slot <= ended <= kept.end_slot:
+                self._closed(ended)  # else its receipt is made as soon as we trade
+            return
         attempt, state = last_attempt(self.outbox, ended)
         if state in DELIVERED:
             self._closed(ended)
@@ -364,9 +514,8 @@ class HomeEnergyManager:
 
     async def _sign(self, ended: int, attempt: int) -> None:
         """Let the gateway sign a slot; what it signs is on its way when this returns."""
-        signed = await self.gateway.sign_reading(ended)
-        self.readings.add(ended, from_text(signed["sealed"]))
-        self._observe(ended, load_record(Reading, signed["reading"]))
+        assert self.grant is not None
+        await self._read(ended)
         if not self.grant.start_slot <= ended <= self.grant.end_slot:
             self._closed(ended)
             return
@@ -377,6 +526,13 @@ class HomeEnergyManager:
             operations.insert(0, (receipt_key(ended, attempt), operation))
         finally:
             self.outbox.add(operations)
+
+    async def _read(self, ended: int) -> None:
+        """Let the gateway sign the registers at a slot's end; the reading is on its way."""
+        signed = await self.gateway.sign_reading(ended)
+        self.readings.add(ended, from_text(signed["sealed"]))
+        self._observe(ended, load_record(Reading, signed["reading"]))
+        self._last_read_slot = max(ended, self._last_read_slot)
 
     def _closed(self, slot: int) -> None:
         self.to_close.done(slot)
@@ -396,6 +552,7 @@ class HomeEnergyManager:
             attestation = await self.gateway.attest_cpf(grant.validator, start, ended)
         except GatewayError:
             return []
+        self._cpf_q16 = int(attestation["cpf_q16"])
         return [(f"cpf/{ended}", {"op": "cpf", "grant": dump(grant), "attestation": attestation})]
 
     def _observe(self, slot: int, reading: Reading) -> None:
@@ -420,7 +577,7 @@ class HomeEnergyManager:
     async def _steer(self, slot: int) -> None:
         """Sample the home, steer the battery toward the contracted position, tell our state."""
         try:
-            state = await self.gateway.state()
+            state = await self._ask_state()
         except GatewayError as error:
             log.warning("no state", reason=str(error))
             return
@@ -428,6 +585,11 @@ class HomeEnergyManager:
         with contextlib.suppress(GatewayError):
             await self._set_battery(slot, state)
         self._tell_state(state)
+
+    async def _ask_state(self) -> dict[str, Any]:
+        self._state = await self.gateway.state()
+        self._state_ms = self.clock.now_ms()
+        return self._state
 
     async def _set_battery(self, slot: int, state: dict[str, Any]) -> None:
         battery, soc_wh = battery_of(state, self.policy)
@@ -446,7 +608,7 @@ class HomeEnergyManager:
         seconds_left = max(1, (self.grid.end_ms(slot) - self.clock.now_ms()) // 1000)
         power_w = setpoint_w(
             position.net_wh, net_so_far_wh, seconds_left, state["load_w"], state["pv_w"],
-            soc_wh, battery, True,
+            soc_wh, battery, True, battery.capacity_wh * self.policy.reserve_permille // 1000,
         )  # fmt: skip
         self._steering = True
         period_s = STEER_EVERY_S / self.clock.speed
@@ -474,12 +636,97 @@ class HomeEnergyManager:
         }
         return self._topic(topics.STATE, self.ems_key.id), self._envelope("state", body), True
 
-    async def _say_goodbye(self) -> None:
+    async def _stop(self) -> None:
+        """Say goodbye, leave the battery to the home; whatever was not sent stays for later."""
+        self.ready.clear()
+        self.progress.rest()
         topic, payload, retain = self._will()
         self.home_bus.publish_soon(topic, payload, retain=retain)
-        await self.home_bus.stop()
+        parts: list[Coroutine[Any, Any, None]] = [self._release_battery(), self.home_bus.stop()]
+        if self._trade_bus is not None:
+            parts += [self.client.stop(), self._trade_bus.stop()]
+        await asyncio.gather(*parts, return_exceptions=True)
         self.store.close()
         self._queue.close()
+
+    async def _release_battery(self) -> None:
+        """The gateway does so by itself when it stops, too, and when our lease ends."""
+        if self._steering:
+            async with asyncio.timeout(RELEASE_S):
+                await self.gateway.release_battery()
+
+    @asynccontextmanager
+    async def _serving(self) -> AsyncIterator[None]:
+        """Health and metrics over HTTP, where the owner wants them."""
+        if self.config.http is None:
+            yield
+            return
+        from hem.ems.health_page import application  # noqa: PLC0415  (a home without it is smaller)
+        from runtime.http import serving  # noqa: PLC0415
+
+        where = self.config.http
+        url_file = self.config.home.data_dir / "http.url"
+        async with serving(application(self.facts), where.host, where.port, url_file):
+            yield
+
+    async def _figures(self) -> dict[str, Any]:
+        """What the household may see of its home, for Home Assistant."""
+        with contextlib.suppress(GatewayError):
+            await self._ask_state()
+        figures = dict(self._state) if self._fresh() else {}
+        slot = self.grid.slot_at(self.clock.now_ms())
+        if self.grant is not None:
+            position = self.wallet.position(slot)
+            figures |= {
+                "balance_uc": self.wallet.balance["balanceUc"],
+                "position_wh": 0 if position is None else position.net_wh,
+                "price_uc_per_kwh": self.wallet.price(slot),
+            }
+        if self._cpf_q16 >= 0:
+            figures["cpf_q16"] = self._cpf_q16
+        return figures
+
+    # --- How we are ------------------------------------------------------------------------------
+
+    def health(self) -> Health:
+        """How the home is, with reasons."""
+        return assess(self.facts())
+
+    def facts(self) -> Facts:
+        """What health and metrics are made of."""
+        now_ms = self.clock.now_ms()
+        slot_ms = self.grid.length_s * 1000
+        waiting = self.readings.waiting
+        trading = self._trade_bus is not None
+        return Facts(
+            trading=self.ready.is_set(),
+            home_connected=self.home_bus.connected,
+            trade_connected=self._trade_bus is not None and self._trade_bus.connected,
+            state_age_slots=(now_ms - self._state_ms) / slot_ms if self._state_ms else math.inf,
+            devices=dict(self._state.get("devices", {})),
+            last_read_slot=self._last_read_slot,
+            slots_unread=max(self.grid.slot_at(now_ms) - 1 - self._last_read_slot, 0)
+            if self._last_read_slot >= 0 else -1,
+            height=max(self._heights.values(), default=-1),
+            block_age_slots=(now_ms - self._block_ms) / slot_ms if self._block_ms else math.inf,
+            certificate=self.renewal.state,
+            certificate_days=self.renewal.days_left,
+            grant_slots_left=self.grant.end_slot - self.grid.slot_at(now_ms)
+            if self.grant is not None else 0,
+            waiting_readings=waiting,
+            waiting_operations=self.outbox.waiting if trading else 0,
+            disk_free_bytes=shutil.disk_usage(self.config.home.data_dir).free,
+            stuck=tuple(self.progress.stuck()),
+            figures={
+                **{k: v for k, v in self._state.items() if isinstance(v, int)},
+                **({"balance_uc": self.wallet.balance["balanceUc"],
+                    "locked_uc": self.wallet.balance["lockedUc"]} if trading else {}),
+            },
+        )  # fmt: skip
+
+    def _fresh(self) -> bool:
+        """The gateway has answered within a slot."""
+        return self.clock.now_ms() - self._state_ms < self.grid.length_s * 1000
 
     def _envelope(self, operation: str, parameters: dict[str, Any]) -> bytes:
         req_id = new_req_id(self.clock.wall_ms(), self.rng.bytes(10))
@@ -497,18 +744,36 @@ class HomeEnergyManager:
     async def _housekeep(self) -> None:
         """Keep the forecaster and how far the ledger was read; drop what is long past."""
         slot_kept = 0
+        beat = self.progress.expect("housekeeping", HOUSEKEEPING_WITHIN_S)
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
+            beat()
             self.wallet.keep_validators(self.client.validators().to_json())
-            self.wallet.keep_heights(self.client.delivered())
+            heights = self.client.delivered()
+            self.wallet.keep_heights(heights)
+            if heights != self._heights:
+                self._heights, self._block_ms = heights, self.clock.now_ms()
             slot = self.grid.slot_at(self.clock.now_ms())
             if slot != slot_kept:
                 slot_kept = slot
+                self._check_grant(slot)
                 with self.store.atomic():
                     self.store.put("forecaster", encode(self.forecaster.to_json()))
                 self.wallet.forget_before(slot)
                 self.decisions.forget_before(slot)
                 self.trader.forget_before(slot)
+
+    def _check_grant(self, slot: int) -> None:
+        """
+        Go on while we may trade, or may still send receipts for what we traded.
+
+        Raises:
+            GrantEndedError: both are over, though the trial is not.
+        """
+        assert self.grant is not None
+        end_slot, last_slot = self.grant.end_slot, self.config.market.last_slot
+        if slot > end_slot + LATE_SLOTS and (last_slot is None or end_slot < last_slot):
+            raise GrantEndedError(f"the address' grant ended with slot {end_slot}")
 
     def _restored_forecaster(self) -> Forecaster:
         """The forecaster as it was kept; a fresh one where nothing (or nonsense) was."""

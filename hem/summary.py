@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from hem.ems.decisions import DecisionLog
-from hem.ems.wallet import Wallet
+from hem.ems.enrolment import CERTIFICATE, GRANT
+from hem.ems.funds import withdrawn
+from hem.ems.pledges import Pledges
+from hem.ems.wallet import POSITION, Wallet
 from runtime.store import SqliteStore
+from wire.certificates import AddressGrant, Certificate, parse
 from wire.envelope import date_text
 from wire.errors import ConfigError
 from wire.slots import SlotGrid
@@ -17,6 +21,15 @@ from wire.slots import SlotGrid
 LATEST = 8
 MANY = 10_000
 DAY_MINUTES = 24 * 60
+POSITIONS = 12
+"""Slots whose positions are shown."""
+DAY_MS = 86_400_000
+MARKETS = {
+    "market": "double-auction", "auction": "auctions", "offer": "order-book",
+    "accept": "order-book", "escrow": "escrow", "lot": "escrow", "take": "escrow",
+    "session": "schedules", "schedule": "schedules",
+}  # fmt: skip
+"""The market of a position's source or of a promise's key."""
 EMS_FILE = "ems.sqlite"
 OUTBOX_FILE = "outbox.sqlite"
 
@@ -36,6 +49,63 @@ def summary_of(folder: Path) -> dict[str, Any]:
         }
 
 
+def status_of(folder: Path, grid: SlotGrid, now_ms: int) -> dict[str, Any]:
+    """
+    The summary, and what the home has going on in its markets.
+
+    Adds `certificateDaysLeft`, `grantEndSlot`, `positions` (by slot and market), `promises` (that
+    stand), `withdrawals` (from the DSO).
+    """
+    facts = summary_of(folder)
+    with _store(folder, EMS_FILE) as store:
+        wallet = Wallet.kept(store)
+        slot = grid.slot_at(now_ms)
+        certificate, grant = store.get(CERTIFICATE), store.get(GRANT)
+        if certificate is not None:
+            end_ms = parse(Certificate, certificate.decode()).not_after_ms
+            facts["certificateDaysLeft"] = round((end_ms - now_ms) / DAY_MS, 1)
+        if grant is not None:
+            facts["grantEndSlot"] = parse(AddressGrant, grant.decode()).end_slot
+        slots = [int(key.removeprefix(POSITION)) for key, _ in store.scan(POSITION)]
+        shown = [one for one in slots if one >= slot] or slots
+        return {
+            **facts,
+            "positions": [
+                {"slot": one, "time": _clock(one, grid), "markets": markets_of(wallet, one)}
+                for one in shown[:POSITIONS]
+            ],
+            "promises": _promises(store, slot, now_ms),
+            "withdrawals": withdrawn(store, wallet.address),
+        }
+
+
+def markets_of(wallet: Wallet, slot: int) -> dict[str, dict[str, int]]:
+    """What was bought and sold for a slot, by market [Wh]."""
+    found: dict[str, dict[str, int]] = {}
+    for source, (bought_wh, sold_wh) in wallet.contracted(slot).items():
+        kind = source.partition("/")[0]
+        row = found.setdefault(MARKETS.get(kind, kind), {"boughtWh": 0, "soldWh": 0})
+        row["boughtWh"] += bought_wh
+        row["soldWh"] += sold_wh
+    return found
+
+
+def _promises(store: SqliteStore, slot: int, now_ms: int) -> list[dict[str, Any]]:
+    """What the home promised and the ledger has not decided yet."""
+    return [
+        {
+            "market": MARKETS.get(key.partition("/")[0], key.partition("/")[0]),
+            "operation": pledge.operation.get("op", ""),
+            "startSlot": pledge.start_slot,
+            "endSlot": pledge.end_slot,
+            "energyWh": pledge.energy_wh,
+            "source": pledge.source,
+        }
+        for key, pledge in Pledges(store).kept()
+        if pledge.energy_wh and pledge.end_slot >= slot and now_ms < pledge.until_ms
+    ]
+
+
 def settlements_of(folder: Path) -> list[dict[str, Any]]:
     """The home's settled slots, oldest first."""
     with _store(folder, EMS_FILE) as store:
@@ -53,7 +123,11 @@ def decisions_of(folder: Path, when: str, grid: SlotGrid) -> list[dict[str, Any]
         ConfigError: neither of these.
     """
     with _store(folder, EMS_FILE) as store:
-        rows = DecisionLog(store).latest(MANY)
+        wallet = Wallet.kept(store)
+        rows = [
+            {**row, "markets": markets_of(wallet, row["slot"])}
+            for row in DecisionLog(store).latest(MANY)
+        ]
     if when.isdecimal():
         rows = [row for row in rows if row["slot"] == int(when)]
     elif when:
@@ -86,7 +160,37 @@ def _sentence(row: dict[str, Any], grid: SlotGrid) -> str:
         for n, o in enumerate(row["orders"])
     ]
     done = "; ".join(orders) if orders else "no order"
-    return f"{_clock(row['slot'], grid)} (slot {row['slot']}): {done}. {row['reason']}"
+    text = f"{_clock(row['slot'], grid)} (slot {row['slot']}): {done}. {row['reason']}"
+    contracted = [
+        f"{market} {_amounts(amounts['boughtWh'], amounts['soldWh'])}"
+        for market, amounts in row["markets"].items()
+    ]
+    return text + (f". Contracted: {'; '.join(contracted)}" if contracted else "")
+
+
+def _amounts(bought_wh: int, sold_wh: int) -> str:
+    parts = [("bought", bought_wh), ("sold", sold_wh)]
+    return ", ".join(f"{what} {energy_wh} Wh" for what, energy_wh in parts if energy_wh)
+
+
+def status_text(facts: dict[str, Any]) -> list[str]:
+    """The status in lines for people."""
+    plain = {
+        k: v for k, v in facts.items() if not isinstance(v, (list, dict)) or k == "readHeights"
+    }
+    lines = [f"{name}: {value}" for name, value in plain.items()]
+    for row in facts["positions"]:
+        for market, amounts in row["markets"].items():
+            said = _amounts(amounts["boughtWh"], amounts["soldWh"])
+            lines.append(f"position {row['time']} (slot {row['slot']}): {market} {said}")
+    for one in facts["promises"]:
+        what = "gives" if one["energyWh"] > 0 else "takes"
+        lines.append(
+            f"promise slots {one['startSlot']}…{one['endSlot']}: {one['market']}"
+            f" ({one['operation']}) {what} {abs(one['energyWh'])} Wh, from the {one['source']}"
+        )
+    lines += [f"withdrawn: {name} {value}" for name, value in facts["withdrawals"].items()]
+    return lines
 
 
 def _clock(slot: int, grid: SlotGrid) -> str:

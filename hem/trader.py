@@ -69,6 +69,8 @@ BID_AFTER_MS = 120_000
 KNOW_WITHIN_MS = 110_000
 """Who does not know by then what is final trades ahead in the next slot [ms after its start]."""
 MAX_AHEAD = 96
+KEEP_SLOTS = 96
+"""Promises and salts are kept so long after their slot [slots]."""
 RETRY_S = 0.05
 LOOK_S = 1.0
 
@@ -468,9 +470,9 @@ class Trader:
         self._parts.decisions.outcome(base, outcome)
 
     def forget_before(self, slot: int) -> None:
-        """Drop what is past."""
-        self.pledges.forget_before(slot)
-        self._sealed.forget_before(slot)
+        """Drop what is past, by a day: a clock that ran ahead for a moment must cost no promise."""
+        self.pledges.forget_before(slot - KEEP_SLOTS)
+        self._sealed.forget_before(slot - KEEP_SLOTS)
         self.board.forget_before(self._clock.now_ms())
         self.rules.forget_before(slot)
 

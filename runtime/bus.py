@@ -61,6 +61,7 @@ class MqttBus:
         rng: jitter of the back-off
         will: said by the broker when we vanish
         tls: context of a TLS connection, or None for plain TCP
+        user: user name where it is not the client id (a broker of others); empty: none is sent
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class MqttBus:
         will: Will | tuple[str, bytes, bool] | None = None,
         tls: ssl.SSLContext | None = None,
         keepalive_s: int = KEEPALIVE_S,
+        user: str | None = None,
     ) -> None:
         self._host, self._port = host, port
         self._credentials = credentials
@@ -80,6 +82,7 @@ class MqttBus:
         self._will = Will(*will) if will is not None else None
         self._tls = tls
         self._keepalive_s = keepalive_s
+        self._user = user
         self._subscriptions: dict[str, _Subscription] = {}
         self._routes: dict[str, list[_Worker]] = {}
         self._link: Link | None = None
@@ -194,7 +197,9 @@ class MqttBus:
             began_s = loop.time()
             try:
                 client_id, password = self._credentials()
-                link = Link(client_id, password, self._will, self._keepalive_s, self._take)
+                link = Link(
+                    client_id, password, self._will, self._keepalive_s, self._take, self._user
+                )
                 await self._stand(link)
             except LinkRefusedError as error:
                 self._report("refused by the broker", error)

@@ -1,11 +1,25 @@
-"""What every page and API of ours adds to its answers."""
+"""What every page and API of ours adds to its answers, and how one is served beside a service."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
+import structlog
+import uvicorn
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wire.errors import ConfigError
+
+MAX_CONNECTIONS = 32
+STOP_WAIT_S = 1.0
+
+log = structlog.get_logger(component="http")
 
 
 class SecurityHeaders:
@@ -31,3 +45,68 @@ class SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its own signal handlers: the process has them."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture nothing."""
+        yield
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp, host: str, port: int, url_file: Path) -> AsyncIterator[str]:
+    """
+    Serve an application while the block runs; what goes wrong in it does not end the block.
+
+    Args:
+        port: 0 takes a free one
+        url_file: says where it is served, while it is
+
+    Raises:
+        ConfigError: it cannot listen there.
+    """
+    listener = _listen(host, port)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", ws="none",
+        limit_concurrency=MAX_CONNECTIONS, timeout_keep_alive=5,
+    )  # fmt: skip
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    task.add_done_callback(_tell)
+    name, real_port = listener.getsockname()[:2]
+    url = f"http://[{name}]:{real_port}/" if ":" in name else f"http://{name}:{real_port}/"
+    url_file.write_text(url + "\n", encoding="ascii")  # noqa: ASYNC240 (one line, at start)
+    log.info("serving", url=url)
+    try:
+        yield url
+    finally:
+        url_file.unlink(missing_ok=True)  # noqa: ASYNC240
+        server.should_exit = True
+        server.force_exit = True
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([task], timeout=STOP_WAIT_S)
+        listener.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or str(error)
+        raise ConfigError(
+            f"http: cannot listen on {host}:{port}: {reason}; give another http.port"
+        ) from None
+    return listener
+
+
+def _tell(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("HTTP stopped; the service goes on", reason=str(error))

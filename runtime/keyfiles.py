@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from wire.errors import ConfigError, MalformedError
+from wire.certificates import Certificate, parse
+from wire.errors import ConfigError, MalformedError, WireError
 from wire.keys import KEY_BYTES, SigningKey, from_text, to_text
 
 
@@ -57,3 +58,16 @@ def read_key(path: Path) -> SigningKey:
         ConfigError: as `read_secret`.
     """
     return SigningKey(read_secret(path))
+
+
+def read_certificate(path: Path) -> Certificate:
+    """
+    A certificate from its file.
+
+    Raises:
+        ConfigError: missing or not a certificate.
+    """
+    try:
+        return parse(Certificate, path.read_text().strip())
+    except (OSError, UnicodeDecodeError, WireError) as error:
+        raise ConfigError(f"{path}: not a certificate ({error})") from None

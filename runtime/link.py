@@ -67,11 +67,12 @@ class Link:
     A connection to one broker.
 
     Args:
-        client_id: MQTT client id and user name
+        client_id: MQTT client id, and user name unless `user` names another
         password: the token
         will: last will, or None
         keepalive_s: silence after which either side takes the other for dead [s]
         on_message: called for each message; the receiver calls `acknowledge` when done
+        user: user name; empty: neither name nor password is sent
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Link:
         will: Will | None,
         keepalive_s: int,
         on_message: Callable[[Link, Incoming], None],
+        user: str | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._keepalive_s = keepalive_s
@@ -93,7 +95,9 @@ class Link:
             reconnect_on_failure=False,
             manual_ack=True,
         )
-        client.username_pw_set(client_id, password)
+        name = client_id if user is None else user
+        if name:
+            client.username_pw_set(name, password)
         client.max_inflight_messages_set(MAX_INFLIGHT)
         client.max_queued_messages_set(MAX_QUEUED)
         if will is not None:

@@ -6,9 +6,25 @@ import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 
-import structlog
-from structlog.typing import FilteringBoundLogger
+
+@contextlib.contextmanager
+def _absent(name: str) -> Iterator[None]:
+    """Let imports not find a package that is not loaded yet."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+with _absent("rich"):  # structlog would load it for tracebacks on a terminal: 4 MB a process
+    import structlog
+from structlog.typing import FilteringBoundLogger  # noqa: E402
 
 
 def configure(component: str, level: str | None = None) -> FilteringBoundLogger:

@@ -12,6 +12,9 @@ signed again under the *same* nonce, which only one version can use, and earlier
 remembered. The ledger is asked what became of them when an event may be lost: a version that was
 executed ends the flight; only when none was and none ever can be (another transaction of ours, say
 of a restored backup, has used the nonce) its operations leave again, under a new nonce.
+
+An outbox that finds itself under another key than before lets go of what waited: it was for the
+earlier address, whose nonces and whose affairs are none of the new one's.
 """
 
 from __future__ import annotations
@@ -49,6 +52,8 @@ Finished = Callable[[str, dict[str, Any], str], None]
 """Told the key, the operation and its code when a transaction is final."""
 
 EARLIER = "flight/earlier/"
+OTHER_SENDER = "OTHER_SENDER"
+"""What became of an operation that waited when the sender changed."""
 NEVER_EXECUTED = (Refusal.WRONG_NONCE.value, Refusal.EXPIRED.value)
 
 log = structlog.get_logger(component="outbox")
@@ -80,6 +85,7 @@ class OperationOutbox:
         key: the sender's key; its id is the address
         next_nonce: asked once before the first transaction, and after WRONG_NONCE
         receipt: asked when an event may be lost
+        beat: called whenever the sending loop comes round
         on_done: told about every operation that became final, before that is written down (after a
             crash, or when it raises, it is told again)
     """
@@ -97,14 +103,18 @@ class OperationOutbox:
         next_nonce: NonceSource,
         receipt: ReceiptSource,
         on_done: Finished | None = None,
+        *,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._key, self._chain_id, self._grid = key, chain_id, grid
         self._bus, self._clock, self._rng = bus, clock, rng
         self._next_nonce, self._receipt = next_nonce, receipt
         self._on_done = on_done
+        self._beat = beat
         self._topic = topics.build(market, topics.TX, key.id)
         self._changed = asyncio.Event()
+        self._take_over()
         self._flight = self._stored_flight()
         self._number = self._last_number()
 
@@ -148,6 +158,7 @@ class OperationOutbox:
     async def run(self) -> None:
         """Send for ever; cancel to stop. What is not final stays for the next start."""
         while True:
+            self._beat()
             try:
                 if self._flight is None:
                     await self._depart()
@@ -167,6 +178,22 @@ class OperationOutbox:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._resend_in_s() if self._flight else RESEND_S):
                     await self._changed.wait()
+
+    def _take_over(self) -> None:
+        """Let go of an earlier sender's nonce and operations."""
+        before = self._store.get("sender")
+        if before == self._key.id.encode():
+            return
+        with self._store.atomic():
+            self._store.put("sender", self._key.id.encode())
+            if before is None:
+                return
+            self._forget_flight()
+            self._store.delete("nonce")
+            for name, raw in list(self._store.scan("wait/")):
+                self._store.delete(name)
+                self._store.put("key/" + decode(raw)["key"], OTHER_SENDER.encode())
+        log.warning("another sender: what waited for the earlier one is dropped")
 
     def _resend_in_s(self) -> float:
         """Real time until the flight is sent again: what is added meanwhile must not hasten it."""

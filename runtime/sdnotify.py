@@ -4,14 +4,66 @@ Telling systemd how we are: ready, alive, stopping (the protocol of sd_notify(3)
 A service started with `Type=notify` finds a datagram socket in NOTIFY_SOCKET, and with
 `WatchdogSec=` the time within which it must say that it lives in WATCHDOG_USEC. Without systemd
 nothing is sent.
+
+A watchdog that is fed by a timer tells only that the timer runs. `Progress` is fed by the service's
+loops themselves: when one of them has not come round within its time, the pings stop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+
+import structlog
+
+START_EXTENSION_S = 60
+"""While a service starts it asks for so much more time, again and again [s]."""
+START_PERIOD_S = 10.0
+
+log = structlog.get_logger(component="sdnotify")
+
+
+class Progress:
+    """
+    Whether the loops of a service come round.
+
+    Args:
+        now_s: seconds that never go back
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._within_s: dict[str, float] = {}
+        self._beat_s: dict[str, float] = {}
+
+    def expect(self, loop: str, within_s: float) -> Callable[[], None]:
+        """
+        Watch a loop, from its first round on.
+
+        Returns:
+            What the loop calls each time it comes round, at least once in `within_s`.
+        """
+        self._within_s[loop] = within_s
+
+        def beat() -> None:
+            self._beat_s[loop] = self._now_s()
+
+        return beat
+
+    def rest(self) -> None:
+        """Watch nothing until a loop goes its first round again: the service starts anew."""
+        self._beat_s.clear()
+
+    def stuck(self) -> list[str]:
+        """Loops that have not come round in their time."""
+        now_s = self._now_s()
+        return [
+            loop for loop, beat_s in self._beat_s.items() if now_s - beat_s > self._within_s[loop]
+        ]
 
 
 def notify(*states: str, environment: Mapping[str, str] = os.environ) -> bool:
@@ -44,14 +96,39 @@ def watchdog_period_s(environment: Mapping[str, str] = os.environ) -> float | No
     return int(patience) / 2_000_000
 
 
-async def keep_alive() -> None:
-    """Say that we are ready, then that we live, until cancelled; a hung event loop falls silent."""
-    notify("READY=1")
-    period_s = watchdog_period_s()
+async def keep_alive(
+    ready: asyncio.Event | None = None, progress: Progress | None = None, doing: str = "ready"
+) -> None:
+    """
+    Say that we are ready, then that we live, until cancelled; a hung event loop falls silent.
+
+    Args:
+        ready: set when the service does its work; by default it does already. Until then systemd is
+            asked for more time: what we wait for may be away for long.
+        progress: no ping is sent while one of its loops is stuck
+        doing: what to tell systemd that we do when ready
+    """
     try:
+        await _start(ready)
+        notify("READY=1", f"STATUS={doing}")
+        period_s = watchdog_period_s()
+        said: list[str] = []
         while True:
             await asyncio.sleep(period_s if period_s is not None else 3600.0)
-            if period_s is not None:
+            stuck = progress.stuck() if progress is not None else []
+            if stuck != said:
+                said = stuck
+                log.warning("loops stuck" if stuck else "loops go round again", loops=stuck)
+            if period_s is not None and not stuck:
                 notify("WATCHDOG=1")
     finally:
         notify("STOPPING=1")
+
+
+async def _start(ready: asyncio.Event | None) -> None:
+    """Wait until ready, with systemd's leave."""
+    while ready is not None and not ready.is_set():
+        notify(f"EXTEND_TIMEOUT_USEC={START_EXTENSION_S * 1_000_000}", "STATUS=starting")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_PERIOD_S):
+                await ready.wait()

@@ -11,6 +11,7 @@ a new `reqId`; every operation may be repeated without a second effect.
 
     enroll            {claimCode, key, boxKey, meter: {type, serial, vendor, model, firmware,
                       meter_key}}                                 -> {certificate}
+    renew             {}                                          -> {certificate}
     grant-addresses   {addresses: [{key, meterKey}], startSlot?, endSlot?}      -> {grants}
     grant-validator   {validator, meterKey, startSlot?, endSlot?}               -> {grant}
     list-meters       {after}                                     -> {meters, next}
@@ -26,11 +27,14 @@ from wire.errors import CertificateError
 from wire.keys import BoxKey, Domain, SigningKey, id_of, seal_to
 
 ENROLL = "enroll"
+RENEW = "renew"
 GRANT_ADDRESSES = "grant-addresses"
 GRANT_VALIDATOR = "grant-validator"
 LIST_METERS = "list-meters"
 SHOW_PARTICIPANT = "show-participant"
-OPERATIONS = (ENROLL, GRANT_ADDRESSES, GRANT_VALIDATOR, LIST_METERS, SHOW_PARTICIPANT)
+OPERATIONS = (
+    ENROLL, RENEW, GRANT_ADDRESSES, GRANT_VALIDATOR, LIST_METERS, SHOW_PARTICIPANT,
+)  # fmt: skip
 
 MAX_AGE_MS = 120_000
 MAX_AHEAD_MS = 60_000

@@ -5,11 +5,17 @@ A slot is on the list before anything is done about it and leaves it when its re
 ledger, or when nobody can bring it there any more. Slots that ended while we were away are put on
 it from where the list had got to. Signing again gives the same record and the outbox knows each
 receipt by its key, so a slot that is taken up twice, after a crash too, is receipted once.
+
+The clock may be set. What lies in the future once it was set back stays on the list and waits until
+it is over; and slots that are never put on it, because they were over too long ago when we came
+back, are named in the log.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
+
+import structlog
 
 from runtime.ports import Store
 from wire.errors import Refusal
@@ -22,6 +28,8 @@ WAITING = "waiting"
 DELIVERED = frozenset({"OK", Refusal.DUPLICATE.value})
 PASSING = frozenset({Refusal.FUTURE_DATED.value, Refusal.UNKNOWN_SENDER.value})
 """Refusals that a later try may not meet: a block's clock behind ours, a late registration."""
+
+log = structlog.get_logger(component="hem")
 
 
 class _Outbox(Protocol):
@@ -38,21 +46,29 @@ class SlotsToClose:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._ended: int | None = None
 
     def reach(self, ended: int) -> None:
-        """Every slot up to `ended` that is new is on the list; durable when this returns."""
+        """Every slot up to `ended`, the last that is over, is on the list; durable on return."""
+        self._ended = ended
         raw = self._store.get(REACHED)
-        first = ended if raw is None else max(int(raw) + 1, ended - LATE_SLOTS)
+        following = ended if raw is None else int(raw) + 1
+        first = max(following, ended - LATE_SLOTS)
         if first > ended:
             return
+        if following < first:
+            log.warning(
+                "slots ended too long ago to be closed", first_slot=following, last_slot=first - 1
+            )
         with self._store.atomic():
             for slot in range(first, ended + 1):
                 self._store.put(_key(slot), b"")
             self._store.put(REACHED, str(ended).encode())
 
     def waiting(self) -> list[int]:
-        """Slots on the list, oldest first."""
-        return [int(key.removeprefix(LISTED)) for key, _ in self._store.scan(LISTED)]
+        """Slots on the list that are over, oldest first."""
+        listed = [int(key.removeprefix(LISTED)) for key, _ in self._store.scan(LISTED)]
+        return [slot for slot in listed if self._ended is None or slot <= self._ended]
 
     def done(self, slot: int) -> None:
         """Nothing is left to be done, or can be done, for a slot."""

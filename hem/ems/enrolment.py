@@ -26,7 +26,7 @@ from wire.certificates import (
     dump_text,
     load,
 )
-from wire.enrolment import ENROLL, GRANT_ADDRESSES, GRANT_VALIDATOR
+from wire.enrolment import ENROLL, GRANT_ADDRESSES, GRANT_VALIDATOR, RENEW
 from wire.errors import CertificateError, WireError
 from wire.keys import to_text
 
@@ -123,6 +123,52 @@ class Enrolment:
         self._keep((ADDRESS_NUMBER, str(number)), (GRANT, dump_text(grant)))
         return grant
 
+    async def renew_certificate(self, csmdb: CsmDbClient) -> bool:
+        """
+        Ask for a newer certificate, once.
+
+        Returns:
+            Whether there is one: the CSM-DB gives the same while half of it is left.
+
+        Raises:
+            CsmDbRefusedError: BANNED, … TimeoutError: no answer.
+        """
+        known = self.certificate
+        answer = await csmdb.ask(RENEW, {})
+        certificate = self._check(Certificate, answer["certificate"])
+        if certificate.subject != self.keyring.ems.id:
+            raise CertificateError("certificate of another home", subject=certificate.subject)
+        if known is not None and certificate.not_after_ms <= known.not_after_ms:
+            return False
+        self._keep((CERTIFICATE, dump_text(certificate)))
+        return True
+
+    async def renew_grant(self, csmdb: CsmDbClient, first_slot: int, last_slot: int | None) -> bool:
+        """
+        Ask for a longer grant of the address we have, once.
+
+        Returns:
+            Whether it is longer than before.
+
+        Raises:
+            CsmDbRefusedError: BANNED, … TimeoutError: no answer.
+        """
+        known = self.grant
+        if known is None:
+            return False
+        parameters = {
+            "addresses": [{"key": known.key, "meterKey": known.meter_key}],
+            **_window(first_slot, last_slot),
+        }
+        answer = await csmdb.ask(GRANT_ADDRESSES, parameters)
+        grant = self._check(AddressGrant, answer["grants"][0])
+        if grant.address != known.address or grant.meter_key != known.meter_key:
+            raise CertificateError("grant of another address", address=grant.address)
+        if grant.end_slot <= known.end_slot:
+            return False
+        self._keep((GRANT, dump_text(grant)))
+        return True
+
     async def obtain_validator_grant(
         self, csmdb: CsmDbClient, validator: str, first_slot: int, last_slot: int | None
     ) -> ValidatorGrant:
@@ -142,6 +188,35 @@ class Enrolment:
             raise CertificateError("grant of another validator", validator=grant.validator)
         self._keep((VALIDATOR_GRANT, dump_text(grant)))
         return grant
+
+    async def renew_validator_grant(
+        self, csmdb: CsmDbClient, first_slot: int, last_slot: int | None
+    ) -> bool:
+        """
+        Ask for a longer grant for the validator we host, once.
+
+        Returns:
+            Whether it is longer than before.
+
+        Raises:
+            CsmDbRefusedError: NOT_ALLOWED, … TimeoutError: no answer.
+        """
+        known = self.validator_grant
+        if known is None:
+            return False
+        parameters = {
+            "validator": known.validator,
+            "meterKey": known.meter_key,
+            **_window(first_slot, last_slot),
+        }
+        answer = await csmdb.ask(GRANT_VALIDATOR, parameters)
+        grant = self._check(ValidatorGrant, answer["grant"])
+        if grant.validator != known.validator or grant.meter_key != known.meter_key:
+            raise CertificateError("grant of another validator", validator=grant.validator)
+        if grant.end_slot <= known.end_slot:
+            return False
+        self._keep((VALIDATOR_GRANT, dump_text(grant)))
+        return True
 
     async def _meter(self) -> dict[str, str]:
         """What is on the meter's plate, and its key; waits for a meter that does not answer yet."""

@@ -46,6 +46,21 @@ class Dso(Protocol):
         """Raises `CsmDbRefusedError`, `TimeoutError`."""
         ...
 
+    async def show_account(self) -> dict[str, Any]:
+        """Raises `CsmDbRefusedError`, `TimeoutError`."""
+        ...
+
+
+def withdrawn(store: Store, address: str) -> dict[str, int]:
+    """For reading: until when energy was withdrawn to an address, and when money last [slots]."""
+    energy, money = store.get(f"{ENERGY}/{address}"), store.get(f"{MONEY}/{address}")
+    found = {}
+    if energy is not None and "endSlot" in (row := decode(energy)):
+        found["energyUntilSlot"] = int(row["endSlot"])
+    if money is not None:
+        found["moneyAskedSlot"] = int(decode(money)["slot"])
+    return found
+
 
 class Funds:
     """
@@ -61,6 +76,10 @@ class Funds:
     ) -> None:
         self._policy, self._wallet, self._grant = policy, wallet, grant
         self._store, self._dso = store, dso
+
+    def renew_grant(self, grant: AddressGrant) -> None:
+        """Our address may be used for longer."""
+        self._grant = grant
 
     async def tend(self, slot: int) -> list[KeyedOperation]:
         """
@@ -81,11 +100,22 @@ class Funds:
         return self._too_much(slot)
 
     async def _energy(self, slot: int) -> None:
+        """
+        Withdraw energy for the slots ahead.
+
+        What is asked for is written down before: asked again after a power cut it is the same
+        withdrawal, also when the next slot has begun meanwhile.
+        """
         grant, kept = self._grant, self._get(ENERGY)
-        first = max(kept.get("endSlot", slot) + 1, slot + 1, grant.start_slot)
-        last = min(slot + AHEAD_SLOTS, grant.end_slot)
-        if first > last or (kept and first > slot + RENEW_SLOTS):
-            return
+        end_slot = kept.get("endSlot", slot)
+        if "askedFirst" in kept:
+            first, last = kept["askedFirst"], kept["askedLast"]
+        else:
+            first = max(end_slot + 1, slot + 1, grant.start_slot)
+            last = min(slot + AHEAD_SLOTS, grant.end_slot)
+            if first > last or (kept and first > slot + RENEW_SLOTS):
+                return
+            self._put(ENERGY, {**kept, "askedFirst": first, "askedLast": last})
         sides = (
             ("production", grant.can_sell, grant.max_sell_wh),
             ("consumption", grant.can_buy, grant.max_buy_wh),
@@ -96,12 +126,12 @@ class Funds:
             if allowed and wh > 0
         ]
         if assets:
-            await self._dso.withdraw_assets(
-                f"energy-{self._wallet.address[:24].lower()}-{first}",
-                self._wallet.address,
-                0,
-                assets,
-            )
+            name = f"energy-{self._wallet.address[:24].lower()}-{first}"
+            try:
+                await self._dso.withdraw_assets(name, self._wallet.address, 0, assets)
+            except CsmDbRefusedError:
+                self._put(ENERGY, _without_asked(kept))  # the next one is another
+                raise
         self._put(ENERGY, {"endSlot": last})
         log.info("energy withdrawn", first_slot=first, last_slot=last)
 
@@ -116,7 +146,10 @@ class Funds:
         asked_slot = self._get(MONEY).get("slot", -1)
         if held_uc >= self._policy.least_uc or asked_slot >= slot - 1:
             return
-        amount_uc = self._policy.target_uc - held_uc
+        account = await self._dso.show_account()
+        amount_uc = min(self._policy.target_uc - held_uc, int(account["balanceUc"]))
+        if amount_uc <= 0:
+            return
         self._put(MONEY, {"slot": slot})
         await self._dso.withdraw_assets(
             f"money-{self._wallet.address[:24].lower()}-{slot}", self._wallet.address, amount_uc
@@ -134,10 +167,15 @@ class Funds:
         return [(f"deposit/{slot}", operation)]
 
     def _get(self, key: str) -> dict[str, int]:
-        raw = self._store.get(key)
+        raw = self._store.get(f"{key}/{self._wallet.address}")
         found: dict[str, int] = {} if raw is None else decode(raw)
         return found
 
     def _put(self, key: str, value: dict[str, int]) -> None:
         with self._store.atomic():
-            self._store.put(key, encode(value))
+            self._store.put(f"{key}/{self._wallet.address}", encode(value))
+
+
+def _without_asked(kept: dict[str, int]) -> dict[str, int]:
+    """What was withdrawn, without what was asked for since."""
+    return {name: value for name, value in kept.items() if not name.startswith("asked")}

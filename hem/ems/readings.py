@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 from runtime.ports import Bus, BusDownError, Store
 
@@ -24,10 +25,13 @@ class ReadingOutbox:
         store: kept between starts (synchronous=FULL)
         bus: the participant's lane
         topic: `hem/<id>/reading`
+        beat: called whenever the sending loop comes round
     """
 
-    def __init__(self, store: Store, bus: Bus, topic: str) -> None:
-        self._store, self._bus, self._topic = store, bus, topic
+    def __init__(
+        self, store: Store, bus: Bus, topic: str, beat: Callable[[], None] = lambda: None
+    ) -> None:
+        self._store, self._bus, self._topic, self._beat = store, bus, topic, beat
         self._changed = asyncio.Event()
 
     def add(self, slot: int, sealed: bytes) -> None:
@@ -45,7 +49,9 @@ class ReadingOutbox:
         """Send for ever, oldest first; cancel to stop."""
         while True:
             self._changed.clear()
+            self._beat()
             for key, sealed in list(self._store.scan("reading/")):
+                self._beat()
                 try:
                     await self._bus.publish(self._topic, sealed)
                 except BusDownError:

@@ -199,6 +199,43 @@ def test_the_same_addresses_again_get_the_same_grants(csmdb):
     assert csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS + 3_600_000) == first
 
 
+def test_a_certificate_is_renewed_in_its_second_half_and_after_its_end(csmdb):
+    home = enrolled(csmdb)
+    first = csmdb.repository.certificate_of(home.ems.id)
+    assert csmdb.desk.renew(home.ems.id, NOW_MS + 100 * DAY_MS) == first
+    second = csmdb.desk.renew(home.ems.id, NOW_MS + 200 * DAY_MS)
+    check(second, csmdb.issuing_key.public, "test")
+    assert (second.subject, second.meter) == (first.subject, first.meter)
+    assert second.not_after_ms > first.not_after_ms
+    assert csmdb.desk.renew(home.ems.id, NOW_MS + 200 * DAY_MS + 1) == second, "asked again"
+    third = csmdb.desk.renew(home.ems.id, NOW_MS + 900 * DAY_MS)
+    assert third.not_before_ms < NOW_MS + 900 * DAY_MS < third.not_after_ms
+
+
+def test_strangers_services_and_the_banned_renew_nothing(csmdb):
+    assert reason(csmdb.desk.renew(make_key("x").id, NOW_MS)) == Refusal.UNKNOWN_SENDER
+    csmdb.desk.certify_service(make_key("svc").public, ("dso",), "DSO", NOW_MS)
+    assert reason(csmdb.desk.renew(make_key("svc").id, NOW_MS)) == Refusal.NOT_ALLOWED
+    home = enrolled(csmdb)
+    csmdb.repository.set_ban(home.ems.id, "meter tampered with")
+    refused = csmdb.desk.renew(home.ems.id, NOW_MS + 300 * DAY_MS)
+    assert reason(refused) == Refusal.BANNED
+
+
+def test_an_addresss_grant_is_made_longer_in_its_second_half_not_after_its_end(csmdb):
+    home = enrolled(csmdb)
+    asked = {"addresses": [home.address_row()]}
+    [first] = csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS)
+    [longer] = csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS + 3 * DAY_MS // 2)
+    check(longer, csmdb.issuing_key.public, "test")
+    assert (longer.address, longer.start_slot) == (first.address, first.start_slot)
+    assert longer.end_slot == first.end_slot + 144
+    assert csmdb.repository.address_grant(first.address) == (home.ems.id, longer)
+    assert csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS + 3 * DAY_MS // 2) == [longer]
+    refused = csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS + 9 * DAY_MS)
+    assert reason(refused) == Refusal.DUPLICATE
+
+
 def test_who_is_not_enrolled_gets_no_grant(csmdb):
     home = AskingHome("home-1")
     asked = {"addresses": [home.address_row()]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from support.chain_builder import grant_for, make_genesis
 
 from hem.config import load_provisioning
@@ -149,6 +151,7 @@ kind = "sunspec-meter"
     made.outbox = Outbox()
     made.grant = parse(AddressGrant, grant_for(ADDRESS, start_slot=SLOT - 5, end_slot=SLOT + 50))
     made.wallet = Wallet(made.store, ADDRESS.id)
+    made.client = SimpleNamespace(caught_up=True)
     made.take_up_trade()
     return made
 

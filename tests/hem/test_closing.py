@@ -5,7 +5,7 @@ from home_at_hand import ADDRESS, SLOT, FakeGateway, Outbox, begin, opened, regi
 from structlog.testing import capture_logs
 
 from hem.ems.closing import LATE_SLOTS, SlotsToClose
-from hem.ems.pledges import total_wh
+from hem.ems.pledges import by_slot
 from hem.ems.wallet import Wallet
 from hem.service import HomeEnergyManager
 from ledger.contracts.context import TRUE_UP_SLOTS
@@ -22,7 +22,7 @@ def restarted(home):
     home.store.close()
     made = HomeEnergyManager(home.config, home.clock, SystemRng())
     made.gateway, made.outbox, made.grant = home.gateway, home.outbox, home.grant
-    made.wallet = Wallet(made.store, ADDRESS.id)
+    made.wallet, made.client = Wallet(made.store, ADDRESS.id), home.client
     made.take_up_trade()
     return made
 
@@ -147,7 +147,7 @@ async def test_a_slot_that_the_gateway_closes_no_longer_does_not_hold_up_the_oth
 
 def test_the_list_goes_on_where_it_stood_and_never_doubles(home):
     listed = SlotsToClose(home.store)
-    for ended in (SLOT, SLOT, SLOT + 3, SLOT + 2):
+    for ended in (SLOT, SLOT, SLOT + 3, SLOT + 2, SLOT + 3):
         listed.reach(ended)
     assert listed.waiting() == [SLOT, SLOT + 1, SLOT + 2, SLOT + 3]
     listed.done(SLOT + 1)
@@ -160,7 +160,7 @@ def test_the_list_goes_on_where_it_stood_and_never_doubles(home):
 
 
 def promised_wh(home, slot=SLOT + 1):
-    return total_wh(home.trader.pledges.standing("battery", home.clock.now_ms()), slot)
+    return by_slot(home.trader.pledges.standing("battery", home.clock.now_ms())).get(slot, 0)
 
 
 async def test_an_auction_told_twice_is_promised_once_and_after_a_restart_too(home):

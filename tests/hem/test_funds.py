@@ -16,7 +16,7 @@ from wire.certificates import AddressGrant, parse
 from wire.withdrawal import read_withdrawal
 
 HOME = key("home")
-ADDRESS = HOME.id
+ADDRESS, OTHER_ADDRESS = HOME.id, key("home, later").id
 
 
 class Dso:
@@ -24,7 +24,7 @@ class Dso:
 
     def __init__(self):
         self.asked, self.refuses, self.silent = {}, "", False
-        self.refuses_energy = False
+        self.refuses_energy, self.account_uc = False, 10**12
 
     async def withdraw_assets(self, withdrawal, address, amount_uc=0, assets=None):
         request = {
@@ -38,6 +38,11 @@ class Dso:
             raise CsmDbRefusedError(self.refuses, "no")
         self.asked.setdefault(withdrawal, request)
         return "sent"
+
+    async def show_account(self):
+        if self.silent:
+            raise TimeoutError
+        return {"balanceUc": self.account_uc, "withdrawn": []}
 
     def money(self):
         return [one["amountUc"] for one in self.asked.values() if one["amountUc"]]
@@ -132,6 +137,26 @@ async def test_energy_that_is_refused_does_not_keep_the_money_back():
     case.dso.refuses_energy = True
     await case.funds.tend(FIRST_SLOT)
     assert case.dso.energy() == [] and len(case.dso.money()) == 1
+
+
+async def test_of_a_small_account_all_is_withdrawn_and_of_an_empty_one_nothing():
+    case = await Case(least_uc=100, target_uc=900).registered()
+    case.dso.account_uc = 800
+    await case.funds.tend(FIRST_SLOT)
+    case.dso.account_uc = 0
+    for slot in range(FIRST_SLOT + 1, FIRST_SLOT + 5):
+        await case.funds.tend(slot)
+    assert case.dso.money() == [800]
+
+
+async def test_a_fresh_address_gets_energy_and_money_of_its_own():
+    case = await Case().registered()
+    await case.funds.tend(FIRST_SLOT)
+    case.wallet = Wallet(case.store, OTHER_ADDRESS)
+    await case.wallet.take_event(2, {"event": "address-registered", "address": OTHER_ADDRESS})
+    case.start()
+    await case.funds.tend(FIRST_SLOT + 1)
+    assert [one["address"] for one in case.dso.asked.values()].count(OTHER_ADDRESS) == 2
 
 
 async def test_what_is_too_much_goes_back_to_the_dso():

@@ -13,9 +13,12 @@ from support.chain_builder import make_genesis
 from hem import cli
 from hem.controller.bidding import Decision, OrderIntent
 from hem.ems.decisions import DecisionLog
+from hem.ems.pledges import Pledge, Pledges
 from hem.ems.wallet import Wallet
 from ledger.genesis import genesis_bytes
+from runtime.clock import SystemClock
 from runtime.store import SqliteStore
+from wire.canonical import encode
 from wire.keys import SigningKey, to_text
 
 KEY = SigningKey(bytes(32))
@@ -70,7 +73,8 @@ async def lived_in(home):
     order = OrderIntent("buy", 380, 250_000)
     DecisionLog(store).add(SLOT, 0, Decision((order,), 0, "expected deficit 420 Wh"))
     with queue.atomic():
-        queue.put("wait/000000000000001", b"{}")
+        waiting = {"key": "bid/1/0", "operation": {"op": "bid"}}
+        queue.put("wait/000000000000001", encode(waiting))
     store.close()
     queue.close()
     return home
@@ -97,7 +101,10 @@ def hem(capsys, monkeypatch):
 def test_every_command_has_help(hem):
     code, out, _ = hem("--help")
     assert code == 0
-    for command in ("run", "gateway", "status", "wallet", "why", "policy"):
+    for command in (
+        "run", "gateway", "enroll", "status", "wallet", "why", "policy", "backup", "restore",
+        "dump",
+    ):  # fmt: skip
         assert command in out
         code, text, _ = hem(command, "--help")
         assert code == 0
@@ -162,14 +169,110 @@ def test_a_wrong_policy_is_one_line_with_line_and_key(hem, tmp_path, text, told)
 
 
 @pytest.mark.parametrize(
-    "arguments", [("run",), ("gateway",), ("status",), ("wallet",), ("why",), ("policy", "check")]
-)
+    "arguments",
+    [
+        ("run", 0), ("gateway", 0), ("enroll", 0), ("status", 0), ("wallet", 0), ("why", 0),
+        ("policy", "check", 0), ("backup", 0, "to.tar"), ("restore", 0, "from.tar"),
+        ("dump", 0, "to.tar.gz"),
+    ],
+)  # fmt: skip
 def test_a_missing_file_is_one_line_and_exit_code_2(hem, tmp_path, arguments):
-    code, out, err = hem(*arguments, tmp_path / "nothing.toml")
+    file = tmp_path / "nothing.toml"
+    code, out, err = hem(*(one or file for one in arguments))
     assert (code, out) == (2, "")
     assert err.startswith("hem: ")
     assert "nothing.toml" in err
     assert err.count("\n") == 1
+
+
+def test_status_tells_positions_by_market_promises_and_withdrawals(hem, lived_in, monkeypatch):
+    folder = lived_in / "data"
+    store = SqliteStore(folder / "ems.sqlite")
+    operation = {"op": "post-offer"}
+    soon = {"start_slot": SLOT + 4, "source": "forecast", "operation": operation}
+    pledges = Pledges(store)
+    pledges.add("offer/1", Pledge(end_slot=SLOT + 7, energy_wh=300, **soon))
+    pledges.add("take/x", Pledge(end_slot=SLOT + 4, energy_wh=-50, **soon))
+    pledges.add("offer/2", Pledge(end_slot=SLOT + 9, energy_wh=0, **soon))  # over
+    with store.atomic():
+        row = {"market": [100, 0], "auction/a": [0, 30], "auction/b": [0, 5], "escrow/e": [7, 0]}
+        store.put(f"position/{SLOT + 2:012d}", encode(row))
+        store.put(f"funds/energy/{ME}", encode({"endSlot": SLOT + 90}))
+        store.put(f"funds/money/{ME}", encode({"slot": SLOT}))
+    store.close()
+    monkeypatch.setattr(SystemClock, "now_ms", lambda _: SLOT * 900_000)
+    code, out, _ = hem("status", lived_in / "provisioning.toml", "--json")
+    assert code == 0
+    facts = json.loads(out)
+    assert facts["positions"] == [
+        {
+            "slot": SLOT + 2, "time": "00:30",
+            "markets": {
+                "auctions": {"boughtWh": 0, "soldWh": 35},
+                "double-auction": {"boughtWh": 100, "soldWh": 0},
+                "escrow": {"boughtWh": 7, "soldWh": 0},
+            },
+        }
+    ]  # fmt: skip
+    assert [(one["market"], one["energyWh"]) for one in facts["promises"]] == [
+        ("escrow", -50), ("order-book", 300),
+    ]  # fmt: skip
+    assert facts["withdrawals"] == {"energyUntilSlot": SLOT + 90, "moneyAskedSlot": SLOT}
+    _, out, _ = hem("status", lived_in / "provisioning.toml")
+    assert f"position 00:30 (slot {SLOT + 2}): auctions sold 35 Wh" in out
+    assert f"promise slots {SLOT + 4}…{SLOT + 7}: order-book (post-offer) gives 300 Wh" in out
+    assert f"withdrawn: energyUntilSlot {SLOT + 90}" in out
+
+
+def test_why_tells_what_was_contracted_in_which_market(hem, lived_in):
+    store = SqliteStore(lived_in / "data" / "ems.sqlite")
+    with store.atomic():
+        row = {"market": [380, 0], "session/0": [0, 20]}
+        store.put(f"position/{SLOT:012d}", encode(row))
+    store.close()
+    _, out, _ = hem("why", lived_in / "provisioning.toml", "00:00")
+    assert "Contracted: double-auction bought 380 Wh; schedules sold 20 Wh" in out
+
+
+def test_backup_and_restore_by_command(hem, lived_in):
+    file, target = lived_in / "provisioning.toml", lived_in / "home.tar"
+    code, out, err = hem("backup", file, target, "--json")
+    assert code == 0
+    assert json.loads(out)["files"] >= 2
+    assert "keys" in err and err.count("\n") == 1
+    code, _, err = hem("backup", file, target)
+    assert code == 2 and "is there already" in err
+    code, _, err = hem("restore", file, target)
+    assert code == 2 and "move that folder away" in err
+    (lived_in / "data").rename(lived_in / "old")
+    code, out, _ = hem("restore", file, target, "--json")
+    assert code == 0
+    assert json.loads(out)["files"] >= 2
+    assert json.loads(hem("status", file, "--json")[1])["address"] == ME
+
+
+def test_dump_by_command(hem, lived_in):
+    code, out, _ = hem("dump", lived_in / "provisioning.toml", lived_in / "d.tar.gz", "--json")
+    assert code == 0
+    assert "status.json" in json.loads(out)["parts"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[http]\nport = 70000\n", "http.port"),
+        ("[local_broker]\nhots = 'x'\n", "local_broker.hots"),
+        ("[local_broker]\npassword_file = 'p'\n", "add user"),
+        ("[local_broker]\nuser = 'ha'\npassword_file = 'none'\n", "password_file cannot be read"),
+    ],
+)
+def test_a_wrong_section_is_named_before_anything_connects(hem, home, text, told):
+    file = home / "provisioning.toml"
+    file.write_text(file.read_text() + text)
+    code, _, err = hem("run", file)
+    assert code == 2
+    assert told in err
+    assert err.splitlines()[-1].startswith("hem: ")
 
 
 @pytest.mark.parametrize("command", ["status", "wallet", "why"])
