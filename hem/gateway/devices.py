@@ -1,46 +1,40 @@
 """
 The devices of a site as engineering values: grid + import, battery + discharge.
 
+Whatever its make, a device is a `Source` (hem/gateway/source.py); what it can do makes it the
+site's meter, one of its inverters, its battery, a load, or several of these over one connection.
 Each device is polled on its own: one that is lost, mute or of an unknown kind never stops the
 others. A loss is logged once when it happens and once when it is over; in between the device is
 asked again every few seconds only, so that a mute one costs little.
 
-A battery obeys SunSpec model 124: InWRte and OutWRte limit charging and discharging; a negative
-limit turns into the least power of the other direction, so the pair (−p, p) fixes the power at p.
-InOutWRte_RvrtTms is the device's own lease: when it runs out the device is back in its own
-self-consumption mode, whatever became of us.
+A power that a battery holds when we meet it, and that is not ours, outlived whoever wrote it: it is
+given back to its own mode. A power that is changed while we hold it is reported once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
-from typing import Any, ClassVar, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, cast
 
 from hem.config import Device as DeviceConfig
-from hem.gateway.modbus import DeviceError, DeviceRefusedError, ModbusLink
-from hem.gateway.sunspec import (
-    ADDRESS_MAX,
-    SCALE_MAX,
-    Block,
-    Snapshot,
-    discover,
-    model_points,
-    read,
-)
+from hem.gateway.leased import LeasedStorage
+from hem.gateway.leases import Lease, LeaseBook
+from hem.gateway.links import Connection, Link, link_for
+from hem.gateway.modbus import DeviceError, DeviceRefusedError
+from hem.gateway.source import Sample, Source, Storage
+from hem.gateway.sunspec_device import SunSpecSource, Wire
+from hem.gateway.template import Hold, Template, load_template
+from hem.gateway.template_device import TemplateSource, new_budget
+from hem.gateway.write_budget import WriteBudget
+from runtime.ports import Store
+from runtime.store import MemoryStore
+from wire.errors import ConfigError
 
 RETRY_S = 3.0
 """Pause before a lost device is asked again [real s]."""
-COMMON = 1
-METERS = (203, 213, 202, 212, 201, 211, 204, 214)
-INVERTERS = (103, 113, 102, 112, 101, 111, 701)
-INVERTER_ENERGY = (*(f"{model}:WH" for model in INVERTERS[:-1]), "701:TotWhInj")
-"""Model 701 is IEEE 1547-2018's; it names its register of energy injected differently."""
-STORAGE = 124
-STORE_CONTROL_BOTH = 3
-"""StorCtl_Mod with both limits active (bit 0 charge, bit 1 discharge)."""
 
 
 class Log(Protocol):
@@ -55,20 +49,22 @@ class Log(Protocol):
         ...
 
 
-class SunSpecDevice:
-    """A device that is discovered when first reached and again after a loss."""
+class Connected:
+    """A source that is polled: whether it is there, and who takes what it says."""
 
-    models: ClassVar[tuple[int, ...]] = ()
-
-    def __init__(self, config: DeviceConfig, link: ModbusLink, log: Log) -> None:
+    def __init__(self, config: DeviceConfig, source: Source, log: Log) -> None:
         self.name = config.name
         self.status = "lost"
         self.nameplate: dict[str, str] = {}
-        self._address = f"{config.host}:{config.port}/{config.device_id}"
-        self._device_id = config.device_id
-        self._link = link
+        self.source = source
+        self.storage = cast(Storage, source) if hasattr(source, "hold") else None
+        """Who holds the battery's power: the source, or one that wraps it."""
+        self.roles: list[Role] = []
+        self.on_arrival: Callable[[], None] = lambda: None
+        self.met = False
+        """True once it was reached: until then nobody knows what it has."""
+        self._address = _where(config)
         self._log = log
-        self._chain: list[Block] = []
         self._reported = False
         self._retry_at_s = 0.0
 
@@ -82,46 +78,22 @@ class SunSpecDevice:
         if not self.ok and now_s < self._retry_at_s:
             return
         try:
-            self.take(await self._snapshot())
+            sample = await self.source.read()
+            if not self.ok:
+                await self._arrive(sample)
+            for role in self.roles:
+                role.take(sample)
         except Exception as error:  # whatever nonsense it sent, the others go on
-            self._lose(error, now_s)
+            self.lose(error, now_s)
         else:
             self._find()
 
-    async def arrive(self) -> None:
-        """Done once after every (re)discovery, before the first values are taken."""
-
-    def take(self, snapshot: Snapshot) -> None:
-        """
-        Turn registers into values.
-
-        Raises:
-            DeviceRefusedError: a value we cannot do without is not available.
-        """
-        raise NotImplementedError
-
-    def lose(self) -> None:
-        """Forget the last values that are not registers."""
-
-    async def _snapshot(self) -> Snapshot:
-        if not self._chain:
-            chain = await discover(self._link, self._device_id)
-            common = await read(self._link, self._device_id, chain, (COMMON,))
-            self.nameplate = {
-                "vendor": common.text("1:Mn"),
-                "model": common.text("1:Md"),
-                "firmware": common.text("1:Vr"),
-                "serial": common.text("1:SN"),
-            }
-            self._chain = chain
-            await self.arrive()
-        return await read(self._link, self._device_id, self._chain, self.models)
-
-    def _lose(self, error: Exception, now_s: float) -> None:
+    def lose(self, error: Exception, now_s: float) -> None:
+        """The device is lost: forget what it said, and say so once."""
         self._retry_at_s = now_s + RETRY_S
-        self._chain = []
         self.status = "lost"
-        self.lose()
+        for role in self.roles:
+            role.lose()
         if not self._reported:
             self._reported = True
             self._log.warning(
@@ -131,6 +103,14 @@ class SunSpecDevice:
                 why=str(error) or repr(error),
             )
 
+    async def _arrive(self, sample: Sample) -> None:
+        self.nameplate = dict(sample.details)
+        if not self.met:
+            self.met = True
+            self.on_arrival()
+        for role in self.roles:
+            await role.arrive()
+
     def _find(self) -> None:
         if self._reported:
             self._log.info("device back", device=self.name, address=self._address)
@@ -138,50 +118,101 @@ class SunSpecDevice:
         self.status = "ok"
 
 
-class Meter(SunSpecDevice):
+class Role:
+    """What a device is to the site. A link in the place of a source is a SunSpec device's."""
+
+    capability: ClassVar[str]
+
+    def __init__(self, config: DeviceConfig, source: Source | Wire | Connected, log: Log) -> None:
+        if not isinstance(source, Connected):
+            source = Connected(config, _as_source(source, config, self.capability), log)
+        self.device = source
+        self.device.roles.append(self)
+        self._log = log
+
+    @property
+    def name(self) -> str:
+        """Of the device."""
+        return self.device.name
+
+    @property
+    def ok(self) -> bool:
+        """True when the last poll succeeded."""
+        return self.device.ok
+
+    @property
+    def status(self) -> str:
+        """`ok` or `lost`."""
+        return self.device.status
+
+    @property
+    def nameplate(self) -> dict[str, str]:
+        """Vendor, model, firmware, serial."""
+        return self.device.nameplate
+
+    async def poll(self, now_s: float) -> None:
+        """Read the device. Never raises."""
+        await self.device.poll(now_s)
+
+    async def arrive(self) -> None:
+        """Done once after every (re)discovery, before the first values are taken."""
+
+    def take(self, sample: Sample) -> None:
+        """
+        Keep what concerns this role.
+
+        Raises:
+            DeviceRefusedError: a value we cannot do without is not available.
+        """
+        raise NotImplementedError
+
+    def lose(self) -> None:
+        """Forget the last values that are not registers."""
+
+
+class Meter(Role):
     """The meter at the connection point."""
 
-    models = METERS
+    capability = "grid"
 
-    def __init__(self, config: DeviceConfig, link: ModbusLink, log: Log) -> None:
-        super().__init__(config, link, log)
+    def __init__(self, config: DeviceConfig, source: Source | Wire | Connected, log: Log) -> None:
+        super().__init__(config, source, log)
         self.grid_w = 0
         self.import_wh: int | None = None
         self.export_wh: int | None = None
 
-    def take(self, snapshot: Snapshot) -> None:
+    def take(self, sample: Sample) -> None:
         """Power and both registers, or the meter is of no use."""
-        power_w = snapshot.number(*(f"{model}:W" for model in METERS))
-        import_wh = snapshot.number(*(f"{model}:TotWhImp" for model in METERS))
-        export_wh = snapshot.number(*(f"{model}:TotWhExp" for model in METERS))
-        if power_w is None or import_wh is None or export_wh is None:
-            raise DeviceRefusedError("power, TotWhImp or TotWhExp is not available")
-        self.grid_w, self.import_wh, self.export_wh = round(power_w), int(import_wh), int(export_wh)
+        if sample.grid_w is None or sample.import_wh is None or sample.export_wh is None:
+            raise DeviceRefusedError("power, or a register of import or export, is not available")
+        self.grid_w, self.import_wh, self.export_wh = (
+            sample.grid_w,
+            sample.import_wh,
+            sample.export_wh,
+        )
 
     def lose(self) -> None:
         """Power is unknown; the registers stay where they were."""
         self.grid_w = 0
 
 
-class Inverter(SunSpecDevice):
+class Inverter(Role):
     """A PV inverter. At night it may sleep, be unreachable, or know no power."""
 
-    models = INVERTERS
+    capability = "pv"
 
-    def __init__(self, config: DeviceConfig, link: ModbusLink, log: Log) -> None:
-        super().__init__(config, link, log)
+    def __init__(self, config: DeviceConfig, source: Source | Wire | Connected, log: Log) -> None:
+        super().__init__(config, source, log)
         self.pv_w = 0
         self.generation_wh: int | None = None
 
-    def take(self, snapshot: Snapshot) -> None:
+    def take(self, sample: Sample) -> None:
         """Power (0 while asleep) and the energy register (the last one while asleep)."""
-        power_w = snapshot.number(*(f"{model}:W" for model in INVERTERS))
-        energy_wh = snapshot.number(*INVERTER_ENERGY)
-        self.pv_w = round(power_w) if power_w is not None else 0
-        if energy_wh is not None:
-            self.generation_wh = int(energy_wh)
+        self.pv_w = sample.pv_w if sample.pv_w is not None else 0
+        if sample.generation_wh is not None:
+            self.generation_wh = sample.generation_wh
         elif self.generation_wh is None:
-            raise DeviceRefusedError("the energy register WH is not available")
+            raise DeviceRefusedError("the register of generated energy is not available")
 
     def lose(self) -> None:
         """Nothing is known to flow."""
@@ -197,48 +228,35 @@ class BatteryLimits:
     max_discharge_w: int
 
 
-class Battery(SunSpecDevice):
-    """A battery that measures by model 802 (or 713) and obeys by model 124."""
+class Battery(Role):
+    """A battery, and where its source is a `Storage` the power it holds for us."""
 
-    models = (802, 713, STORAGE)
+    capability = "battery"
 
-    def __init__(self, config: DeviceConfig, link: ModbusLink, log: Log) -> None:
-        super().__init__(config, link, log)
+    def __init__(self, config: DeviceConfig, source: Source | Wire | Connected, log: Log) -> None:
+        super().__init__(config, source, log)
         self.battery_w = 0
         self.soc_permille = -1
         self.limits: BatteryLimits | None = None
-        self._commanded: tuple[int, int, int] | None = None
+        self._commanded = False
         self._meddled = False
-        self._scale = 0
-        self._charge_base_w = 0
 
     async def arrive(self) -> None:
         """A setpoint that is not ours outlived whoever wrote it: restore neutral."""
-        if all(block.model != STORAGE for block in self._chain):
-            return
-        control = await self._control()
-        if control[0] != 0 and control != self._commanded:
-            await self._write_mode(0)
+        if self._standing() == "foreign":
+            await self._storage().restore_neutral()
+            self._commanded = False
 
-    def take(self, snapshot: Snapshot) -> None:
+    def take(self, sample: Sample) -> None:
         """Power, state of charge and limits."""
-        power_w = snapshot.number("802:W")
-        soc_percent = snapshot.number("802:SoC", "713:SoC", "124:ChaState")
-        max_charge_w = snapshot.number("802:WChaRteMax", "124:WChaMax")
-        max_discharge_w = snapshot.number("802:WDisChaRteMax", "124:WChaMax")
-        charge_base_w = snapshot.number("124:WChaMax", "802:WChaRteMax")
-        capacity_wh = snapshot.number("802:WHRtg", "713:WHRtg")
-        rated = [int(one or 0) for one in (capacity_wh, max_charge_w, max_discharge_w)]
-        base_w = int(charge_base_w or 0)
-        if min(*rated, base_w) <= 0:  # we divide by them
-            raise DeviceRefusedError("WHRtg, WChaRteMax, WDisChaRteMax or WChaMax not available")
-        self.battery_w = round(power_w) if power_w is not None else 0
-        self.soc_permille = round(soc_percent * 10) if soc_percent is not None else -1
-        self.limits = BatteryLimits(*rated)
-        self._charge_base_w = base_w
-        scale = snapshot.number("124:InOutWRte_SF")
-        self._scale = int(scale) if scale is not None and abs(scale) <= SCALE_MAX else 0
-        self._watch(snapshot)
+        rated = [sample.capacity_wh, sample.max_charge_w, sample.max_discharge_w]
+        known = [one for one in rated if one is not None and one > 0]
+        if len(known) < len(rated):
+            raise DeviceRefusedError("capacity or most power of the battery is not available")
+        self.battery_w = sample.battery_w if sample.battery_w is not None else 0
+        self.soc_permille = sample.soc_permille if sample.soc_permille is not None else -1
+        self.limits = BatteryLimits(*known)
+        self._watch()
 
     def lose(self) -> None:
         """Nothing is known."""
@@ -246,7 +264,8 @@ class Battery(SunSpecDevice):
 
     async def command(self, power_w: int, lease_s: int, now_s: float) -> int:
         """
-        Fix the battery's power for `lease_s` real seconds; the device itself ends the lease.
+        Fix the battery's power for `lease_s` real seconds; the device itself ends the lease where
+        it can.
 
         Returns:
             The power that will flow (within the limits) [W], + discharge.
@@ -256,21 +275,13 @@ class Battery(SunSpecDevice):
         """
         if self.limits is None or not self.ok:
             raise DeviceRefusedError("the battery has not been reached yet")
-        power_w = max(-self.limits.max_charge_w, min(self.limits.max_discharge_w, power_w))
-        full = 100 * 10**-self._scale  # 100 % in register units
-        out_rate = _int16(round(power_w * full / self.limits.max_discharge_w))
-        in_rate = _int16(round(-power_w * full / self._charge_base_w))
         try:
-            await self._write_rates(out_rate, in_rate, lease_s)
-            await self._write_mode(STORE_CONTROL_BOTH)
-            if await self._control() != (STORE_CONTROL_BOTH, out_rate, in_rate):
-                raise DeviceRefusedError("the battery did not take the setpoint")
+            power_w = await self._storage().hold(power_w, lease_s)
         except DeviceError as error:
-            self._commanded = None
+            self._commanded = False
             self._settle(error, now_s)
             raise
-        self._commanded = (STORE_CONTROL_BOTH, out_rate, in_rate)
-        self._meddled = False
+        self._commanded, self._meddled = True, False
         return power_w
 
     async def restore_neutral(self, now_s: float) -> None:
@@ -280,51 +291,48 @@ class Battery(SunSpecDevice):
         Raises:
             DeviceError: the device does not answer (its own reversion timer is then what counts).
         """
-        self._commanded = None
+        self._commanded = False
         try:
-            if (await self._control())[0] != 0:
-                await self._write_mode(0)
+            await self._storage().restore_neutral()
         except DeviceError as error:
             self._settle(error, now_s)
             raise
 
     def _settle(self, error: DeviceError, now_s: float) -> None:
         if not isinstance(error, DeviceRefusedError):
-            self._lose(error, now_s)
+            self.device.lose(error, now_s)
 
-    def _watch(self, snapshot: Snapshot) -> None:
-        if self._commanded is None or self._meddled:
-            return
-        seen = snapshot.number("124:StorCtl_Mod")
-        rates = snapshot.number("124:OutWRte"), snapshot.number("124:InWRte")
-        mode, out_rate, in_rate = self._commanded
-        mine = (Decimal(out_rate).scaleb(self._scale), Decimal(in_rate).scaleb(self._scale))
-        if seen != 0 and (seen != mode or rates != mine):  # 0: the lease ran out
+    def _watch(self) -> None:
+        if self._commanded and not self._meddled and self._standing() == "foreign":
             self._meddled = True
             self._log.warning("battery setpoint changed by someone else", device=self.name)
 
-    def _storage(self) -> Block:
-        for block in self._chain:
-            if block.model == STORAGE and block.address + block.size <= ADDRESS_MAX:
-                return block
-        raise DeviceRefusedError("the device has no SunSpec model 124 to command it by")
+    def _standing(self) -> str:
+        """Whose power the battery holds; `neutral` where the source does not know."""
+        return getattr(self.device.source, "standing", "neutral")
 
-    async def _control(self) -> tuple[int, int, int]:
-        block, points = self._storage(), model_points(STORAGE)
-        first, last = points["StorCtl_Mod"].offset, points["InWRte"].offset
-        registers = await self._link.read(self._device_id, block.address + first, last - first + 1)
-        out_rate = registers[points["OutWRte"].offset - first]
-        return registers[0], _signed(out_rate), _signed(registers[-1])
+    def _storage(self) -> Storage:
+        if self.device.storage is None:
+            raise DeviceRefusedError("this battery can be read, but not commanded")
+        return self.device.storage
 
-    async def _write_rates(self, out_rate: int, in_rate: int, lease_s: int) -> None:
-        address = self._storage().address + model_points(STORAGE)["OutWRte"].offset
-        # OutWRte, InWRte, WinTms (act at once) and RvrtTms lie side by side: one request.
-        values = [out_rate & 0xFFFF, in_rate & 0xFFFF, 0, lease_s]
-        await self._link.write(self._device_id, address, values)
 
-    async def _write_mode(self, mode: int) -> None:
-        address = self._storage().address + model_points(STORAGE)["StorCtl_Mod"].offset
-        await self._link.write(self._device_id, address, [mode])
+class Load(Role):
+    """A device that uses energy and says how much."""
+
+    capability = "load"
+
+    def __init__(self, config: DeviceConfig, source: Source | Wire | Connected, log: Log) -> None:
+        super().__init__(config, source, log)
+        self.load_w: int | None = None
+
+    def take(self, sample: Sample) -> None:
+        """Power."""
+        self.load_w = sample.load_w
+
+    def lose(self) -> None:
+        """Nothing is known."""
+        self.load_w = None
 
 
 @dataclass(slots=True)
@@ -341,6 +349,8 @@ class SiteState:
     """None while a generator has never been reached."""
     battery: BatteryLimits | None = None
     devices: dict[str, str] = field(default_factory=dict)
+    loads_w: dict[str, int] = field(default_factory=dict)
+    """What each device that says so uses; part of `load_w`."""
 
     @property
     def load_w(self) -> int:
@@ -349,49 +359,129 @@ class SiteState:
 
 
 class Site:
-    """All devices of a home."""
+    """
+    All devices of a home.
 
-    def __init__(self, configs: Sequence[DeviceConfig], timeout_s: float, log: Log) -> None:
-        self._links: dict[tuple[str, int], ModbusLink] = {}
+    Args:
+        timeout_s: how long a device may take to answer [real s]
+        store: where writes to memory that wears out are counted; without one a restart forgets
+        leases: where setpoints are written down for the watchdog; without, a battery that does not
+            give itself back when we die is not commanded
+        folder: what file names in the configuration are relative to
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[DeviceConfig],
+        timeout_s: float,
+        log: Log,
+        store: Store | None = None,
+        leases: LeaseBook | None = None,
+        folder: Path = Path(),
+    ) -> None:
+        self._store = store or MemoryStore()
+        self._leases, self.folder = leases, folder
+        self.watched: dict[str, Storage] = {}
+        """Batteries that need the watchdog, by name."""
+        self._timeout_s = timeout_s
+        self._log = log
+        self._links: dict[Connection, Link] = {}
         self._disabled: dict[str, str] = {}
+        self._roleless: list[Connected] = []
         self.meter: Meter | None = None
         self.battery: Battery | None = None
         self.inverters: list[Inverter] = []
+        self.loads: list[Load] = []
         for config in configs:
-            self._add(config, timeout_s, log)
+            self._add(config)
 
-    def _add(self, config: DeviceConfig, timeout_s: float, log: Log) -> None:
-        match config.kind:
-            case "sunspec-meter" if self.meter is None:
-                self.meter = Meter(config, self._link(config, timeout_s), log)
-            case "sunspec-battery" if self.battery is None:
-                self.battery = Battery(config, self._link(config, timeout_s), log)
-            case "sunspec-inverter":
-                self.inverters.append(Inverter(config, self._link(config, timeout_s), log))
-            case "sunspec-meter" | "sunspec-battery":
-                self._disable(config, f"the site already has a {config.kind}", log)
-            case _:
-                self._disable(config, f"unknown kind {config.kind!r}", log)
+    def _add(self, config: DeviceConfig) -> None:
+        build = BUILDERS.get(config.kind)
+        try:
+            if build is None:
+                raise ConfigError(f"unknown kind {config.kind!r}")
+            source = build(config, self)
+        except (ConfigError, ValueError) as error:
+            self._disable(config, str(error))
+            return
+        wanted = source.capabilities
+        device = Connected(config, source, self._log)
+        if isinstance(source, TemplateSource) and needs_watchdog(source):
+            device.storage = self.watched[config.name] = self._leased(config, source)
+        if not wanted:  # it will say when it is reached
+            self._roleless.append(device)
+            device.on_arrival = lambda: self._attach(config, device)
+        elif not (wanted - self._taken()):
+            kind = config.kind if len(wanted) == 1 else " and ".join(sorted(wanted))
+            self._disable(config, f"the site already has a {kind}")
+        else:
+            self._attach(config, device)
 
-    def _link(self, config: DeviceConfig, timeout_s: float) -> ModbusLink:
-        key = (config.host, config.port)
-        if key not in self._links:
-            self._links[key] = ModbusLink(config.host, config.port, timeout_s)
-        return self._links[key]
+    def _leased(self, config: DeviceConfig, source: TemplateSource) -> Storage:
+        """A battery that somebody must give back when we die: held under leases only."""
+        if self._leases is None:
+            return Unwatched(source)
+        return LeasedStorage(
+            source,
+            self._leases,
+            config.name,
+            lambda ends_at_s: Lease(
+                device=config.name,
+                connection=connection_of(config, source.template),
+                device_id=source.device_id,
+                neutral=source.neutral_writes(),
+                proof=source.neutral_proof(),
+                ends_at_s=ends_at_s,
+                timeout_s=self._timeout_s,
+            ),
+        )
 
-    def _disable(self, config: DeviceConfig, why: str, log: Log) -> None:
+    def _attach(self, config: DeviceConfig, device: Connected) -> None:
+        """Give a device the roles it can play and nobody plays yet."""
+        if device in self._roleless and device.source.capabilities:
+            self._roleless.remove(device)
+        for capability in sorted(device.source.capabilities):
+            if capability in self._taken():
+                self._log.warning(
+                    "capability not used",
+                    device=device.name,
+                    why=f"the site already has one for {capability}",
+                )
+                continue
+            match capability:
+                case "grid":
+                    self.meter = Meter(config, device, self._log)
+                case "battery":
+                    self.battery = Battery(config, device, self._log)
+                case "pv":
+                    self.inverters.append(Inverter(config, device, self._log))
+                case "load":
+                    self.loads.append(Load(config, device, self._log))
+
+    def _taken(self) -> set[str]:
+        roles = {"grid": self.meter, "battery": self.battery}
+        return {capability for capability, role in roles.items() if role is not None}
+
+    def link(self, connection: Connection) -> Link:
+        """The link to a place; devices of one place share it, for many accept only one."""
+        if connection not in self._links:
+            self._links[connection] = link_for(connection, self._timeout_s)
+        return self._links[connection]
+
+    def budget(self, device: str, hold: Hold | None) -> WriteBudget:
+        """How often a device's memory may be written to."""
+        return new_budget(self._store, device, hold)
+
+    def _disable(self, config: DeviceConfig, why: str) -> None:
         self._disabled[config.name] = f"disabled: {why}"
-        log.warning("device disabled", device=config.name, why=why)
+        self._log.warning("device disabled", device=config.name, why=why)
 
     @property
-    def devices(self) -> list[SunSpecDevice]:
-        """The devices that are polled."""
-        found: list[SunSpecDevice] = list(self.inverters)
-        if self.meter is not None:
-            found.insert(0, self.meter)
-        if self.battery is not None:
-            found.append(self.battery)
-        return found
+    def devices(self) -> list[Connected]:
+        """The devices that are polled, each once."""
+        roles: list[Role | None] = [self.meter, *self.inverters, self.battery, *self.loads]
+        devices = [role.device for role in roles if role is not None] + self._roleless
+        return list(dict.fromkeys(devices))
 
     async def poll(self, now_s: float) -> SiteState:
         """Read every device side by side, and say what is known."""
@@ -403,6 +493,9 @@ class Site:
         meter, battery = self.meter, self.battery
         generations = [inverter.generation_wh for inverter in self.inverters]
         known = [wh for wh in generations if wh is not None]
+        # One that was never met may be a generator with a counter of its own.
+        complete = len(known) == len(generations) and all(d.met for d in self._roleless)
+        loads_w = {load.name: load.load_w for load in self.loads}
         return SiteState(
             grid_w=meter.grid_w if meter else 0,
             pv_w=sum(inverter.pv_w for inverter in self.inverters),
@@ -410,20 +503,153 @@ class Site:
             soc_permille=battery.soc_permille if battery else -1,
             import_wh=meter.import_wh if meter else None,
             export_wh=meter.export_wh if meter else None,
-            generation_wh=sum(known) if len(known) == len(generations) else None,
+            generation_wh=sum(known) if complete else None,
             battery=battery.limits if battery else None,
             devices={d.name: d.status for d in self.devices} | self._disabled,
+            loads_w={name: power_w for name, power_w in loads_w.items() if power_w is not None},
         )
 
     def close(self) -> None:
         """Drop all connections."""
+        for device in self.devices:
+            device.source.close()
         for link in self._links.values():
             link.close()
 
 
-def _int16(value: int) -> int:
-    return max(-0x7FFF, min(0x7FFF, value))  # -0x8000 would say "not available"
+def sunspec_source(config: DeviceConfig, site: Site, use: Collection[str]) -> Source:
+    """
+    A SunSpec device with the capabilities wanted, or those that are found.
+
+    Raises:
+        ValueError: the connection is none.
+    """
+    return SunSpecSource(site.link(connection_of(config)), config.device_id, use)
 
 
-def _signed(register: int) -> int:
-    return register - 0x10000 if register & 0x8000 else register
+def template_source(config: DeviceConfig, site: Site) -> Source:
+    """
+    A device that a template describes.
+
+    Raises:
+        ConfigError: no such template, a parameter is wrong, or a capability it does not have.
+        ValueError: the connection is none.
+    """
+    if config.template is None:
+        raise ConfigError("template is missing: name one of docs/reference/devices.md")
+    template = load_template(config.template)
+    lacking = sorted(set(config.use or ()) - set(template.capabilities))
+    if lacking:
+        has = ", ".join(template.capabilities)
+        raise ConfigError(f"use: {template.id} has no capability {lacking[0]}; it has {has}")
+    if template.one_of and len(config.use or ()) > 1:
+        raise ConfigError(f"use: {template.id} is put in one place; name one capability")
+    settings = template.settings(config.model_extra or {})
+    link = site.link(connection_of(config, template))
+    given = "device_id" in config.model_fields_set
+    device_id = config.device_id if given else template.device_id
+    budget = site.budget(config.name, template.hold)
+    return TemplateSource(template, settings, link, device_id, config.use or (), budget)
+
+
+def needs_watchdog(source: TemplateSource) -> bool:
+    """Does the device keep a setpoint for longer than a minute when nobody writes any more?"""
+    hold = source.hold_facts
+    return hold is not None and hold.reversion != "register"
+
+
+class Unwatched:
+    """A battery that must not be held, as nobody would give it back."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    async def hold(self, power_w: int, lease_s: int) -> int:
+        """
+        Refuse.
+
+        Raises:
+            DeviceRefusedError: always.
+        """
+        raise DeviceRefusedError("no watchdog, and the battery has no reversion timer of its own")
+
+    async def restore_neutral(self) -> None:
+        """Raises DeviceLostError, DeviceRefusedError."""
+        await self._storage.restore_neutral()
+
+    async def is_neutral(self) -> bool:
+        """Raises DeviceLostError, DeviceRefusedError."""
+        return await self._storage.is_neutral()
+
+
+def _facts(config: DeviceConfig) -> dict[str, Any]:
+    """What the file says of a device that is not on Modbus, without our defaults for that."""
+    facts = config.model_dump(exclude_unset=True)
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def _p1_source(config: DeviceConfig, _: Site) -> Source:
+    from hem.gateway import p1  # noqa: PLC0415  (an extra, and only where there is such a port)
+
+    return p1.source_for(p1.P1Config.model_validate(_facts(config)))
+
+
+def _mqtt_source(config: DeviceConfig, site: Site) -> Source:
+    from hem.gateway import mqtt_meter  # noqa: PLC0415  (as above)
+
+    return mqtt_meter.source_for(mqtt_meter.MqttConfig.model_validate(_facts(config)), site.folder)
+
+
+def _zwave_source(config: DeviceConfig, _: Site) -> Source:
+    from hem.gateway import zwave  # noqa: PLC0415  (as above)
+
+    return zwave.source_for(zwave.ZwaveConfig.model_validate(_facts(config)))
+
+
+BUILDERS: Mapping[str, Callable[[DeviceConfig, Site], Source]] = {
+    "sunspec-meter": lambda config, site: sunspec_source(config, site, ("grid",)),
+    "sunspec-inverter": lambda config, site: sunspec_source(config, site, ("pv",)),
+    "sunspec-battery": lambda config, site: sunspec_source(config, site, ("battery",)),
+    "sunspec": lambda config, site: sunspec_source(config, site, config.use or ()),
+    "template": template_source,
+    "p1": _p1_source,
+    "mqtt": _mqtt_source,
+    "zwave": _zwave_source,
+}
+"""Who makes a source of a configuration, by kind."""
+
+
+def connection_of(config: DeviceConfig, template: Template | None = None) -> Connection:
+    """
+    Where a device is reached; what the file leaves out comes from the template.
+
+    Raises:
+        ConfigError: the product is not reached that way. ValueError: names the key.
+    """
+    facts: dict[str, Any] = {"port": config.port, "baud": config.baud, "parity": config.parity}
+    if template is not None:
+        tcp, rtu = template.connection("tcp"), template.connection("rtu")
+        if rtu is None and config.connection != "tcp":
+            raise ConfigError(f"connection: {template.id} has no serial line; leave it at tcp")
+        shown = (tcp if config.connection == "tcp" else rtu) or template.connections[0]
+        given = config.model_fields_set
+        defaults = {"port": shown.port, "baud": shown.baud, "parity": shown.parity}
+        facts |= {key: value for key, value in defaults.items() if key not in given}
+    if config.connection == "rtu":
+        facts["path"] = config.path
+    else:
+        facts["host"] = config.host
+    if config.connection == "tcp":  # a speed would make another connection of it
+        facts = {"host": facts["host"], "port": facts["port"]}
+    return Connection(kind=config.connection, stopbits=config.stopbits, **facts)
+
+
+def _where(config: DeviceConfig) -> str:
+    place = config.path if config.connection == "rtu" else f"{config.host}:{config.port}"
+    return f"{place}/{config.device_id}"
+
+
+def _as_source(source: Source | Wire, config: DeviceConfig, capability: str) -> Source:
+    if hasattr(source, "capabilities"):
+        return cast(Source, source)
+    return SunSpecSource(source, config.device_id, (capability,))

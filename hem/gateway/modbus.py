@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, Literal
 
 from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.exceptions import ModbusException
@@ -51,14 +51,22 @@ class ModbusLink:
         self._timeout_s = timeout_s
         self._lock = asyncio.Lock()
 
-    async def read(self, device_id: int, address: int, count: int) -> list[int]:
+    async def read(
+        self,
+        device_id: int,
+        address: int,
+        count: int,
+        table: Literal["holding", "input"] = "holding",
+    ) -> list[int]:
         """
-        Holding registers.
+        Holding or input registers.
 
         Raises:
             DeviceLostError, DeviceRefusedError.
         """
-        call = self._client.read_holding_registers
+        holding = table == "holding"
+        client = self._client
+        call = client.read_holding_registers if holding else client.read_input_registers
         response = await self._ask(call, address, count=count, device_id=device_id)
         registers: list[int] = response.registers
         if len(registers) != count:

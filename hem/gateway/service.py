@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from hem.config import MarketFacts, Provisioning, load_market_facts, load_provisioning
 from hem.gateway.devices import Battery, Log, Site, SiteState
+from hem.gateway.leases import BOOK, LeaseBook, start_watchdog
 from hem.gateway.meterbook import MeterBook, load_meter_key
 from hem.gateway.modbus import DeviceError, DeviceLostError
 from hem.gateway.protocol import (
@@ -34,13 +35,15 @@ from hem.gateway.server import RpcServer
 from hem.gateway.signer import Registers, SigningRefusedError
 from runtime.clock import clock_from_environment
 from runtime.log import configure
-from runtime.ports import Clock
+from runtime.ports import Clock, Store
 from runtime.store import SqliteStore
 from wire.errors import ConfigError
 from wire.keys import to_text
 
 LEASE_SLACK_S = 0.5
 """The device ends a lease itself; this much later we look whether it did."""
+WATCH_EVERY_S = 2.0
+"""Between two looks whether a watchdog answers [real s]."""
 LOCK_WAIT_S = 5.0
 STOP_TIMEOUT_S = 3.0
 
@@ -48,12 +51,28 @@ STOP_TIMEOUT_S = 3.0
 class Gateway:
     """Answers the RPC of one home."""
 
-    def __init__(self, config: Provisioning, book: MeterBook, clock: Clock, log: Log) -> None:
+    def __init__(
+        self,
+        config: Provisioning,
+        book: MeterBook,
+        clock: Clock,
+        log: Log,
+        store: Store | None = None,
+        leases: LeaseBook | None = None,
+    ) -> None:
         self._config = config.gateway
         self._book = book
         self._clock = clock
         self._log = log
-        self._site = Site(config.devices, config.gateway.timeout_s, log)
+        self._leases = leases
+        self._site = Site(
+            config.devices,
+            config.gateway.timeout_s,
+            log,
+            store,
+            leases,
+            config.home.data_dir.parent,
+        )
         self._polled_at_s = -1e9
         self._state = SiteState()
         self._polling: asyncio.Task[SiteState] | None = None
@@ -106,6 +125,27 @@ class Gateway:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self._restore()
         self._site.close()
+
+    async def watch_over_leases(self) -> None:
+        """Keep a watchdog running while a battery needs one; cancel to stop."""
+        leases = self._leases
+        if leases is None or not self._site.watched:
+            return
+        async with asyncio.TaskGroup() as group:
+            group.create_task(leases.keep_beating(self._give_back))
+            started: list[Any] = []
+            while True:
+                started = [process for process in started if process.poll() is None]
+                if not await leases.alive() and not started:
+                    self._log.info("watchdog started", why=leases.trouble)
+                    started.append(start_watchdog(leases.path))
+                await asyncio.sleep(WATCH_EVERY_S)
+
+    async def _give_back(self, device: str) -> None:
+        """What the watchdog has to restore and cannot reach."""
+        storage = self._site.watched.get(device)
+        if storage is not None:
+            await storage.restore_neutral()
 
     async def _poll(self, *, fresh: bool) -> SiteState:
         """The site's state, at most `cache_s` old, or read from now on when `fresh`."""
@@ -249,7 +289,8 @@ async def run(config: Provisioning, facts: MarketFacts, stop: asyncio.Event, clo
         store = SqliteStore(folder / "registers.sqlite", synchronous="FULL")
         key = load_meter_key(folder / "meter.key")
         book = MeterBook(key, store, facts, config.gateway.max_power_w, config.gateway.late_slots)
-        gateway = Gateway(config, book, clock, log)
+        leases = LeaseBook(folder / BOOK)
+        gateway = Gateway(config, book, clock, log, store, leases)
         ems_uid = config.gateway.ems_uid
         uids = frozenset((os.getuid(),) if ems_uid is None else (os.getuid(), ems_uid))
         server = RpcServer(
@@ -264,9 +305,13 @@ async def run(config: Provisioning, facts: MarketFacts, stop: asyncio.Event, clo
             socket = config.gateway.socket
             raise ConfigError(f"{socket}: cannot listen ({error}); check gateway.socket") from None
         log.info("gateway ready", meter=key.id, socket=str(config.gateway.socket))
+        watching = asyncio.create_task(gateway.watch_over_leases())
         await stop.wait()
         await server.stop()
         await gateway.close()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        leases.close()
         store.close()
         log.info("gateway stopped")
     finally:

@@ -12,6 +12,7 @@ from hem.config import Device
 from hem.gateway.devices import Inverter, Site
 from hem.gateway.modbus import DeviceLostError, DeviceRefusedError, ModbusLink
 from hem.gateway.sunspec import Snapshot, discover, model_points, read
+from hem.gateway.sunspec_device import SunSpecSource
 from runtime.clock import SystemClock
 from sim.battery_physics import WMS_PER_WH, BatteryFacts, HomePhysics
 from sim.sunspec_server import BATTERY_ID, INVERTER_ID, METER_ID, HomeDevices
@@ -135,7 +136,7 @@ async def test_a_setpoint_left_by_another_is_undone_on_arrival_but_ours_is_kept(
         first = Site(all_of(port), 1.0, Notes())
         await first.poll(0.0)
         await first.battery.command(2_000, 60, 0.0)
-        first.battery._lose(DeviceLostError("a blink"), 0.0)
+        first.battery.device.lose(DeviceLostError("a blink"), 0.0)
         assert (await first.poll(99.0)).battery_w == 2_000
         second = Site(all_of(port), 1.0, Notes())
         await second.poll(0.0)
@@ -318,6 +319,7 @@ async def test_nonsense_on_the_line_is_a_lost_device_and_no_crash():
     server.close()
 
 
+HEX = "0123456789ABCDEF"
 DUMPS = Path(__file__).parents[3] / "shared/data/modbus_devices/registers"
 
 
@@ -356,3 +358,78 @@ async def test_a_recorded_inverter_at_night_says_nothing_flows():
     await inverter.poll(0.0)
     assert notes.lines == []
     assert (inverter.pv_w, inverter.generation_wh) == (0, 30_847_780)
+
+
+@pytest.mark.parametrize(
+    ("name", "vendor", "pv_w", "generation_wh"),
+    [
+        ("DeviceSMASunnyBoy36Dated20250518.hex", "SMA", 3_680, 30_388_530),
+        ("DeviceSMASunnyBoy36Dated20250608.hex", "SMA", None, 30_847_780),
+        ("EmulatedDER.hex", "DERSec", 9_800, 150),
+    ],
+)
+async def test_recorded_devices_say_themselves_what_they_are(name, vendor, pv_w, generation_wh):
+    """Kind `sunspec`: storage models that nothing is connected to make no battery."""
+    source = SunSpecSource(dump_of_a_device(name), 1)
+    assert source.capabilities == frozenset()
+    sample = await source.read()
+    assert source.capabilities == {"pv"}
+    assert sample.details["vendor"] == vendor
+    assert (sample.pv_w, sample.generation_wh, sample.grid_w) == (pv_w, generation_wh, None)
+
+
+async def test_a_recorded_device_that_is_not_sunspec_is_refused():
+    path = DUMPS / "DeviceThermiaGenesisDated20250518.hex"
+    if not path.exists():
+        pytest.skip(f"third-party register dumps are not at {DUMPS}")
+    holding = path.read_text().split("start hr:00000")[1].split("#")[0].split()
+    words = {i: int(w, 16) for i, w in enumerate(holding) if set(w) <= set(HEX)}
+    assert len(words) > 50
+    with pytest.raises(DeviceRefusedError, match="not a SunSpec device"):
+        await SunSpecSource(Wall(words), 1).read()
+
+
+async def test_a_device_of_kind_sunspec_takes_the_roles_that_it_has():
+    async with home(battery=FACTS) as (_clock, _devices, port):
+        ids = {"m": METER_ID, "p": INVERTER_ID, "b": BATTERY_ID}
+        configs = [config(port, name, "sunspec", device_id) for name, device_id in ids.items()]
+        site = Site(configs, 1.0, notes := Notes())
+        assert site.state().generation_wh is None, "one never met may be a generator"
+        await site.poll(0.0)
+        state = await site.poll(1.0)
+        assert state.devices == {"m": "ok", "p": "ok", "b": "ok"}
+        assert (state.grid_w, state.pv_w, state.battery_w) == (0, 4000, -2500)
+        assert state.generation_wh is not None
+        assert await site.battery.command(1_000, 60, 1.0) == 1_000
+        assert (await site.poll(2.0)).battery_w == 1_000
+        assert notes.lines == []
+        site.close()
+
+
+async def test_a_sunspec_device_that_was_never_met_keeps_readings_from_being_signed():
+    async with home() as (_clock, _devices, port):
+        never = Device(name="never", kind="sunspec", port=1)
+        site = Site([*all_of(port)[:1], never], 0.3, Notes())
+        state = await site.poll(0.0)
+        assert state.devices == {"meter": "ok", "never": "lost"}
+        assert state.generation_wh is None
+        site.close()
+
+
+async def test_a_hybrid_s_pv_is_what_the_battery_does_not_give():
+    models = {
+        103: [0] * 50, 802: [0] * 62, 124: [0] * 24,
+    }  # fmt: skip
+    for model, values in {
+        103: {"W": 1_000, "WH": 7},
+        802: {"WHRtg": 10, "WChaRteMax": 5, "WDisChaRteMax": 5, "W": 600, "SoC": 50},
+        124: {"WChaMax": 5},
+    }.items():
+        for name, value in values.items():
+            point = model_points(model)[name]
+            models[model][point.offset + point.size - 3] = value
+    words = [word for model, body in models.items() for word in (model, len(body), *body)]
+    source = SunSpecSource(Wall(image(40_000, 1, 66, *[0] * 66, *words, 0xFFFF, 0)), 1)
+    sample = await source.read()
+    assert source.capabilities == {"pv", "battery"}
+    assert (sample.pv_w, sample.battery_w, sample.generation_wh) == (400, 600, 7)
