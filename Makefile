@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 
-.PHONY: demo sim sim-full test properties fuzz check bench bench-market bench-ledger bench-growth bench-poe bench-trade bench-hem scenarios format clean help
+.PHONY: demo sim sim-full test long properties fuzz check bench bench-market bench-ledger bench-growth bench-poe bench-trade bench-hem scenarios format clean help
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -30,7 +30,10 @@ scenarios: $(STAMP) ## The papers' examples, one after the other, each over a br
 	@set -e; for name in $$($(BIN)/hearthgrid scenario list --names); do $(BIN)/hearthgrid scenario run $$name; done
 
 test: $(STAMP) ## Run the tests (ARGS="-k name" to choose)
-	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist worksteal -m "not long" $(ARGS)
+
+long: $(STAMP) ## The tests that take a minute each: days offline and clock steps of real homes
+	$(BIN)/python -m pytest -n 4 --dist worksteal -m long $(ARGS)
 
 properties: $(STAMP) ## Property tests, 2,000 new examples each, where `make test` takes the same few
 	$(BIN)/python -m pytest -n 4 --dist worksteal --timeout 3600 --hypothesis-profile=search tests/market tests/ledger tests/wire tests/hem $(ARGS)

@@ -27,7 +27,7 @@ from wire.slots import SlotGrid
 KB = 1024
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_short_run_measures_every_part_of_a_home_that_trades(capsys):
     with tempfile.TemporaryDirectory(prefix="hg") as folder:  # short: a socket lies in it
         result = run(SHORT, Path(folder), lambda _: None)

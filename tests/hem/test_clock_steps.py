@@ -611,7 +611,7 @@ async def site(tmp_path):
     await opened.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 async def test_a_running_home_keeps_its_chain_through_steps_sleep_dst_and_1970(
     site, tmp_path, monkeypatch
 ):

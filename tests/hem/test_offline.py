@@ -442,7 +442,7 @@ async def site(tmp_path):
     await opened.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "restart",
     [
