@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from sim.congestion_cli import congestion
 from sim.consensus_cli import simulate
 from sim.poe_cli import proof_of_energy
 from sim.scenario_cli import app as scenario_app
@@ -62,6 +63,7 @@ def demo(
     raise typer.Exit(run_and_show(options, as_json=as_json))
 
 
+app.command("congestion")(congestion)
 app.command("sim")(simulate)
 app.command("poe")(proof_of_energy)
 app.add_typer(scenario_app, name="scenario")
