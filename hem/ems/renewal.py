@@ -197,8 +197,8 @@ class Renewal:
         return self._moment_ms(self._grid.start_ms(begin), self._grid.end_ms(grant.end_slot))
 
     def _longest_slots(self) -> int:
-        """A grant that was made longer begins long ago: the last third is of two days."""
-        return 2 * DAY_MS // (self._grid.length_s * 1000)
+        """A grant that was made longer begins long ago: the last third is of the last week."""
+        return 7 * DAY_MS // (self._grid.length_s * 1000)
 
     def _moment_ms(self, begin_ms: int, end_ms: int) -> int:
         return end_ms - int((end_ms - begin_ms) / 3 * self._part)

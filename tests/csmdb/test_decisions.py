@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.brokers import make_key
 from support.enrolment import AskingHome
 
-from csmdb.core import DAY_MS, hash_code, make_code
+from csmdb.core import DAY_MS, GRANT_DAYS, hash_code, make_code
 from csmdb.records import Refused
 from csmdb.repository import AuditBrokenError
 from csmdb.requests import MAX_ADDRESSES
@@ -176,7 +176,7 @@ def test_a_grant_carries_the_limits_of_the_certificate_per_slot(csmdb):
     slot = NOW_MS // 900_000
     assert grant.address == home.address().id
     assert (grant.max_buy_wh, grant.max_sell_wh) == (2_500, 1_500)
-    assert (grant.start_slot, grant.end_slot) == (slot, slot + 192)
+    assert (grant.start_slot, grant.end_slot) == (slot, slot + 96 * GRANT_DAYS)
     assert home.ems.id not in str(dump(grant))
 
 
@@ -226,13 +226,15 @@ def test_an_addresss_grant_is_made_longer_in_its_second_half_not_after_its_end(c
     home = enrolled(csmdb)
     asked = {"addresses": [home.address_row()]}
     [first] = csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS)
-    [longer] = csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS + 3 * DAY_MS // 2)
+    [longer] = csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS + 3 * GRANT_DAYS * DAY_MS // 4)
     check(longer, csmdb.issuing_key.public, "test")
     assert (longer.address, longer.start_slot) == (first.address, first.start_slot)
-    assert longer.end_slot == first.end_slot + 144
+    assert longer.end_slot == first.end_slot + 96 * GRANT_DAYS * 3 // 4
     assert csmdb.repository.address_grant(first.address) == (home.ems.id, longer)
-    assert csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS + 3 * DAY_MS // 2) == [longer]
-    refused = csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS + 9 * DAY_MS)
+    assert csmdb.desk.grant_addresses(
+        home.ems.id, asked, NOW_MS + 3 * GRANT_DAYS * DAY_MS // 4
+    ) == [longer]
+    refused = csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS + 30 * DAY_MS)
     assert reason(refused) == Refusal.DUPLICATE
 
 
@@ -309,7 +311,7 @@ def test_a_validator_grant_is_renewed_when_it_runs_out(csmdb):
     host = enrolled(csmdb, validator=VALIDATOR)
     asked = {"validator": VALIDATOR, "meterKey": to_text(make_key("pseudonym").public)}
     first = csmdb.desk.grant_validator(host.ems.id, asked, NOW_MS)
-    later = csmdb.desk.grant_validator(host.ems.id, asked, NOW_MS + 3 * DAY_MS // 2)
+    later = csmdb.desk.grant_validator(host.ems.id, asked, NOW_MS + 3 * GRANT_DAYS * DAY_MS // 4)
     assert later.end_slot > first.end_slot
 
 

@@ -11,6 +11,7 @@ from support.brokers import Authority, running_broker
 from support.chain_builder import grant_for
 from support.patience import PATIENCE_S
 
+from csmdb.core import GRANT_DAYS
 from csmdb.service import CsmDbService
 from csmdb.setup import create
 from hem.ems import enrolment as enrolment_module
@@ -223,18 +224,18 @@ async def test_who_is_banned_is_told_so_by_name_and_let_in_again_afterwards(site
 
 async def test_an_addresss_grant_is_made_longer_before_it_ends(site):
     first = site.enrolment.grant
-    site.clock.days = 1.9
+    site.clock.days = GRANT_DAYS - 0.1
     async with renewing(site):
         await until(lambda: site.renewed)
     longer = site.enrolment.grant
     assert site.renewed == ["grant"]
     assert (longer.address, longer.start_slot) == (first.address, first.start_slot)
-    assert longer.end_slot > first.end_slot + 96
+    assert longer.end_slot > first.end_slot + 48 * GRANT_DAYS
 
 
 async def test_a_trial_that_ends_needs_no_longer_grant(site):
     site.renewal = site.make_renewal(last_slot=site.enrolment.grant.end_slot)
-    site.clock.days = 1.9
+    site.clock.days = GRANT_DAYS - 0.1
     asked = len(site.renewed)
     async with renewing(site):
         await asyncio.sleep(0.1)
