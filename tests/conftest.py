@@ -11,6 +11,8 @@ slow for thousands.
 import sys
 from pathlib import Path
 
+import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 SEARCHED = 2_000
@@ -26,3 +28,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("fixed")
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before():
+    """A command that was run in a test sets the log's level: not for the tests after it."""
+    before = structlog.get_config()
+    processors = list(before["processors"])
+    yield
+    structlog.configure(**{**before, "processors": processors})
