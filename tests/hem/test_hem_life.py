@@ -79,6 +79,7 @@ async def test_a_home_enrols_first_and_trades_later(site):
     assert await home.stop() == 0
 
 
+@pytest.mark.long
 async def test_systemd_and_a_monitor_see_a_home_come_and_go(site, systemd):
     await site.ledger()
     home = await site.home("home-22", load_w=1_000, pv_w=3_000, soc_wh=4_000)
