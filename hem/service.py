@@ -662,11 +662,12 @@ class HomeEnergyManager:
             yield
             return
         from hem.ems.health_page import application  # noqa: PLC0415  (a home without it is smaller)
-        from runtime.http import serving  # noqa: PLC0415
+        from runtime.http import listen, serving  # noqa: PLC0415
 
         where = self.config.http
         url_file = self.config.home.data_dir / "http.url"
-        async with serving(application(self.facts), where.host, where.port, url_file):
+        listener = listen(where.host, where.port, "http.port")
+        async with serving(application(self.facts), listener, url_file):
             yield
 
     async def _figures(self) -> dict[str, Any]:

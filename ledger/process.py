@@ -17,9 +17,10 @@ from ledger.node import Node
 from ledger.node_view import NodeView
 from ledger.peers import Peers
 from ledger.roles import Role, decide, standing
-from ledger.serving import is_loopback, listen, parse_address, serving
+from ledger.serving import URL_FILE, is_loopback, parse_address
 from runtime.bus import MqttBus, lane
 from runtime.clock import clock_from_environment
+from runtime.http import listen, serving
 from runtime.keyfiles import read_certificate, read_key
 from runtime.log import configure
 from runtime.ports import Bus, Clock
@@ -65,7 +66,7 @@ def run_node(
     certificate = read_certificate(certificate_file)
     tls = client_context(tls_folder) if tls_folder is not None else None
     decided, warning = decide(role, standing(genesis, folder, key.id), key.id)
-    listener = listen(*parse_address(http)) if http is not None else None
+    listener = listen(*parse_address(http), "--http") if http is not None else None
     log.info("starting", id=key.id, chain=genesis.chain_id, role=decided.value)
     if warning:
         log.warning("role and key disagree", what=warning)
@@ -91,7 +92,7 @@ def run_node(
                 peers = watch_peers(node)
                 view = NodeView(node, _running_as(decided), peers)
                 app = build_app(genesis, folder, clock, view, anywhere=anywhere)
-                await stack.enter_async_context(serving(app, listener, folder))
+                await stack.enter_async_context(serving(app, listener, folder / URL_FILE))
             await node.run()
 
     run_until_stopped(main)

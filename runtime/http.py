@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wire.errors import ConfigError
 
-MAX_CONNECTIONS = 32
+MAX_CONNECTIONS = 64
 STOP_WAIT_S = 1.0
 
 log = structlog.get_logger(component="http")
@@ -56,42 +56,16 @@ class _Server(uvicorn.Server):
         yield
 
 
-@asynccontextmanager
-async def serving(app: ASGIApp, host: str, port: int, url_file: Path) -> AsyncIterator[str]:
+def listen(host: str, port: int, where: str) -> socket.socket:
     """
-    Serve an application while the block runs; what goes wrong in it does not end the block.
+    A listening socket; port 0 takes a free one.
 
     Args:
-        port: 0 takes a free one
-        url_file: says where it is served, while it is
+        where: what the operator wrote, for the error: an option or a key
 
     Raises:
-        ConfigError: it cannot listen there.
+        ConfigError: not possible there.
     """
-    listener = _listen(host, port)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", ws="none",
-        limit_concurrency=MAX_CONNECTIONS, timeout_keep_alive=5,
-    )  # fmt: skip
-    server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    task.add_done_callback(_tell)
-    name, real_port = listener.getsockname()[:2]
-    url = f"http://[{name}]:{real_port}/" if ":" in name else f"http://{name}:{real_port}/"
-    url_file.write_text(url + "\n", encoding="ascii")  # noqa: ASYNC240 (one line, at start)
-    log.info("serving", url=url)
-    try:
-        yield url
-    finally:
-        url_file.unlink(missing_ok=True)  # noqa: ASYNC240
-        server.should_exit = True
-        server.force_exit = True
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([task], timeout=STOP_WAIT_S)
-        listener.close()
-
-
-def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -102,9 +76,46 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         reason = error.strerror or str(error)
         raise ConfigError(
-            f"http: cannot listen on {host}:{port}: {reason}; give another http.port"
+            f"{where}: cannot listen on {host}:{port}: {reason}; give another port"
         ) from None
     return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where a listener can be called."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp, listener: socket.socket, url_file: Path) -> AsyncIterator[str]:
+    """
+    Serve an application while the block runs; what goes wrong in it does not end the block.
+
+    Args:
+        listener: closed at the end
+        url_file: says where it is served, while it is
+    """
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", ws="none",
+        limit_concurrency=MAX_CONNECTIONS, timeout_keep_alive=5,
+    )  # fmt: skip
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    task.add_done_callback(_tell)
+    url = url_of(listener)
+    url_file.write_text(url + "\n", encoding="ascii")  # noqa: ASYNC240 (one line, at start)
+    log.info("serving", url=url)
+    try:
+        yield url
+    finally:
+        with contextlib.suppress(OSError):
+            url_file.unlink()  # noqa: ASYNC240
+        server.should_exit = True
+        server.force_exit = True
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([task], timeout=STOP_WAIT_S)
+        listener.close()
 
 
 def _tell(task: asyncio.Task[None]) -> None:

@@ -20,6 +20,7 @@ from hem.ems.health import Facts, assess
 from hem.ems.health_page import application
 from hem.ems.renewal import CertificateState
 from hem.service import GrantEndedError
+from runtime.http import listen
 from runtime.http import serving as serving_beside
 from runtime.sdnotify import Progress, keep_alive
 from wire.errors import ConfigError
@@ -118,14 +119,14 @@ async def test_it_listens_on_the_loopback_interface_unless_told_otherwise(home, 
     where = load_provisioning(file).http
     assert where.host == "127.0.0.1"
     url_file = tmp_path / "http.url"
-    async with serving_beside(application(lambda: WELL), where.host, where.port, url_file) as url:
+    listener = listen(where.host, where.port, "http.port")
+    async with serving_beside(application(lambda: WELL), listener, url_file) as url:
         assert url_file.read_text().strip() == url
         reply = await asyncio.to_thread(get, url + "api/health")
         assert reply.status == 200
         port = int(url.rstrip("/").rpartition(":")[2])
         with pytest.raises(ConfigError, match=r"http\.port"):
-            async with serving_beside(application(lambda: WELL), where.host, port, url_file):
-                pass
+            listen(where.host, port, "http.port")
     assert not url_file.exists()
 
 

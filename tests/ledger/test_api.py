@@ -14,7 +14,6 @@ from support.little_chain import ANN, LittleNode, little_chain
 from support.nodes import feeder
 
 from ledger import api
-from ledger import serving as node_serving
 from ledger.allowance import MAX_ASKERS, Allowance
 from ledger.api import build_app
 from ledger.api_models import Problem
@@ -25,7 +24,9 @@ from ledger.node_view import NodeView
 from ledger.peers import Peers
 from ledger.process import watch_peers
 from ledger.proofs import decode_proof, verify
+from ledger.serving import URL_FILE
 from ledger.types import VoteKind, make_vote
+from runtime import http
 from runtime.clock import clock_from_environment
 
 
@@ -405,10 +406,10 @@ async def test_a_running_node_answers_and_goes_on(tmp_path: Path):
         app = build_app(
             running.genesis, tmp_path / "node-0", running.clock, NodeView(node, "validator", peers)
         )
-        listener = node_serving.listen("127.0.0.1", 0)
+        listener = http.listen("127.0.0.1", 0, "--http")
         folder = tmp_path / "node-0"
-        async with node_serving.serving(app, listener, folder):
-            url = (folder / node_serving.URL_FILE).read_text().strip().rstrip("/")
+        async with http.serving(app, listener, folder / URL_FILE):
+            url = (folder / URL_FILE).read_text().strip().rstrip("/")
             first = running.chain.tx(ANN, register(ANN))
             running.send(first)
             await running.executed(first)
@@ -433,7 +434,7 @@ async def test_a_running_node_answers_and_goes_on(tmp_path: Path):
             raw = (await ask(f"/proofs/state/account/{ANN.id}?format=binary")).body
             fact = verify(decode_proof(raw), genesis_checkpoint(running.genesis))
             assert fact.value["balanceUc"] in (5, 11, 18)
-        assert not (folder / node_serving.URL_FILE).exists()
+        assert not (folder / URL_FILE).exists()
         after = running.chain.tx(SUPERVISOR, deposit(ANN, 8))
         running.send(after)
         await running.executed(after)

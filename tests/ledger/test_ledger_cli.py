@@ -22,8 +22,9 @@ from ledger.cli import app
 from ledger.genesis import load_genesis, write_genesis
 from ledger.genesis_file import example, read_genesis_file
 from ledger.roles import Role, decide, standing
-from ledger.serving import URL_FILE, listen, parse_address
+from ledger.serving import URL_FILE, parse_address
 from runtime.clock import clock_from_environment
+from runtime.http import listen
 from runtime.keyfiles import read_key, write_secret
 from wire.errors import ConfigError
 from wire.keys import to_text
@@ -246,7 +247,7 @@ def test_a_bad_address_is_refused_with_an_example(text):
 
 
 def test_a_port_that_is_taken_is_one_line(started):
-    with listen("127.0.0.1", 0) as taken:
+    with listen("127.0.0.1", 0, "--http") as taken:
         said = started("other", "--http", f"127.0.0.1:{taken.getsockname()[1]}")
     assert "give another port" in str(said.exception)
 
