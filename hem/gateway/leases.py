@@ -26,7 +26,6 @@ the device, so that no new lease slips in between the watchdog's writes.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import math
 import os
@@ -43,6 +42,7 @@ from typing import Any, NamedTuple
 
 from hem.gateway.links import WRITE_REGISTERS_MAX, Connection
 from hem.gateway.modbus import DeviceError, DeviceRefusedError
+from hem.locks import lock, lock_within
 from runtime.store import SqliteStore
 
 BOOK = "leases.sqlite"
@@ -363,17 +363,6 @@ def rows(store: SqliteStore, broken: Callable[[str], None] = lambda _: None) -> 
             yield row
 
 
-def lock(path: Path, *, exclusive: bool) -> int | None:
-    """Lock a file without waiting: its descriptor, or None where somebody has it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
 @contextmanager
 def acting(path: Path, device: str) -> Iterator[bool]:
     """Be the only one who is about to write to a device; False where another is."""
@@ -411,11 +400,9 @@ def start_watchdog(path: Path) -> subprocess.Popen[bytes]:
 
 def _own(path: Path) -> int:
     """Lock the owner's file; the watchdog looks at it now and then, so try for a while."""
-    deadline_s = time.monotonic() + OWNER_WAIT_S
-    while (descriptor := lock(path, exclusive=True)) is None:
-        if time.monotonic() > deadline_s:
-            raise LeaseBookBusyError(f"{path}: another gateway uses this lease book")
-        time.sleep(0.05)
+    descriptor = lock_within(path, OWNER_WAIT_S)
+    if descriptor is None:
+        raise LeaseBookBusyError(f"{path}: another gateway uses this lease book")
     return descriptor
 
 

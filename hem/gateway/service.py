@@ -8,14 +8,12 @@ broken into cannot forge a reading. It polls when asked, and never oftener than 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import math
 import os
 import signal
-import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from hem.config import MarketFacts, Provisioning, load_market_facts, load_provisioning
 from hem.gateway.devices import Battery, Log, Site, SiteState
@@ -33,6 +31,7 @@ from hem.gateway.protocol import (
 )
 from hem.gateway.server import RpcServer
 from hem.gateway.signer import Registers, SigningRefusedError
+from hem.locks import lock_within
 from runtime.clock import clock_from_environment
 from runtime.log import configure
 from runtime.ports import Clock, Store
@@ -315,7 +314,7 @@ async def run(config: Provisioning, facts: MarketFacts, stop: asyncio.Event, clo
         store.close()
         log.info("gateway stopped")
     finally:
-        lock.close()
+        os.close(lock)
 
 
 def main(path: Path) -> None:
@@ -341,22 +340,13 @@ async def _until_signalled(config: Provisioning, facts: MarketFacts) -> None:
     await run(config, facts, stop, clock_from_environment())
 
 
-def _lock(folder: Path) -> IO[bytes]:
+def _lock(folder: Path) -> int:
     """One gateway per folder: two would fork the chain of readings."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = (folder / "lock").open("ab")
+        descriptor = lock_within(folder / "lock", LOCK_WAIT_S)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be used ({error}); check home.data_dir") from None
-    deadline_s = time.monotonic() + LOCK_WAIT_S
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline_s:
-                raise ConfigError(
-                    f"{folder}: another gateway is running on it; stop that one"
-                ) from None
-            time.sleep(0.1)
-        else:
-            return file
+    if descriptor is None:
+        raise ConfigError(f"{folder}: another gateway is running on it; stop that one")
+    return descriptor

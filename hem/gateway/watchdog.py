@@ -48,7 +48,6 @@ from hem.gateway.leases import (
     acting,
     boot_id,
     boottime_s,
-    lock,
     owner_file,
     rows,
     short_path,
@@ -57,6 +56,7 @@ from hem.gateway.leases import (
 )
 from hem.gateway.links import Link, link_for
 from hem.gateway.modbus import DeviceLostError, DeviceRefusedError
+from hem.locks import lock
 from runtime.log import configure
 from runtime.sdnotify import keep_alive
 from runtime.store import SqliteStore

@@ -34,7 +34,9 @@ from hem.config import Device, load_market_facts, load_provisioning
 from hem.gateway import protocol
 from hem.gateway.client import GatewayClient
 from hem.gateway.devices import Battery, Inverter, Meter, Site
-from hem.gateway.modbus import DeviceError, ModbusLink
+from hem.gateway.links import Connection as Line
+from hem.gateway.links import link_for
+from hem.gateway.modbus import DeviceError
 from ledger.client import LedgerClient
 from ledger.genesis import Poe
 from ledger.node import Node
@@ -750,7 +752,8 @@ def run_modbus(data: bytes) -> None:
             writer.close()
 
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        link = ModbusLink("127.0.0.1", server.sockets[0].getsockname()[1], 0.05)
+        port = server.sockets[0].getsockname()[1]
+        link = link_for(Line(host="127.0.0.1", port=port), 0.05)
         try:
             for count in (2, 125):
                 with suppress(DeviceError):

@@ -10,7 +10,8 @@ import pytest
 
 from hem.config import Device
 from hem.gateway.devices import Inverter, Site
-from hem.gateway.modbus import DeviceLostError, DeviceRefusedError, ModbusLink
+from hem.gateway.links import Connection, link_for
+from hem.gateway.modbus import DeviceLostError, DeviceRefusedError
 from hem.gateway.sunspec import Snapshot, discover, model_points, read
 from hem.gateway.sunspec_device import SunSpecSource
 from runtime.clock import SystemClock
@@ -150,7 +151,7 @@ async def test_a_setpoint_changed_by_someone_else_is_noticed_once():
         site = Site(all_of(port), 1.0, notes := Notes())
         await site.poll(0.0)
         await site.battery.command(2_000, 60, 0.0)
-        intruder = ModbusLink("127.0.0.1", port, 1.0)
+        intruder = link_for(Connection(host="127.0.0.1", port=port), 1.0)
         chain = await discover(intruder, BATTERY_ID)
         block = next(block for block in chain if block.model == 124)
         address = block.address + model_points(124)["OutWRte"].offset
