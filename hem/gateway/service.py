@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from hem.config import MarketFacts, Provisioning, load_market_facts, load_provisioning
-from hem.gateway.devices import Battery, Log, Site, SiteState
+from hem.gateway.connected import Log
+from hem.gateway.devices import Site, SiteState
 from hem.gateway.leases import BOOK, LeaseBook, start_watchdog
 from hem.gateway.meterbook import MeterBook, load_meter_key
 from hem.gateway.modbus import DeviceError, DeviceLostError
@@ -29,6 +30,7 @@ from hem.gateway.protocol import (
     ReceiptParams,
     RpcError,
 )
+from hem.gateway.roles import Battery
 from hem.gateway.server import RpcServer
 from hem.gateway.signer import Registers, SigningRefusedError
 from hem.locks import lock_within

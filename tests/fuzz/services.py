@@ -33,10 +33,11 @@ from csmdb.setup import CsmDb, create
 from hem.config import Device, load_market_facts, load_provisioning
 from hem.gateway import protocol
 from hem.gateway.client import GatewayClient
-from hem.gateway.devices import Battery, Inverter, Meter, Site
+from hem.gateway.devices import Site
 from hem.gateway.links import Connection as Line
 from hem.gateway.links import link_for
 from hem.gateway.modbus import DeviceError
+from hem.gateway.roles import Battery, Inverter, Meter
 from ledger.client import LedgerClient
 from ledger.genesis import Poe
 from ledger.node import Node

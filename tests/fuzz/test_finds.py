@@ -10,8 +10,8 @@ from support import chain_builder as cb
 
 from hem.config import Device, load_market_facts, load_provisioning
 from hem.gateway.client import GatewayClient, GatewayError
-from hem.gateway.devices import Battery, Meter
 from hem.gateway.modbus import DeviceRefusedError
+from hem.gateway.roles import Battery, Meter
 from hem.gateway.sunspec import NUMBER_MAX
 from ledger.contracts.operations import read_operation
 from ledger.protocol import decode_record

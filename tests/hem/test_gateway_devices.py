@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from hem.config import Device
-from hem.gateway.devices import Inverter, Site
+from hem.gateway.devices import Site
 from hem.gateway.links import Connection, link_for
 from hem.gateway.modbus import DeviceLostError, DeviceRefusedError
+from hem.gateway.roles import Inverter
 from hem.gateway.sunspec import Snapshot, discover, model_points, read
 from hem.gateway.sunspec_device import SunSpecSource
 from runtime.clock import SystemClock
