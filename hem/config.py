@@ -6,6 +6,7 @@ The provisioning file of a home: the one file an installer drops in.
     [market]    name, genesis, csmdb, its keys        [policy]    file
     [validator] id                                    (only where the home hosts a validator)
     [http]      host, port                            (only where health and metrics are served)
+    [[proxy]]   device, listen, port                  (only where a device's line is shared)
     [local_broker] host, port, user, password_file    (only where Home Assistant is told)
 
 One pydantic model per section. All paths are relative to the file. Everything is checked before
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -24,6 +26,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    IPvAnyAddress,
     ValidationError,
     model_validator,
 )
@@ -161,6 +164,36 @@ class Device(BaseModel):
         return self
 
 
+class Proxy(Section):
+    """
+    A device's connection, shared with other programs of the house over Modbus TCP.
+
+    Many inverters accept one client, and that one is the gateway. The gateway's own questions go
+    first.
+    """
+
+    device: Name
+    """Whose connection is shared; with it every device on the same line. A Modbus device."""
+    listen: IPvAnyAddress = IPv4Address("127.0.0.1")
+    """This machine only; `0.0.0.0` lets in the whole network, and asks nobody for a password."""
+    port: Port = 5_020
+    """Where guests connect."""
+    device_ids: tuple[Annotated[int, Field(ge=0, le=255)], ...] | None = Field(
+        default=None, min_length=1
+    )
+    """Unit ids that guests may ask; those of the devices on the line if left out."""
+    allow_writes: bool = False
+    """Guests may write, but never to a battery that is held, nor past the day's writes to flash."""
+    clients_max: int = Field(default=4, ge=1, le=64)
+    """Guests at a time."""
+    requests_per_s: float = Field(default=10.0, ge=0.1, le=1_000)
+    """Of one guest."""
+    idle_s: float = Field(default=60.0, ge=1, le=3_600)
+    """A guest that has not asked a whole question for so long is dropped [real s]."""
+    wait_s_max: float = Field(default=5.0, ge=0.1, le=60)
+    """A guest's question that waited so long for its turn is told that we are busy [real s]."""
+
+
 class Policy(Section):
     """The owner's wishes."""
 
@@ -210,6 +243,7 @@ class Provisioning(Section):
     market: Market
     gateway: Gateway = Gateway()
     devices: list[Device] = Field(min_length=1)
+    proxy: list[Proxy] = Field(default=[])
     policy: Policy = Policy()
     validator: Validator | None = None
     http: Http | None = None
@@ -270,6 +304,7 @@ def load_provisioning(path: Path) -> Provisioning:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     provisioning = _resolve(_validate(Provisioning, raw, path), path.absolute().parent)
+    _check_proxies(provisioning, path)
     socket = provisioning.gateway.socket
     if len(str(socket).encode()) > SOCKET_PATH_BYTES_MAX:
         raise ConfigError(
@@ -301,6 +336,28 @@ def _validate(model: type[M], raw: Any, path: Path) -> M:
         key = ".".join(str(part) for part in first["loc"]) or "file"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise ConfigError(f"{path}: {key}: {_remedy(first['type'], first['msg'])}{more}") from None
+
+
+def _check_proxies(provisioning: Provisioning, path: Path) -> None:
+    kinds = {device.name: device.kind for device in provisioning.devices}
+    taken: set[tuple[str, int]] = set()
+    for number, proxy in enumerate(provisioning.proxy):
+        key = f"{path}: proxy.{number}"
+        kind = kinds.get(proxy.device)
+        if kind is None:
+            known = ", ".join(kinds)
+            raise ConfigError(
+                f"{key}.device: no device is named {proxy.device!r}; it is one of {known}"
+            )
+        if kind not in DEVICE_KINDS:
+            raise ConfigError(
+                f"{key}.device: {proxy.device!r} is of kind {kind}; only a Modbus device's"
+                " connection can be shared"
+            )
+        place = str(proxy.listen), proxy.port
+        if place in taken:
+            raise ConfigError(f"{key}.port: {proxy.port} has a proxy already; give each its own")
+        taken.add(place)
 
 
 def _remedy(kind: str, message: str) -> str:

@@ -8,10 +8,12 @@ needs one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from hem.config import DEVICE_KINDS
 from hem.config import Device as DeviceConfig
 from hem.gateway.links import Connection, Link
 from hem.gateway.source import Source
@@ -46,7 +48,8 @@ def sunspec_source(config: DeviceConfig, site: Premises, use: Collection[str]) -
     Raises:
         ValueError: the connection is none.
     """
-    return SunSpecSource(site.link(connection_of(config)), config.device_id, use)
+    connection, device_id = place_of(config)
+    return SunSpecSource(site.link(connection), device_id, use)
 
 
 def template_source(config: DeviceConfig, site: Premises) -> Source:
@@ -67,10 +70,8 @@ def template_source(config: DeviceConfig, site: Premises) -> Source:
     if template.one_of and len(config.use or ()) > 1:
         raise ConfigError(f"use: {template.id} is put in one place; name one capability")
     settings = template.settings(config.model_extra or {})
-    link = site.link(connection_of(config, template))
-    given = "device_id" in config.model_fields_set
-    device_id = config.device_id if given else template.device_id
-    budget = site.budget(config.name, template.hold)
+    connection, device_id = place_of(config)
+    link, budget = site.link(connection), site.budget(config.name, template.hold)
     return TemplateSource(template, settings, link, device_id, config.use or (), budget)
 
 
@@ -109,6 +110,30 @@ BUILDERS: Mapping[str, Callable[[DeviceConfig, Premises], Source]] = {
     "zwave": _zwave_source,
 }
 """Who makes a source of a configuration, by kind."""
+
+
+def place_of(config: DeviceConfig) -> tuple[Connection, int]:
+    """
+    The connection of a Modbus device and its unit id there.
+
+    Raises:
+        ConfigError: no such template, or not reached that way. ValueError: names the key.
+    """
+    template = load_template(config.template) if config.template is not None else None
+    connection = connection_of(config, template)
+    if template is None or "device_id" in config.model_fields_set:
+        return connection, config.device_id
+    return connection, template.device_id
+
+
+def places_of(configs: Iterable[DeviceConfig]) -> dict[str, tuple[Connection, int]]:
+    """Connection and unit id of each Modbus device by name, without those that are disabled."""
+    places = {}
+    for config in configs:
+        if config.kind in DEVICE_KINDS:
+            with suppress(ConfigError, ValueError):
+                places[config.name] = place_of(config)
+    return places
 
 
 def connection_of(config: DeviceConfig, template: Template | None = None) -> Connection:

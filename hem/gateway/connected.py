@@ -50,6 +50,8 @@ class Connected:
 
     def __init__(self, config: DeviceConfig, source: Source, log: Log) -> None:
         self.name = config.name
+        self.product = config.template or config.kind
+        """What the file says it is: a template, or the kind that needs none."""
         self.status = "lost"
         self.nameplate: dict[str, str] = {}
         self.source = source

@@ -10,17 +10,18 @@ kind never stops the others.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hem.config import Device as DeviceConfig
-from hem.gateway.builders import BUILDERS, connection_of
+from hem.gateway.builders import BUILDERS, connection_of, places_of
 from hem.gateway.connected import Connected, Log
 from hem.gateway.leased import LeasedStorage
 from hem.gateway.leases import Lease, LeaseBook
 from hem.gateway.links import Connection, Link, link_for
 from hem.gateway.modbus import DeviceRefusedError
+from hem.gateway.proxy import SharedLink
 from hem.gateway.roles import Battery, BatteryLimits, Inverter, Load, Meter, Role
 from hem.gateway.source import Storage
 from hem.gateway.template import Hold
@@ -64,6 +65,7 @@ class Site:
         leases: where setpoints are written down for the watchdog; without, a battery that does not
             give itself back when we die is not commanded
         folder: what file names in the configuration are relative to
+        shared: names of the devices whose lines are shared with guests
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Site:
         store: Store | None = None,
         leases: LeaseBook | None = None,
         folder: Path = Path(),
+        shared: Collection[str] = (),
     ) -> None:
         self._store = store or MemoryStore()
         self._leases, self.folder = leases, folder
@@ -81,6 +84,9 @@ class Site:
         """Batteries that need the watchdog, by name."""
         self._timeout_s = timeout_s
         self._log = log
+        self.places = places_of(configs)
+        """Connection and unit id of each Modbus device, by name."""
+        self._shared = {self.places[name][0] for name in shared if name in self.places}
         self._links: dict[Connection, Link] = {}
         self._disabled: dict[str, str] = {}
         self._roleless: list[Connected] = []
@@ -161,7 +167,8 @@ class Site:
     def link(self, connection: Connection) -> Link:
         """The link to a place; devices of one place share it, for many accept only one."""
         if connection not in self._links:
-            self._links[connection] = link_for(connection, self._timeout_s)
+            link = link_for(connection, self._timeout_s)
+            self._links[connection] = SharedLink(link) if connection in self._shared else link
         return self._links[connection]
 
     def budget(self, device: str, hold: Hold | None) -> WriteBudget:
@@ -204,6 +211,10 @@ class Site:
             devices={d.name: d.status for d in self.devices} | self._disabled,
             loads_w={name: power_w for name, power_w in loads_w.items() if power_w is not None},
         )
+
+    def held(self, now_s: float) -> str:
+        """Name of the device whose battery a lease of ours holds; empty where none does."""
+        return self.battery.name if self.battery is not None and self.battery.holds(now_s) else ""
 
     def close(self) -> None:
         """Drop all connections."""

@@ -142,6 +142,7 @@ class Battery(Role):
         self.limits: BatteryLimits | None = None
         self._commanded = False
         self._meddled = False
+        self._held_until_s = 0.0
 
     async def arrive(self) -> None:
         """A setpoint that is not ours outlived whoever wrote it: restore neutral."""
@@ -177,6 +178,7 @@ class Battery(Role):
         """
         if self.limits is None or not self.ok:
             raise DeviceRefusedError("the battery has not been reached yet")
+        self._held_until_s = now_s + lease_s  # from the first of several writes on
         try:
             power_w = await self._storage().hold(power_w, lease_s)
         except DeviceError as error:
@@ -199,6 +201,11 @@ class Battery(Role):
         except DeviceError as error:
             self._settle(error, now_s)
             raise
+        self._held_until_s = 0.0
+
+    def holds(self, now_s: float) -> bool:
+        """Does a lease of ours run? It does until it ends or neutral was restored."""
+        return now_s < self._held_until_s
 
     def _settle(self, error: DeviceError, now_s: float) -> None:
         if not isinstance(error, DeviceRefusedError):

@@ -32,6 +32,7 @@ from hem.gateway.protocol import (
 )
 from hem.gateway.roles import Battery
 from hem.gateway.server import RpcServer
+from hem.gateway.sharing import SharedLine
 from hem.gateway.signer import Registers, SigningRefusedError
 from hem.locks import lock_within
 from runtime.clock import clock_from_environment
@@ -73,7 +74,11 @@ class Gateway:
             store,
             leases,
             config.home.data_dir.parent,
+            [section.device for section in config.proxy],
         )
+        self._lines = [
+            SharedLine(section, self._site, log, clock.monotonic_s) for section in config.proxy
+        ]
         self._polled_at_s = -1e9
         self._state = SiteState()
         self._polling: asyncio.Task[SiteState] | None = None
@@ -126,6 +131,12 @@ class Gateway:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self._restore()
         self._site.close()
+
+    async def serve_guests(self) -> None:
+        """Share the lines that the file says; cancel to stop."""
+        async with asyncio.TaskGroup() as group:
+            for line in self._lines:
+                group.create_task(line.serve())
 
     async def watch_over_leases(self) -> None:
         """Keep a watchdog running while a battery needs one; cancel to stop."""
@@ -201,7 +212,7 @@ class Gateway:
     def _registers(self, state: SiteState) -> Registers:
         meter = self._site.meter
         if meter is None:
-            raise RpcError("NO_METER", "no sunspec-meter is configured")
+            raise RpcError("NO_METER", "no device is configured as the grid's meter")
         if not meter.ok or state.import_wh is None or state.export_wh is None:
             raise RpcError("DEVICE_LOST", f"the meter {meter.name!r} does not answer")
         if state.generation_wh is None:
@@ -214,12 +225,12 @@ class Gateway:
         meter = self._site.meter
         if meter is None or not meter.nameplate:
             raise RpcError("DEVICE_LOST", "the meter has not answered yet")
-        return {"type": "sunspec-meter", **meter.nameplate}
+        return {"type": meter.device.product, **meter.nameplate}
 
     async def _set_battery(self, power_w: int, lease_s: int) -> dict[str, int]:
         battery = self._site.battery
         if battery is None:
-            raise RpcError("NO_BATTERY", "no sunspec-battery is configured")
+            raise RpcError("NO_BATTERY", "no device is configured as the battery")
         accepted_w = await self._command(battery, power_w, lease_s)
         self._stop_keeper()
         ends_at_s = self._clock.monotonic_s() + lease_s
@@ -259,7 +270,7 @@ class Gateway:
 
     async def _release(self) -> dict[str, int]:
         if self._site.battery is None:
-            raise RpcError("NO_BATTERY", "no sunspec-battery is configured")
+            raise RpcError("NO_BATTERY", "no device is configured as the battery")
         await self._restore()
         self._polled_at_s = -1e9
         return {}
@@ -307,8 +318,11 @@ async def run(config: Provisioning, facts: MarketFacts, stop: asyncio.Event, clo
             raise ConfigError(f"{socket}: cannot listen ({error}); check gateway.socket") from None
         log.info("gateway ready", meter=key.id, socket=str(config.gateway.socket))
         watching = asyncio.create_task(gateway.watch_over_leases())
+        guests = asyncio.create_task(gateway.serve_guests())
         await stop.wait()
         await server.stop()
+        guests.cancel()  # before neutral is restored: nobody writes after that
+        await asyncio.gather(guests, return_exceptions=True)
         await gateway.close()
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)

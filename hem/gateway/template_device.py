@@ -219,6 +219,16 @@ class TemplateSource:
                 return False
         return True
 
+    def admits_foreign(self, values: Sequence[int]) -> bool:
+        """
+        May somebody else write these values to the device? Where it keeps setpoints in flash every
+        such write is counted: which of its other registers lie there is not known.
+        """
+        facts = self.template.hold
+        if facts is None or not any(write.flash for write in facts.write):
+            return True
+        return self._budget.admit(values, None, self._now_ms()) is Verdict.WRITE
+
     def neutral_writes(self) -> Writes:
         """
         What gives the battery back, for whoever has to do it in our place.

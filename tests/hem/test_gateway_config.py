@@ -79,6 +79,38 @@ def test_an_unknown_kind_of_device_passes_with_its_own_keys(tmp_path):
     assert load_provisioning(write(tmp_path, text)).devices[1].kind == "quantum"
 
 
+PROXY = '[[proxy]]\ndevice = "meter"\n'
+
+
+def test_a_proxy_shares_a_device_s_line_with_this_machine_only_and_no_writes(tmp_path):
+    (proxy,) = load_provisioning(write(tmp_path, GOOD + PROXY)).proxy
+    assert (str(proxy.listen), proxy.port, proxy.device_ids) == ("127.0.0.1", 5020, None)
+    assert proxy.allow_writes is False
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[[proxy]]\ndevice = "invertor"\n', "proxy.0.device: no device is named 'invertor'"),
+        ('[[proxy]]\ndevice = "p1"\n', "proxy.0.device: 'p1' is of kind p1; only a Modbus"),
+        (PROXY * 2, "proxy.1.port: 5020 has a proxy already; give each its own"),
+        ("[[proxy]]\nport = 5020\n", "proxy.0.device: is missing; add it"),
+        (PROXY + "device_ids = []\n", "proxy.0.device_ids"),
+        (PROXY + "device_ids = [256]\n", "proxy.0.device_ids.0"),
+        (PROXY + 'listen = "everywhere"\n', "proxy.0.listen"),
+        (PROXY + "clients_max = 0\n", "proxy.0.clients_max"),
+        (PROXY + "writes = true\n", "proxy.0.writes: is not a key of this section"),
+    ],
+)
+def test_a_wrong_proxy_is_named_by_its_key(tmp_path, text, says):
+    p1 = '[[devices]]\nname = "p1"\nkind = "p1"\npath = "/dev/ttyUSB0"\n'
+    path = write(tmp_path, GOOD + p1 + text)
+    with pytest.raises(ConfigError) as caught:
+        load_provisioning(path)
+    assert str(path) in str(caught.value)
+    assert says in str(caught.value)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.toml"):
         load_provisioning(tmp_path / "none.toml")

@@ -15,6 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from register_server import device_of
 
 from hem.config import load_market_facts, load_provisioning
 from hem.gateway.client import GatewayClient, GatewayError
@@ -170,7 +171,19 @@ async def test_state_has_every_field_with_its_sign():
             "battery": {"capacity_wh": 10_000, "max_charge_w": 5_000, "max_discharge_w": 5_000},
             "devices": {"meter": "ok", "pv": "ok", "bat": "ok"},
         }
-        assert (await gateway.nameplate())["serial"] == "home-01-m"
+        plate = await gateway.nameplate()
+        assert (plate["type"], plate["serial"]) == ("sunspec-meter", "home-01-m")
+
+
+async def test_a_meter_is_named_by_its_template_and_a_battery_that_is_not_there_is_said():
+    async with device_of("shelly-pro-3em") as (template, _devices, port), rig() as home:
+        head = home.file.read_text().split("[[devices]]")[0]
+        device = f'[[devices]]\nname = "m"\nkind = "template"\ntemplate = "{template.id}"\n'
+        home.file.write_text(f"{head}{device}port = {port}\n")
+        async with serving(home) as gateway:
+            assert (await gateway.nameplate())["type"] == "shelly-pro-3em"
+            with pytest.raises(GatewayError, match="no device is configured as the battery"):
+                await gateway.set_battery(0, 5)
 
 
 async def test_readings_receipts_and_attestation_follow_from_the_registers():
