@@ -17,7 +17,8 @@ from hem.config import Device as DeviceConfig
 from hem.gateway.connected import Connected, Log
 from hem.gateway.modbus import DeviceError, DeviceRefusedError
 from hem.gateway.source import Sample, Source, Storage
-from hem.gateway.sunspec_device import SunSpecSource, Wire
+from hem.gateway.sunspec_device import SunSpecSource
+from hem.gateway.sunspec_hold import Wire
 
 
 class Role:

@@ -27,6 +27,8 @@ END = 0xFFFF
 MODELS_MAX = 64
 MODEL_REGISTERS_MAX = 1_000
 """A longer model is left out: one poll must not become hundreds of requests."""
+GROUPS_MAX = 8
+"""Most groups of a kind that are looked at: no home's device has more DC ports."""
 ADDRESS_MAX = 0xFFFF
 SCALE_MAX = 10
 NUMBER_MAX = 10**12
@@ -71,7 +73,9 @@ class Block:
 @cache
 def model_points(model: int) -> Mapping[str, Point]:
     """
-    The points of a model's fixed block, by name.
+    The points of a model's fixed block by name, then those of its groups as `group.number.point`.
+
+    Groups whose count the device says are there up to `GROUPS_MAX`; groups within groups are not.
 
     Raises:
         DeviceRefusedError: no definition of this model.
@@ -80,12 +84,26 @@ def model_points(model: int) -> Mapping[str, Point]:
         definition = sunspec.get_model_def(model)
     except Exception as error:
         raise DeviceRefusedError(f"no definition of SunSpec model {model}: {error}") from None
-    points, offset = {}, 0
-    for point in definition["group"]["points"]:
-        size = int(point["size"])
-        points[point["name"]] = Point(offset, size, point["type"], point.get("sf"))
-        offset += size
+    points: dict[str, Point] = {}
+    offset = _lay(points, "", definition["group"]["points"], 0)
+    for group in definition["group"].get("groups", []):
+        if "groups" in group:
+            break
+        repeats = group.get("count", 1) != 1
+        for number in range(GROUPS_MAX if repeats else 1):
+            offset = _lay(points, f"{group['name']}.{number}.", group["points"], offset)
+        if repeats:
+            break  # where the next one begins depends on the device
     return points
+
+
+def _lay(points: dict[str, Point], prefix: str, definitions: Iterable[Any], offset: int) -> int:
+    """Lay points one after the other from `offset` on; where they end."""
+    for point in definitions:
+        size = int(point["size"])
+        points[prefix + point["name"]] = Point(offset, size, point["type"], point.get("sf"))
+        offset += size
+    return offset
 
 
 class Snapshot:
@@ -108,6 +126,10 @@ class Snapshot:
                 if abs(value) <= NUMBER_MAX:
                     return value
         return None
+
+    def registers(self, model: int) -> Sequence[int]:
+        """A model as it was read; empty where it is not there."""
+        return self._models.get(model, ())
 
     def text(self, name: str) -> str:
         """A string point, empty where it is missing."""

@@ -2,69 +2,40 @@
 A SunSpec device: no template, its models say what it is.
 
 Grid power comes from models 201–204 and 211–214, PV from 101–103, 111–113 and 701, a battery from
-802 or 713 with 124. Where the device shows both inverter and battery, the inverter's AC power
-carries the battery's too, and PV is what remains.
-
-A battery obeys SunSpec model 124: InWRte and OutWRte limit charging and discharging; a negative
-limit turns into the least power of the other direction, so the pair (−p, p) fixes the power at p.
-InOutWRte_RvrtTms is the device's own lease: when it runs out the device is back in its own
-self-consumption mode, whatever became of us.
+802 or 713, held by 124 or else by 704 (hem/gateway/sunspec_hold.py), its power from 802, else from
+the storage ports of 714, else it is the AC power of 701. Where the device shows both inverter and
+battery, the inverter's AC power carries the battery's too, and PV is what remains.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
-from typing import Literal, Protocol
 
 from hem.gateway.modbus import DeviceRefusedError
 from hem.gateway.source import Sample
-from hem.gateway.sunspec import (
-    ADDRESS_MAX,
-    SCALE_MAX,
-    Block,
-    Snapshot,
-    discover,
-    model_points,
-    read,
-)
+from hem.gateway.sunspec import GROUPS_MAX, Block, Snapshot, discover, read
+from hem.gateway.sunspec_hold import Bounds, Control, Standing, Wire, first_positive
+from hem.gateway.sunspec_power import PowerControl
+from hem.gateway.sunspec_storage import StorageControl
 
 COMMON = 1
 METERS = (203, 213, 202, 212, 201, 211, 204, 214)
 INVERTERS = (103, 113, 102, 112, 101, 111, 701)
 INVERTER_ENERGY = (*(f"{model}:WH" for model in INVERTERS[:-1]), "701:TotWhInj")
 """Model 701 is IEEE 1547-2018's; it names its register of energy injected differently."""
-STORAGE = 124
-BATTERIES = (802, 713, STORAGE)
+BATTERIES = (802, 713, 124)
+"""What a battery is known by; it needs a capacity, too."""
+BATTERY_MODELS = (*BATTERIES, 701, 702, 704, 714)
+"""What is read of a battery; the 700s belong together (IEEE 1547-2018)."""
 CAPABILITIES: dict[str, tuple[int, ...]] = {
     "grid": METERS,
     "pv": INVERTERS,
     "battery": BATTERIES,
 }
-STORE_CONTROL_BOTH = 3
-"""StorCtl_Mod with both limits active (bit 0 charge, bit 1 discharge)."""
-
-
-class Wire(Protocol):
-    """Holding registers of a connection."""
-
-    async def read(self, device_id: int, address: int, count: int) -> list[int]:
-        """Read them."""
-        ...
-
-    async def write(self, device_id: int, address: int, values: list[int]) -> None:
-        """Write them in one request."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Control:
-    """Model 124 as it stands in the registers."""
-
-    mode: int
-    out_rate: int
-    in_rate: int
+PV_PORT, STORAGE_PORT = 0, 1
+"""PrtTyp of model 714."""
 
 
 class SunSpecSource:
@@ -84,11 +55,13 @@ class SunSpecSource:
         self._capabilities = frozenset(use)
         self._chain: list[Block] = []
         self._nameplate: dict[str, str] = {}
-        self._commanded: Control | None = None
-        self._standing: Literal["neutral", "ours", "foreign"] = "neutral"
-        self._scale = 0
-        self._charge_base_w = 0
-        self._limits_w: tuple[int, int] | None = None
+        self._controls: tuple[Control, ...] = (
+            StorageControl(link, device_id),
+            PowerControl(link, device_id),
+        )
+        self._control: Control | None = None
+        self._standing: Standing = "neutral"
+        self._bounds: Bounds | None = None
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -96,7 +69,7 @@ class SunSpecSource:
         return self._capabilities
 
     @property
-    def standing(self) -> Literal["neutral", "ours", "foreign"]:
+    def standing(self) -> Standing:
         """Whose power the battery held when it was last read."""
         return self._standing
 
@@ -127,21 +100,9 @@ class SunSpecSource:
         Raises:
             DeviceLostError: no answer. DeviceRefusedError: the read-back differs.
         """
-        if self._limits_w is None:
+        if self._bounds is None:
             raise DeviceRefusedError("the battery has not been reached yet")
-        max_charge_w, max_discharge_w = self._limits_w
-        power_w = max(-max_charge_w, min(max_discharge_w, power_w))
-        full = 100 * 10**-self._scale  # 100 % in register units
-        out_rate = _int16(round(power_w * full / max_discharge_w))
-        in_rate = _int16(round(-power_w * full / self._charge_base_w))
-        wanted = Control(STORE_CONTROL_BOTH, out_rate, in_rate)
-        self._commanded = None
-        await self._write_rates(out_rate, in_rate, lease_s)
-        await self._write_mode(STORE_CONTROL_BOTH)
-        if await self._control() != wanted:
-            raise DeviceRefusedError("the battery did not take the setpoint")
-        self._commanded = wanted
-        return power_w
+        return await self._held_by().hold(power_w, lease_s, self._bounds)
 
     async def restore_neutral(self) -> None:
         """
@@ -150,9 +111,7 @@ class SunSpecSource:
         Raises:
             DeviceLostError, DeviceRefusedError.
         """
-        self._commanded = None
-        if not await self.is_neutral():
-            await self._write_mode(0)
+        await self._held_by().restore_neutral()
 
     async def is_neutral(self) -> bool:
         """
@@ -161,7 +120,7 @@ class SunSpecSource:
         Raises:
             DeviceLostError, DeviceRefusedError.
         """
-        return (await self._control()).mode == 0
+        return await self._held_by().is_neutral()
 
     async def _read(self) -> Sample:
         if not self._chain:
@@ -174,22 +133,28 @@ class SunSpecSource:
                 "serial": common.text("1:SN"),
             }
             self._chain = chain
+            self._control = next((one for one in self._controls if one.find(chain)), None)
             if not self._chosen:
                 self._capabilities = await self._found(chain)
         used = [model for one in self._capabilities for model in CAPABILITIES.get(one, ())]
+        if "battery" in self._capabilities:
+            used += BATTERY_MODELS
         return self._sample(await read(self._link, self._device_id, self._chain, used))
 
     async def _found(self, chain: list[Block]) -> frozenset[str]:
         """
         What the models show. Model 124 alone is no battery, nor is one without a capacity: many
-        inverters carry them for a battery that could be added.
+        inverters carry them for a battery that could be added. Model 701 alone is no PV where there
+        is a battery and no PV port: it is the battery's own inverter.
         """
         models = {block.model for block in chain}
         found = {one for one, wanted in CAPABILITIES.items() if models & set(wanted)}
         if "battery" in found:
-            snapshot = await read(self._link, self._device_id, chain, BATTERIES)
+            snapshot = await read(self._link, self._device_id, chain, BATTERY_MODELS)
             if min(_rated(snapshot)) <= 0:
                 found.discard("battery")
+            elif models & set(INVERTERS) == {701} and not _ports(snapshot, PV_PORT):
+                found.discard("pv")
         return frozenset(found)
 
     def _sample(self, snapshot: Snapshot) -> Sample:
@@ -212,71 +177,60 @@ class SunSpecSource:
         return sample
 
     def _battery(self, sample: Sample, snapshot: Snapshot) -> Sample:
-        capacity_wh, max_charge_w, max_discharge_w, base_w = _rated(snapshot)
-        if min(capacity_wh, max_charge_w, max_discharge_w, base_w) <= 0:  # we divide by them
-            raise DeviceRefusedError("WHRtg, WChaRteMax, WDisChaRteMax or WChaMax not available")
-        self._limits_w, self._charge_base_w = (max_charge_w, max_discharge_w), base_w
-        scale = snapshot.number("124:InOutWRte_SF")
-        self._scale = int(scale) if scale is not None and abs(scale) <= SCALE_MAX else 0
-        self._standing = self._stands(snapshot)
+        capacity_wh, max_charge_w, max_discharge_w = _rated(snapshot)
+        if min(capacity_wh, max_charge_w, max_discharge_w) <= 0:  # we divide by them
+            raise DeviceRefusedError("WHRtg, or the most power to charge or discharge with, is 0")
+        pv_w = _ports_w(snapshot, PV_PORT) or 0
+        self._bounds = Bounds(max_charge_w, max_discharge_w, max(0, pv_w))
+        self._standing = self._control.see(snapshot) if self._control is not None else "neutral"
         soc_percent = snapshot.number("802:SoC", "713:SoC", "124:ChaState")
         return replace(
             sample,
-            battery_w=_whole(snapshot.number("802:W")),
+            battery_w=_battery_w(snapshot),
             soc_permille=round(soc_percent * 10) if soc_percent is not None else None,
             capacity_wh=capacity_wh,
             max_charge_w=max_charge_w,
             max_discharge_w=max_discharge_w,
         )
 
-    def _stands(self, snapshot: Snapshot) -> Literal["neutral", "ours", "foreign"]:
-        mode = snapshot.number("124:StorCtl_Mod")
-        if mode == 0 or all(block.model != STORAGE for block in self._chain):
-            return "neutral"
-        mine = self._commanded
-        if mine is None:
-            return "foreign"
-        rates = snapshot.number("124:OutWRte"), snapshot.number("124:InWRte")
-        wanted = (
-            Decimal(mine.out_rate).scaleb(self._scale),
-            Decimal(mine.in_rate).scaleb(self._scale),
-        )
-        return "ours" if mode == mine.mode and rates == wanted else "foreign"
-
-    def _storage(self) -> Block:
-        for block in self._chain:
-            if block.model == STORAGE and block.address + block.size <= ADDRESS_MAX:
-                return block
-        raise DeviceRefusedError("the device has no SunSpec model 124 to command it by")
-
-    async def _control(self) -> Control:
-        block, points = self._storage(), model_points(STORAGE)
-        first, last = points["StorCtl_Mod"].offset, points["InWRte"].offset
-        registers = await self._link.read(self._device_id, block.address + first, last - first + 1)
-        out_rate = registers[points["OutWRte"].offset - first]
-        return Control(registers[0], _signed(out_rate), _signed(registers[-1]))
-
-    async def _write_rates(self, out_rate: int, in_rate: int, lease_s: int) -> None:
-        address = self._storage().address + model_points(STORAGE)["OutWRte"].offset
-        # OutWRte, InWRte, WinTms (act at once) and RvrtTms lie side by side: one request.
-        values = [out_rate & 0xFFFF, in_rate & 0xFFFF, 0, lease_s]
-        await self._link.write(self._device_id, address, values)
-
-    async def _write_mode(self, mode: int) -> None:
-        address = self._storage().address + model_points(STORAGE)["StorCtl_Mod"].offset
-        await self._link.write(self._device_id, address, [mode])
+    def _held_by(self) -> Control:
+        if self._control is None:
+            raise DeviceRefusedError("the device has no SunSpec model 124 or 704 to command it by")
+        return self._control
 
 
-def _rated(snapshot: Snapshot) -> tuple[int, int, int, int]:
-    """Capacity, most charge and discharge, and what InWRte is a share of; 0 where not known."""
-    values = (
-        snapshot.number("802:WHRtg", "713:WHRtg"),
-        snapshot.number("802:WChaRteMax", "124:WChaMax"),
-        snapshot.number("802:WDisChaRteMax", "124:WChaMax"),
-        snapshot.number("124:WChaMax", "802:WChaRteMax"),
+def _rated(snapshot: Snapshot) -> tuple[int, int, int]:
+    """Capacity, most charge and discharge; 0 where not known."""
+    charge = ("802:WChaRteMax", "124:WChaMax", "702:WChaRteMax", "702:WChaRteMaxRtg")
+    discharge = ("802:WDisChaRteMax", "124:WChaMax", "702:WDisChaRteMax", "702:WDisChaRteMaxRtg")
+    return (
+        first_positive(snapshot, "802:WHRtg", "713:WHRtg"),
+        first_positive(snapshot, *charge, "702:WMaxRtg"),
+        first_positive(snapshot, *discharge, "702:WMaxRtg"),
     )
-    capacity_wh, max_charge_w, max_discharge_w, base_w = (int(one or 0) for one in values)
-    return capacity_wh, max_charge_w, max_discharge_w, base_w
+
+
+def _battery_w(snapshot: Snapshot) -> int | None:
+    """+ discharge."""
+    power_w = _whole(snapshot.number("802:W"))
+    if power_w is None:
+        power_w = _ports_w(snapshot, STORAGE_PORT)
+    if power_w is None and not _ports(snapshot, PV_PORT):
+        power_w = _whole(snapshot.number("701:W"))
+    return power_w
+
+
+def _ports_w(snapshot: Snapshot, kind: int) -> int | None:
+    """DC power of a kind's ports, + into the inverter; None where none says."""
+    powers = [snapshot.number(f"{port}.DCW") for port in _ports(snapshot, kind)]
+    known = [power for power in powers if power is not None]
+    return round(sum(known)) if known else None
+
+
+def _ports(snapshot: Snapshot, kind: int) -> list[str]:
+    """The names of a kind's DC ports."""
+    names = [f"714:Prt.{number}" for number in range(GROUPS_MAX)]
+    return [name for name in names if snapshot.number(f"{name}.PrtTyp") == kind]
 
 
 def _whole(value: Decimal | None) -> int | None:
@@ -285,11 +239,3 @@ def _whole(value: Decimal | None) -> int | None:
 
 def _counter(value: Decimal | None) -> int | None:
     return int(value) if value is not None else None
-
-
-def _int16(value: int) -> int:
-    return max(-0x7FFF, min(0x7FFF, value))  # -0x8000 would say "not available"
-
-
-def _signed(register: int) -> int:
-    return register - 0x10000 if register & 0x8000 else register
