@@ -66,7 +66,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 class Section(BaseModel):
     """Base of the sections: a key we do not know is a mistake, not a wish."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # The line under a field is its description, for the reference in docs/.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Home(Section):

@@ -61,6 +61,7 @@ class Point(Section):
     path: str = Field(min_length=1, max_length=256)
     """Keys of the JSON from outside in, with dots; a number is a place in a list."""
     unit: Unit
+    """Of the number: W or kW for a power, Wh or kWh for a register."""
     sign: Literal[1, -1] = 1
     """−1 where the device counts the other way (power only)."""
 
@@ -114,11 +115,15 @@ class MqttConfig(Section):
     kind: Literal["mqtt"] = "mqtt"
     name: Name
     host: str = "127.0.0.1"
+    """Of the household's broker."""
     port: Port = 1883
+    """Of the broker."""
     user: str | None = None
+    """The broker asks for none if left out."""
     password_file: Path | None = None
     """A file with the password alone, readable by its owner only."""
     make: Literal["tasmota", "shelly-em", "shelly-em1", "shelly-switch", "zigbee2mqtt", "other"]
+    """What publishes; "other" is described by `points`."""
     topic: str = Field(default="", max_length=128, pattern=r"^[^#+\x00]*$")
     """The device's own part of its topics: Tasmota topic, Shelly prefix, Zigbee2MQTT name."""
     points: tuple[Point, ...] = Field(default=(), max_length=POINTS_MAX)

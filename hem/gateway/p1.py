@@ -132,8 +132,9 @@ class P1Config(Section):
     path: Path | None = None
     """Such as /dev/serial/by-id/usb-FTDI_…; it stays the same when another is plugged in."""
     host: str | None = None
-    port: Port | None = None
     """Of a TCP adapter (ser2net raw or a P1 dongle)."""
+    port: Port | None = None
+    """Of that adapter."""
     age_s_max: float = Field(default=30, ge=1, le=600)
     """A telegram older than this is not handed out; so long a silence ends a connection [s]."""
     frozen_s_max: float = Field(default=60, ge=11, le=3_600)

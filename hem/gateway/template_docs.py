@@ -1,5 +1,5 @@
 """
-docs/reference/devices.md, written from the templates.
+docs/reference/devices.md, written from the templates and from the models of the other sections.
 
     python -m hem.gateway.template_docs docs/reference/devices.md
 
@@ -9,14 +9,21 @@ A test compares the file with what this writes now.
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 
+from hem.config import Proxy, Section
+from hem.gateway.config_docs import key_table, summary
+from hem.gateway.mqtt_meter import MqttConfig
+from hem.gateway.p1 import P1Config
 from hem.gateway.template import Connection, Hold, Parameter, Template, load_template, template_ids
+from hem.gateway.zwave import ZwaveConfig
 
 HEAD = """\
 # Devices
 
-Written from `hem/gateway/templates` by `python -m hem.gateway.template_docs`; do not edit.
+Written from `hem/gateway/templates` and the models of the provisioning file by
+`python -m hem.gateway.template_docs`; do not edit.
 
 A device is a `[[devices]]` entry of the provisioning file:
 
@@ -39,13 +46,22 @@ A device is a `[[devices]]` entry of the provisioning file:
 | `device_id` | the unit id | the template's |
 | `use` | the capabilities wanted, of `grid`, `pv`, `battery`, `load` | all; of "or" the first |
 
+Meters of kind [`p1`](#p1), [`mqtt`](#mqtt) and [`zwave`](#zwave) have keys of their own. What one
+device is connected by [can be shared](#sharing-a-connection).
+
 A template that is not known, or a parameter that is wrong, disables that device with the reason;
 the site runs on.
 
 **SunSpec devices need no template.** `kind = "sunspec"` finds the models by itself: 201–204 and
-211–214 are the grid, 101–103, 111–113 and 701 PV, 802 or 713 with 124 a battery that can be held.
-With `use` it is known before the device is reached what it is; without, no reading is signed
+211–214 are the grid, 101–103, 111–113 and 701 PV, 802 or 713 a battery, which 124 or else 704 can
+hold. With `use` it is known before the device is reached what it is; without, no reading is signed
 until it was.
+
+A battery of 704 is held only where its reversion timer (`WSetRvrtTms`, `WSetEnaRvrt`) is there and
+counts (`WSetRvrtRem`). Try it once before you rely on it: stop the gateway with `kill -9` while the
+battery is held, and see it return; firmware is known whose timer counts and ends nothing. Its power
+is that of the storage ports of 714; without 714 it is the AC power of 701, and PV behind the same
+inverter would be taken for the battery's.
 
 **Tested** says how much is known: `fixture` is a server with registers worked out from the
 published map, `device` the product itself.
@@ -61,6 +77,63 @@ TITLES = {
 }
 
 
+OTHERS: dict[str, tuple[type[Section], str]] = {
+    "p1": (
+        P1Config,
+        """\
+[[devices]]
+name = "meter"
+kind = "p1"
+path = "/dev/serial/by-id/usb-FTDI_P1-if00-port0"
+""",
+    ),
+    "mqtt": (
+        MqttConfig,
+        """\
+[[devices]]
+name = "meter"
+kind = "mqtt"
+make = "shelly-em"
+topic = "shellypro3em-0a1b2c"
+""",
+    ),
+    "zwave": (
+        ZwaveConfig,
+        """\
+[[devices]]
+name = "heat-pump"
+kind = "zwave"
+node = 7
+role = "load"
+""",
+    ),
+}
+"""Devices that are not on Modbus, each with an example."""
+PROXY_EXAMPLE = """\
+[[proxy]]
+device = "battery"          # the name of a [[devices]] entry
+listen = "0.0.0.0"          # the house's whole network; this machine only if left out
+port = 5020
+"""
+PROXY = """
+## Sharing a connection
+
+{summary}
+
+{example}
+{table}
+
+A guest speaks Modbus TCP, whatever the line is: `tcp`, `rtu` or `rtu-over-tcp`. A write is answered
+with "busy" (6) while a lease of ours runs on that unit, and when the day's writes to a device that
+keeps setpoints in flash are spent; a guest's writes count as ours do. A unit that is not shared is
+answered with "no path" (10), a device that is silent with "no response" (11).
+
+Only devices on Modbus can be shared; P1, MQTT and Z-Wave are refused when the file is read. A port
+that is taken stops nothing: one line says so (`proxy not served yet`), it is tried again every 30
+seconds, and `proxy ready` says when it was had.
+"""
+
+
 def device_reference() -> str:
     """The page."""
     templates = [load_template(identity) for identity in template_ids()]
@@ -69,7 +142,20 @@ def device_reference() -> str:
         members = [template for template in templates if _group(template) == group]
         parts.append(f"\n## {title}\n")
         parts += [_section(template) for template in members]
+    parts.append("\n## Meters that are not on Modbus\n")
+    parts += [_other(kind) for kind in OTHERS]
+    example, table = _indented(PROXY_EXAMPLE), key_table(Proxy)
+    parts.append(PROXY.format(summary=summary(Proxy), example=example, table=table))
     return "\n".join(parts)
+
+
+def _other(kind: str) -> str:
+    section, example = OTHERS[kind]
+    return f"### {kind}\n\n{summary(section)}\n\n{_indented(example)}\n{key_table(section)}\n"
+
+
+def _indented(example: str) -> str:
+    return textwrap.indent(example, "    ")
 
 
 def _group(template: Template) -> str:

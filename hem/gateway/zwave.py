@@ -59,18 +59,23 @@ class ZwaveConfig(Section):
     kind: Literal["zwave"] = "zwave"
     name: Name
     host: str = "127.0.0.1"
+    """Of the zwave-js-server."""
     port: Port = 3000
+    """Of that server."""
     node: int = Field(ge=1, le=4_000)
     """The meter's node id (Z-Wave Long Range goes up to 4,000)."""
     endpoint: int = Field(default=0, ge=0, le=127)
+    """Of a node with several meters."""
     role: Role = "grid"
     """Which line the meter measures: the connection, a generator's, or a user's."""
     is_reversed: bool = False
     """Mounted the other way round: power changes its sign, the registers their places."""
     power_key: int = Field(default=W_CONSUMED, ge=0, le=0xFF_FF_FF)
+    """Property key of the power, where the meter has it elsewhere."""
     forward_key: int = Field(default=KWH_CONSUMED, ge=0, le=0xFF_FF_FF)
+    """As `power_key`, of the register of import or generation."""
     backward_key: int = Field(default=KWH_PRODUCED, ge=0, le=0xFF_FF_FF)
-    """Property keys of the values, where the meter has them elsewhere."""
+    """As `power_key`, of the register of export."""
     poll_every_s: float = Field(default=10, ge=1, le=600)
     """Pause between two rounds of questions over the air [s]."""
     answer_s_max: float = Field(default=10, ge=1, le=60)

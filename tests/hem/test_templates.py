@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from register_server import devices_of, fixture
 
-from hem.config import Device
+from hem.config import Device, Proxy
 from hem.gateway import decode as words
+from hem.gateway.config_docs import key_table
 from hem.gateway.devices import Site
 from hem.gateway.modbus import DeviceRefusedError
 from hem.gateway.source import Sample
@@ -30,7 +32,7 @@ from hem.gateway.template_device import (
     encoded,
     plan,
 )
-from hem.gateway.template_docs import device_reference
+from hem.gateway.template_docs import OTHERS, PROXY_EXAMPLE, device_reference
 from wire.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +81,18 @@ def test_the_reference_of_devices_is_current():
     page = (ROOT / "docs/reference/devices.md").read_text(encoding="utf-8")
     assert page == device_reference()
     assert all(f"### {identity}\n" in page for identity in template_ids())
+
+
+def test_the_reference_s_examples_are_taken_and_every_key_has_a_meaning():
+    for section, example in OTHERS.values():
+        (device,) = tomllib.loads(example)["devices"]
+        assert section.model_validate(device).kind == Device(**device).kind
+    (proxy,) = tomllib.loads(PROXY_EXAMPLE)["proxy"]
+    Proxy.model_validate(proxy)
+    for section in (Proxy, *(section for section, _ in OTHERS.values())):
+        rows = [row for row in key_table(section).splitlines() if row.startswith("| `")]
+        assert len(rows) >= len(section.model_fields) - 2, "all but kind and name"
+        assert all(len(row.split("|")[2]) > 4 for row in rows), "every key has a meaning"
 
 
 def test_the_schema_is_a_json_schema_that_names_every_key():
