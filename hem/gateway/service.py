@@ -34,6 +34,7 @@ from hem.gateway.roles import Battery
 from hem.gateway.server import RpcServer
 from hem.gateway.sharing import SharedLine
 from hem.gateway.signer import Registers, SigningRefusedError
+from hem.gateway.template import DETAILS
 from hem.locks import lock_within
 from runtime.clock import clock_from_environment
 from runtime.log import configure
@@ -223,9 +224,10 @@ class Gateway:
     async def _nameplate(self) -> dict[str, str]:
         await self._poll(fresh=False)
         meter = self._site.meter
-        if meter is None or not meter.nameplate:
+        if meter is None or not meter.device.met:
             raise RpcError("DEVICE_LOST", "the meter has not answered yet")
-        return {"type": meter.device.product, **meter.nameplate}
+        known = {name: meter.nameplate.get(name, "") for name in DETAILS}  # many say less
+        return {"type": meter.device.product, **known}
 
     async def _set_battery(self, power_w: int, lease_s: int) -> dict[str, int]:
         battery = self._site.battery

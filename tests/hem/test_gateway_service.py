@@ -14,16 +14,20 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import msgspec
 import pytest
 from register_server import device_of
 
 from hem.config import load_market_facts, load_provisioning
+from hem.gateway.builders import BUILDERS
 from hem.gateway.client import GatewayClient, GatewayError
 from hem.gateway.service import run
+from hem.gateway.source import Sample
 from runtime.clock import ScaledClock, SystemClock, write_clock
 from sim.battery_physics import WMS_PER_WH, BatteryFacts, HomePhysics
 from sim.sunspec_server import BATTERY_ID, HomeDevices
 from wire.canonical import encode
+from wire.certificates import Meter
 from wire.errors import ConfigError
 from wire.keys import BoxKey, SigningKey, from_text, to_text
 from wire.metering import CpfAttestation, Reading, Receipt, check_record, digest, load_record
@@ -184,6 +188,36 @@ async def test_a_meter_is_named_by_its_template_and_a_battery_that_is_not_there_
             assert (await gateway.nameplate())["type"] == "shelly-pro-3em"
             with pytest.raises(GatewayError, match="no device is configured as the battery"):
                 await gateway.set_battery(0, 5)
+
+
+class Bare:
+    """A meter that tells its values and nothing of itself."""
+
+    capabilities = frozenset({"grid"})
+
+    async def read(self):
+        return Sample(grid_w=0, import_wh=1, export_wh=2)
+
+    def close(self):
+        pass
+
+
+async def test_a_meter_that_says_nothing_of_itself_can_be_enrolled(monkeypatch):
+    monkeypatch.setitem(BUILDERS, "bare", lambda config, site: Bare())
+    async with rig() as home:
+        head = home.file.read_text().split("[[devices]]")[0]
+        home.file.write_text(f'{head}[[devices]]\nname = "m"\nkind = "bare"\n')
+        async with serving(home) as gateway:
+            plate = await gateway.nameplate()
+            assert plate == {
+                "type": "bare",
+                "vendor": "",
+                "model": "",
+                "firmware": "",
+                "serial": "",
+            }
+            key = (await gateway.public_keys())["meter"]
+            assert msgspec.convert(plate | {"meter_key": key}, Meter, strict=True).type == "bare"
 
 
 async def test_readings_receipts_and_attestation_follow_from_the_registers():
