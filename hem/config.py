@@ -118,6 +118,8 @@ class Gateway(Section):
     """Longest lease a battery gets from us at a time: neutral this soon after we died [real s]."""
     timeout_s: float = Field(default=1.0, gt=0, le=30)
     """How long a device may take to answer [real s]."""
+    still_s: int = Field(default=300, ge=2, le=86_400)
+    """A device that says the very same for so long, while energy flows, is frozen [real s]."""
 
 
 class Device(BaseModel):

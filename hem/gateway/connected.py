@@ -2,19 +2,25 @@
 A device that is polled: whether it is there, and who takes what it says.
 
 A loss is logged once when it happens and once when it is over; in between the device is asked again
-every few seconds only, so that a mute one costs little.
+every few seconds only, and nobody waits for a mute one. One that answers with the same for too long
+while energy flows is lost, too (hem/gateway/frozen.py).
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from hem.config import Device as DeviceConfig
+from hem.gateway.frozen import STILL_S, Frozen
+from hem.gateway.modbus import DeviceRefusedError
 from hem.gateway.source import Sample, Source, Storage
 
 RETRY_S = 3.0
 """Pause before a lost device is asked again [real s]."""
+LOST_WAIT_S = 0.3
+"""A poll waits no longer for a device known to be lost: one that is back is quicker [real s]."""
 
 
 class Log(Protocol):
@@ -48,7 +54,9 @@ class Taker(Protocol):
 class Connected:
     """A source that is polled: whether it is there, and who takes what it says."""
 
-    def __init__(self, config: DeviceConfig, source: Source, log: Log) -> None:
+    def __init__(
+        self, config: DeviceConfig, source: Source, log: Log, still_s: float = STILL_S
+    ) -> None:
         self.name = config.name
         self.product = config.template or config.kind
         """What the file says it is: a template, or the kind that needs none."""
@@ -65,6 +73,8 @@ class Connected:
         self._log = log
         self._reported = False
         self._retry_at_s = 0.0
+        self._frozen = Frozen(still_s)
+        self._asking: asyncio.Task[None] | None = None
 
     @property
     def ok(self) -> bool:
@@ -72,11 +82,32 @@ class Connected:
         return self.status == "ok"
 
     async def poll(self, now_s: float) -> None:
-        """Read the device unless it is lost and its pause is not over. Never raises."""
-        if not self.ok and now_s < self._retry_at_s:
+        """
+        Read the device unless it is lost and its pause is not over. Never raises.
+
+        One that is known to be lost is asked in the background.
+        """
+        if self._asking is not None or (not self.ok and now_s < self._retry_at_s):
             return
+        self._asking = asyncio.create_task(self._ask(now_s))
+        self._asking.add_done_callback(self._asked)
+        await asyncio.wait({self._asking}, timeout=LOST_WAIT_S if self._reported else None)
+
+    def close(self) -> None:
+        """Ask no more."""
+        if self._asking is not None:
+            self._asking.cancel()
+        self.source.close()
+
+    def _asked(self, _: asyncio.Task[None]) -> None:
+        self._asking = None
+
+    async def _ask(self, now_s: float) -> None:
         try:
             sample = await self.source.read()
+            why = self._frozen.look(sample, now_s)
+            if why:
+                raise DeviceRefusedError(why)
             if not self.ok:
                 await self._arrive(sample)
             for role in self.roles:

@@ -17,6 +17,7 @@ from pathlib import Path
 from hem.config import Device as DeviceConfig
 from hem.gateway.builders import BUILDERS, connection_of, places_of
 from hem.gateway.connected import Connected, Log
+from hem.gateway.frozen import STILL_S
 from hem.gateway.leased import LeasedStorage
 from hem.gateway.leases import Lease, LeaseBook
 from hem.gateway.links import Connection, Link, link_for
@@ -66,6 +67,7 @@ class Site:
             give itself back when we die is not commanded
         folder: what file names in the configuration are relative to
         shared: names of the devices whose lines are shared with guests
+        still_s: a device that says the very same for so long while energy flows is lost [real s]
     """
 
     def __init__(
@@ -77,7 +79,9 @@ class Site:
         leases: LeaseBook | None = None,
         folder: Path = Path(),
         shared: Collection[str] = (),
+        still_s: float = STILL_S,
     ) -> None:
+        self._still_s = still_s
         self._store = store or MemoryStore()
         self._leases, self.folder = leases, folder
         self.watched: dict[str, Storage] = {}
@@ -107,7 +111,7 @@ class Site:
             self._disable(config, str(error))
             return
         wanted = source.capabilities
-        device = Connected(config, source, self._log)
+        device = Connected(config, source, self._log, self._still_s)
         if isinstance(source, TemplateSource) and needs_watchdog(source):
             device.storage = self.watched[config.name] = self._leased(config, source)
         if not wanted:  # it will say when it is reached
@@ -219,7 +223,7 @@ class Site:
     def close(self) -> None:
         """Drop all connections."""
         for device in self.devices:
-            device.source.close()
+            device.close()
         for link in self._links.values():
             link.close()
 

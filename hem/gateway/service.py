@@ -76,6 +76,7 @@ class Gateway:
             leases,
             config.home.data_dir.parent,
             [section.device for section in config.proxy],
+            config.gateway.still_s,
         )
         self._lines = [
             SharedLine(section, self._site, log, clock.monotonic_s) for section in config.proxy
