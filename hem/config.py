@@ -114,7 +114,7 @@ class Gateway(Section):
     """How many slots after its end a slot may still be closed with a reading."""
     cache_s: float = Field(default=0.2, ge=0, le=60)
     """How long a polled state is good for [real s]."""
-    device_lease_s: int = Field(default=60, ge=2, le=3_600)
+    device_lease_s: int = Field(default=50, ge=2, le=3_600)
     """Longest lease a battery gets from us at a time: neutral this soon after we died [real s]."""
     timeout_s: float = Field(default=1.0, gt=0, le=30)
     """How long a device may take to answer [real s]."""

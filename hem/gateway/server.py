@@ -46,6 +46,7 @@ class RpcServer:
         path: of the socket; a stale one is replaced
         uids: users that may ask
         on_error: told of an unexpected exception of `dispatch`
+        on_alone: told when the last caller has hung up
     """
 
     def __init__(
@@ -54,11 +55,12 @@ class RpcServer:
         uids: frozenset[int],
         dispatch: Dispatch,
         on_error: Callable[[str, Exception], None],
+        on_alone: Callable[[], None] = lambda: None,
     ) -> None:
         self._path = path
         self._uids = uids
         self._dispatch = dispatch
-        self._on_error = on_error
+        self._on_error, self._on_alone = on_error, on_alone
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -102,6 +104,8 @@ class RpcServer:
             for task in tasks:
                 task.cancel()
             writer.close()
+            if not self._writers:
+                self._on_alone()
 
     async def _read_requests(
         self,

@@ -45,6 +45,8 @@ from wire.keys import to_text
 
 LEASE_SLACK_S = 0.5
 """The device ends a lease itself; this much later we look whether it did."""
+ALONE_S = 5.0
+"""A lease outlives its last caller by so much: it may just be starting anew [real s]."""
 WATCH_EVERY_S = 2.0
 """Between two looks whether a watchdog answers [real s]."""
 LOCK_WAIT_S = 5.0
@@ -86,6 +88,8 @@ class Gateway:
         self._polling: asyncio.Task[SiteState] | None = None
         self._signing = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
+        self._farewell: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._commanding = asyncio.Lock()  # a setpoint is several writes: never mix two
 
     async def dispatch(self, method: str, params: Params) -> Any:
@@ -95,6 +99,8 @@ class Gateway:
         Raises:
             RpcError: by code.
         """
+        if self._farewell is not None:
+            self._farewell.cancel()
         try:
             return await self._dispatch(method, params)
         except SigningRefusedError as error:
@@ -129,6 +135,8 @@ class Gateway:
 
     async def close(self) -> None:
         """Leave the battery neutral, drop the connections."""
+        if self._farewell is not None:
+            self._farewell.cancel()
         with suppress(DeviceError, TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self._restore()
@@ -139,6 +147,21 @@ class Gateway:
         async with asyncio.TaskGroup() as group:
             for line in self._lines:
                 group.create_task(line.serve())
+
+    def left_alone(self) -> None:
+        """The last caller hung up: one that holds the battery is dead, unless it is back soon."""
+        if self._farewell is not None:
+            self._farewell.cancel()
+        self._farewell = asyncio.get_running_loop().call_later(ALONE_S, self._end_lease)
+
+    def _end_lease(self) -> None:
+        if self._keeper is not None and not self._keeper.done():
+            self._log.warning("battery lease ended", why="whoever took it hung up")
+            self._ending = asyncio.create_task(self._restore_quietly())
+
+    async def _restore_quietly(self) -> None:
+        with suppress(DeviceError):  # the loss is logged; its own timer, or the watchdog, counts
+            await self._restore()
 
     async def watch_over_leases(self) -> None:
         """Keep a watchdog running while a battery needs one; cancel to stop."""
@@ -255,21 +278,27 @@ class Gateway:
         """
         Renew the device's short lease until the EMS's lease ends, then restore neutral.
 
-        If we die the device's own timer restores it; if that fails too, we do.
+        If we die the device's own timer restores it; if that fails too, we do. What goes wrong is
+        logged once, and not at all where the loss of the device is logged.
         """
-        pause_s = self._config.device_lease_s / 2
+        pause_s, said = self._config.device_lease_s / 2, False
         while (left_s := ends_at_s - self._clock.monotonic_s()) > pause_s:
             await asyncio.sleep(pause_s)
             try:
                 await self._command(battery, power_w, left_s - pause_s)
             except (DeviceError, RpcError) as error:
-                self._log.warning("battery lease not renewed", why=str(error))
+                if battery.ok and not said:
+                    self._log.warning("battery lease not renewed", why=str(error))
+                    said = True
+            else:
+                said = False
         await asyncio.sleep(left_s + LEASE_SLACK_S)
         try:
             async with self._commanding:  # a new lease that comes first cancels us here
                 await battery.restore_neutral(self._clock.monotonic_s())
         except DeviceError as error:
-            self._log.warning("battery not restored by us", why=str(error))
+            if battery.ok:
+                self._log.warning("battery not restored by us", why=str(error))
 
     async def _release(self) -> dict[str, int]:
         if self._site.battery is None:
@@ -313,6 +342,7 @@ async def run(config: Provisioning, facts: MarketFacts, stop: asyncio.Event, clo
             uids,
             gateway.dispatch,
             lambda request, error: log.warning("request failed", request=request, why=repr(error)),
+            gateway.left_alone,
         )
         try:
             await server.start()

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from register_server import device_of
+from support.patience import PATIENCE_S
 
 from hem.config import load_market_facts, load_provisioning
 from hem.gateway.builders import BUILDERS
@@ -301,6 +302,20 @@ async def test_a_long_lease_is_given_to_the_device_in_short_ones():
         assert home.battery_w() == 2_000
         await asyncio.sleep(0.8)
         assert home.battery_w() == -2_500
+
+
+async def test_a_lease_ends_with_whoever_took_it_unless_it_is_back_soon(monkeypatch):
+    monkeypatch.setattr("hem.gateway.service.ALONE_S", 1.0)
+    async with rig() as home, serving(home) as gateway:
+        await gateway.set_battery(2_000, 600)
+        await gateway.close()
+        await gateway.state()  # it was only started anew
+        await asyncio.sleep(1.5)
+        assert home.battery_w() == 2_000
+        await gateway.close()
+        async with asyncio.timeout(PATIENCE_S):
+            while home.battery_w() != -2_500:
+                await asyncio.sleep(0.05)
 
 
 async def test_a_graceful_stop_leaves_the_battery_neutral():
