@@ -272,6 +272,25 @@ def test_telegrams_of_real_meters(name):
         assert grid(reader(dialect).read(telegram)) == values
 
 
+@pytest.mark.parametrize("name", ["V4_2", "V5", "V5_EON_HU"])
+def test_a_real_telegram_with_one_wrong_bit_is_a_crc_error(name):
+    path = MEASURED / f"TELEGRAM_{name}.txt"
+    if not path.exists():
+        pytest.skip(f"the telegrams of real meters are not at {MEASURED}")
+    dialect, _ = EXPECTED[name]
+    (telegram,) = Splitter().feed(path.read_bytes())
+    content = telegram.rindex(b"!")
+    for place in range(1, content, 37):
+        broken = bytearray(telegram)
+        broken[place] ^= 1
+        with pytest.raises(REFUSALS):
+            reader(dialect).read(bytes(broken))
+    digit = telegram.index(b"1-0:1.8") + 12
+    broken = telegram[:digit] + bytes([telegram[digit] ^ 1]) + telegram[digit + 1 :]
+    with pytest.raises(CrcError):
+        reader(dialect).read(broken)
+
+
 # --- streams -----------------------------------------------------------------------------------
 
 
