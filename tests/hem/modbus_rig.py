@@ -9,6 +9,7 @@ A Modbus server and a cable to it that can be cut, delayed, or made to lie: real
 
 import asyncio
 import os
+import socket
 import tty
 from contextlib import asynccontextmanager, suppress
 
@@ -136,13 +137,42 @@ class TcpCable(Cable):
         self.port = 0
         self.writers = set()
         self.server = None
+        self.carry_up = True
+        self.hole, self.fillers = None, []
         self.clients_max = 99
         self.clients = self.connections = 0
         """How many are connected; those above `clients_max` are turned away."""
 
+    def up(self, data, send):
+        if self.carry_up:
+            super().up(data, send)
+
     async def plug_in(self):
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self.server.sockets[0].getsockname()[1]
+
+    def vanish(self):
+        """No packet arrives any more, and nobody says so: neither answers, nor RST, nor SYN-ACK."""
+        self.pass_on, self.carry_up = mute, False
+        self.server.close()
+        self.hole = socket.socket()
+        self.hole.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.hole.bind(("127.0.0.1", self.port))
+        self.hole.listen(0)
+        for _ in range(2):  # the kernel drops every SYN above the backlog
+            self.fillers.append(filler := socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", self.port))
+
+    async def reappear(self):
+        """What `vanish` took away; connections of before stay dead."""
+        for one in (*self.fillers, self.hole):
+            one.close()
+        self.fillers.clear()
+        for writer in self.writers:
+            writer.transport.abort()
+        self.pass_on, self.carry_up = honest, True
+        await self.plug_in()
 
     def unplug(self):
         self.server.close()

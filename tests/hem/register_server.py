@@ -95,9 +95,12 @@ def devices_of(template: Template) -> dict[int, Registers]:
 async def served(devices: dict[int, Registers]):
     """Serve them; gives the port."""
     bits = [SimData(0, values=[False] * 16, datatype=DataType.BITS)]
-    block = [SimData(0, values=[0] * 0x10000, datatype=DataType.REGISTERS)]
     sims = [
-        SimDevice(unit, (bits, bits, block, block), action=registers.act)
+        SimDevice(
+            unit,
+            (bits, bits, _block(registers, "holding"), _block(registers, "input")),
+            action=registers.act,
+        )
         for unit, registers in devices.items()
     ]
     server = ModbusTcpServer(sims, address=("127.0.0.1", 0))
@@ -106,6 +109,14 @@ async def served(devices: dict[int, Registers]):
         yield cast(Any, server.transport).sockets[0].getsockname()[1]
     finally:
         await server.shutdown()
+
+
+def _block(registers: Registers, table: str) -> list[SimData]:
+    """From the first register to the last: all 65,536 would take half a second."""
+    known = registers.tables[table] or {0: 0}
+    first = min(known)
+    size = max(known) - first + 1
+    return [SimData(first, values=[0] * size, datatype=DataType.REGISTERS)]
 
 
 @asynccontextmanager
