@@ -177,6 +177,34 @@ class Point(Part):
         return self
 
 
+class Identify(Part):
+    """A register that says which product it is, for `hem detect`; reading values needs none."""
+
+    address: Address
+    table: Literal["holding", "input"] = "holding"
+    type: Literal["u16", "u32", "string"]
+    length: int = Field(default=0, ge=0, le=64)
+    """Registers of a string."""
+    values: tuple[int, ...] = ()
+    """What a number may be."""
+    begins: tuple[str, ...] = ()
+    """How a text may begin; its bytes may be swapped within the registers."""
+
+    @property
+    def size(self) -> int:
+        """Registers."""
+        return self.length if self.type == "string" else WORDS[self.type]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Identify:
+        text = self.type == "string"
+        if text != (self.length > 0) or text != bool(self.begins) or text == bool(self.values):
+            raise ValueError("a string has length and begins, a number values")
+        if self.address + self.size - 1 > REGISTER_MAX:
+            raise ValueError("ends past the last register")
+        return self
+
+
 class Sum(Part):
     """A value that is added up from points."""
 
@@ -286,6 +314,7 @@ class Template(Part):
     points: tuple[Point, ...] = Field(min_length=1)
     sums: tuple[Sum, ...] = ()
     hold: Hold | None = None
+    identify: tuple[Identify, ...] = ()
 
     def connection(self, kind: str) -> Connection | None:
         """The connection of a kind, where the product has one."""

@@ -125,6 +125,10 @@ def test_the_schema_is_a_json_schema_that_names_every_key():
             "parameters.a: a number needs min and max",
         ),
         (
+            HEAD + GRID + 'identify = [{ address = 1, type = "u16", begins = ["P"] }]',
+            "identify.0: a string has length and begins, a number values",
+        ),
+        (
             HEAD + GRID + '[hold]\nreversion = "none"\nwrite = [{ name = "a", address = 1,'
             ' type = "u16", hold = 1, neutral = 0 }]',
             "only a battery's power can be held",
@@ -479,6 +483,7 @@ def test_fixtures_have_registers_only_where_the_template_reads_or_writes():
         known = {(p.table, p.address + i) for p in template.points for i in range(p.size)}
         writes = template.hold.write if template.hold else ()
         known |= {("holding", w.address + i) for w in writes for i in range(w.size)}
+        known |= {(e.table, e.address + i) for e in template.identify for i in range(e.size)}
         for row in fixture(identity)["registers"]:
             for i in range(len(row["words"].split())):
                 assert (row["table"], row["address"] + i) in known, (identity, row)
