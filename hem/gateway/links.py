@@ -64,6 +64,10 @@ class DeviceExceptionError(DeviceRefusedError):
         super().__init__(f"the device answered with exception {code}")
 
 
+class NoConnectionError(DeviceLostError):
+    """Nobody listens there."""
+
+
 class Link(Protocol):
     """A connection that any number of devices share."""
 
@@ -277,9 +281,10 @@ class ClientLink:
             async with asyncio.timeout(2 * self._timeout_s):
                 connected = await client.connect()
         except Exception as error:  # whatever a driver may raise: there is no connection
-            raise DeviceLostError(f"no connection to {self._connection.where}: {error}") from None
+            where = self._connection.where
+            raise NoConnectionError(f"no connection to {where}: {error}") from None
         if not connected:
-            raise DeviceLostError(f"no connection to {self._connection.where}")
+            raise NoConnectionError(f"no connection to {self._connection.where}")
         self._client = client
         return client
 
