@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hem.cli_devices import detect, device_app
+from hem.cli_devices import detect, device_app, setup
 from wire.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ policy_app = typer.Typer(help="The owner's wishes.", no_args_is_help=True)
 app.add_typer(policy_app, name="policy")
 app.add_typer(device_app, name="device")
 app.command()(detect)
+app.command()(setup)
 
 Provisioned = Annotated[Path, typer.Argument(help="Provisioning file of the home (TOML).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

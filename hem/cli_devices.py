@@ -1,4 +1,4 @@
-"""`hem detect` and `hem device …`: find devices, try them out."""
+"""`hem detect`, `hem device …` and `hem setup`: find devices, try them out, add them."""
 
 from __future__ import annotations
 
@@ -146,6 +146,20 @@ def device_schema() -> None:
     from hem.gateway import form  # noqa: PLC0415
 
     typer.echo(json.dumps(form.device_schema(), indent=2))
+
+
+def setup(
+    provisioning: Provisioned,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8_101,
+    host: Annotated[
+        str, typer.Option(help="Address to serve at; the page is plain HTTP.")
+    ] = "127.0.0.1",
+) -> None:
+    """Serve a page on which devices are chosen, tried out and added."""
+    import runtime.log  # noqa: F401, PLC0415  (before structlog is imported)
+    from hem.setup_page import run_setup  # noqa: PLC0415
+
+    run_setup(provisioning, host, port, lambda url: typer.echo(f"open {url}"))
 
 
 _CONTROL = ("control", "held", "neutral")

@@ -2,6 +2,7 @@
 Takes pictures of a running console (or of a report file) with headless Chromium.
 
     python docs/qa/screenshots.py URL [--out docs/assets/demo-page.png] [--size 1440x900] [--dark]
+        [--fill ID=VALUE …] [--click ID]
 
 Prints what the browser's console said, and exits with 1 when that was an error: a picture of a
 broken page is not worth keeping.
@@ -14,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.wait import WebDriverWait
 
 CHROMIUM = Path("/usr/bin/chromium")
 CHROMEDRIVER = Path("/usr/bin/chromedriver")
@@ -85,11 +87,33 @@ def complaints(driver: webdriver.Chrome) -> list[str]:
     ]
 
 
+def fill(driver: webdriver.Chrome, field: str, value: str) -> None:
+    """Give a field of a form a value, as somebody who types or chooses."""
+    driver.execute_script(
+        "const field = document.getElementById(arguments[0]); field.value = arguments[1];"
+        "field.dispatchEvent(new Event('change', { bubbles: true }));",
+        field,
+        value,
+    )
+
+
 def take(
-    url: str, out: Path, width: int, height: int, *, dark: bool = False, whole: bool = False
+    url: str,
+    out: Path,
+    width: int,
+    height: int,
+    *,
+    dark: bool = False,
+    whole: bool = False,
+    filled: Sequence[tuple[str, str]] = (),
+    clicked: str = "",
 ) -> list[str]:
     """
     Save a picture of `url`; the whole page when `whole`, else what fits the view.
+
+    Args:
+        filled: fields of a form by id, and what to put into them
+        clicked: what to press then, by id; the picture is taken when it is enabled again
 
     Returns:
         What the browser complained about.
@@ -97,6 +121,12 @@ def take(
     with browser(width, height, dark=dark) as driver:
         driver.get(url)
         wait_ready(driver)
+        for field, value in filled:
+            fill(driver, field, value)
+        if clicked:
+            button = driver.find_element("id", clicked)
+            button.click()
+            WebDriverWait(driver, READY_TIMEOUT_S).until(lambda _: button.is_enabled())
         if whole:
             tall = driver.execute_script("return document.documentElement.scrollHeight")
             set_view(driver, width, max(height, int(tall)), dark=dark)
@@ -115,11 +145,21 @@ def main() -> int:
     parser.add_argument("--size", default="1440x900", help="width x height in pixels")
     parser.add_argument("--dark", action="store_true", help="dark colour scheme")
     parser.add_argument("--whole", action="store_true", help="the whole page, however tall")
+    parser.add_argument("--fill", action="append", default=[], help="ID=VALUE of a form's field")
+    parser.add_argument("--click", default="", help="ID of what is pressed then")
     options = parser.parse_args()
+    filled = [(each.partition("=")[0], each.partition("=")[2]) for each in options.fill]
     width, height = (int(part) for part in options.size.split("x"))
     try:
         heard = take(
-            options.url, options.out, width, height, dark=options.dark, whole=options.whole
+            options.url,
+            options.out,
+            width,
+            height,
+            dark=options.dark,
+            whole=options.whole,
+            filled=filled,
+            clicked=options.click,
         )
     except (WebDriverException, TimeoutError, OSError) as error:
         sys.stderr.write(f"screenshots: {str(error).partition(chr(10))[0]}\n")

@@ -103,7 +103,7 @@ def test_every_command_has_help(hem):
     assert code == 0
     for command in (
         "run", "gateway", "enroll", "status", "wallet", "why", "policy", "backup", "restore",
-        "dump", "detect", "device",
+        "dump", "detect", "device", "setup",
     ):  # fmt: skip
         assert command in out
         code, text, _ = hem(command, "--help")
@@ -173,7 +173,7 @@ def test_a_wrong_policy_is_one_line_with_line_and_key(hem, tmp_path, text, told)
     [
         ("run", 0), ("gateway", 0), ("enroll", 0), ("status", 0), ("wallet", 0), ("why", 0),
         ("policy", "check", 0), ("backup", 0, "to.tar"), ("restore", 0, "from.tar"),
-        ("dump", 0, "to.tar.gz"), ("device", "test", 0),
+        ("dump", 0, "to.tar.gz"), ("device", "test", 0), ("setup", 0),
     ],
 )  # fmt: skip
 def test_a_missing_file_is_one_line_and_exit_code_2(hem, tmp_path, arguments):
