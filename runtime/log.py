@@ -24,7 +24,15 @@ def _absent(name: str) -> Iterator[None]:
 
 with _absent("rich"):  # structlog would load it for tracebacks on a terminal: 4 MB a process
     import structlog
-from structlog.typing import FilteringBoundLogger  # noqa: E402
+from structlog.stdlib import ProcessorFormatter  # noqa: E402
+from structlog.typing import FilteringBoundLogger, Processor  # noqa: E402
+
+FORMAT = "HEARTHGRID_LOG_FORMAT"
+
+
+def log_as_json() -> None:
+    """Log JSON lines whatever the environment says: this process, and those that it starts."""
+    os.environ[FORMAT] = "json"
 
 
 def configure(component: str, level: str | None = None) -> FilteringBoundLogger:
@@ -32,23 +40,31 @@ def configure(component: str, level: str | None = None) -> FilteringBoundLogger:
     Set logging up for a process and return its logger.
 
     HEARTHGRID_LOG sets the level (default info); HEARTHGRID_LOG_FORMAT=text makes it readable.
+    What libraries log (warnings only) looks the same.
     """
     name = (level or os.environ.get("HEARTHGRID_LOG", "info")).upper()
     number = logging.getLevelNamesMapping().get(name, logging.INFO)
-    text = os.environ.get("HEARTHGRID_LOG_FORMAT") == "text"
+    text = os.environ.get(FORMAT) == "text"
     renderer = structlog.dev.ConsoleRenderer() if text else structlog.processors.JSONRenderer()
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    rest: list[Processor] = [structlog.processors.format_exc_info, renderer]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
+        processors=[*shared, *rest],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(_StandardError()),  # type: ignore[arg-type]
     )
-    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[ProcessorFormatter.remove_processors_meta, *rest],
+        )
+    )
+    logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler])
     logger: FilteringBoundLogger = structlog.get_logger(component=component)
     return logger
 

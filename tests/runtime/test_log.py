@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -20,6 +22,22 @@ def test_a_line_is_one_json_object_with_its_component(capsys):
     configure("meter").info("read", power_w=7)
     line = json.loads(capsys.readouterr().err)
     assert (line["component"], line["event"], line["power_w"]) == ("meter", "read", 7)
+
+
+def test_what_a_library_logs_is_a_json_line_too():
+    """In a process of its own: pytest has handlers on the root logger."""
+    code = (
+        "import logging, runtime.log as log\n"
+        "log.log_as_json()\n"
+        "log.configure('meter')\n"
+        "logging.getLogger('pymodbus').warning('no %s', 'answer')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env={**os.environ, "HEARTHGRID_LOG_FORMAT": "text"},
+    )  # fmt: skip
+    line = json.loads(done.stderr)
+    assert (line["event"], line["level"], line["logger"]) == ("no answer", "warning", "pymodbus")
 
 
 def test_a_reader_that_went_away_stops_nothing_but_the_log(monkeypatch):
