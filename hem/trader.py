@@ -24,7 +24,7 @@ import structlog
 
 from hem.controller.battery import Battery
 from hem.controller.bidding import OrderIntent, Situation, answer_auction, decide
-from hem.controller.forecast import Forecaster
+from hem.controller.forecast import Forecaster, present
 from hem.controller.forward import (
     Block,
     Choice,
@@ -148,7 +148,7 @@ class Trader:
         now = await self._unlimited(slot + 1)
         if now is None:
             return
-        decision = decide(self._ahead(now, target), self._policy)
+        decision = decide(self._ahead(now, target, await self._early_or_present()), self._policy)
         self._parts.decisions.add(target, self._clock.now_ms(), decision)
         sealed = self._sealed_rule(target)
         self._leave(
@@ -563,6 +563,18 @@ class Trader:
             by_slot(self.pledges.standing("battery", now_ms)),
             self._parts.forecaster.forecast,
         )
+
+    async def _early_or_present(self) -> Early:
+        """The same; a home that has seen no slot yet expects the next one to be as it is now."""
+        early = self._early()
+        if not self._parts.forecaster.empty:
+            return early
+        try:
+            state = await self._parts.state()
+        except GatewayError:
+            return early
+        as_now = present(state["load_w"], state["pv_w"], self._grid.length_s)
+        return replace(early, plain=lambda _slot: as_now)
 
     def _ahead(self, now: Situation, slot: int, early: Early | None = None) -> Situation:
         """

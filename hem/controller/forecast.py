@@ -49,6 +49,17 @@ class Forecast:
         return self.load_wh - self.pv_wh
 
 
+def present(load_w: int, pv_w: int, seconds: int) -> Forecast:
+    """
+    The next slot of a home that has seen none yet: as it is now, give or take a half.
+
+    That is what a forecaster says after its first slot, from a moment instead of a slot: enough to
+    bid for what is hardly in doubt, and nothing about any later slot.
+    """
+    load_wh, pv_wh = (max(power_w, 0) * seconds // 3600 for power_w in (load_w, pv_w))
+    return Forecast(load_wh, pv_wh, spread_wh=(load_wh + pv_wh) // 2)
+
+
 class Forecaster:
     """
     Learns from each slot's load and PV.
@@ -65,6 +76,11 @@ class Forecaster:
         self._recent: deque[tuple[int, int, int]] = deque(maxlen=RECENT_SLOTS)
         self._error = 0
         self._errors_seen = 0
+
+    @property
+    def empty(self) -> bool:
+        """Nothing was ever observed."""
+        return not self._history
 
     def observe(self, slot: int, load_wh: int, pv_wh: int) -> None:
         """

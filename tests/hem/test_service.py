@@ -101,6 +101,31 @@ async def test_a_deficit_is_bid_for_and_the_reason_is_kept(home):
     assert "deficit" in home.decisions.get(SLOT + 1)["reason"]
 
 
+async def test_a_new_home_bids_for_what_it_needs_now_less_its_doubt_and_nothing_later(home):
+    """A whole slot of readings would cost up to half an hour of trading."""
+    await register(home)
+    home.gateway.soc_permille = -1
+    home.clock.to(SLOT, 120)
+    await home.trader.bid(SLOT)
+    (key,) = home.outbox.keys("bid")
+    operation = home.outbox.operations[key]
+    assert operation["side"] == "buy"
+    assert 250 <= operation["energyWh"] <= 500, "2 kW are 500 Wh, give or take a half"
+    situation = await home.trader._later(SLOT + 3)
+    assert situation.forecast.net_wh == 0
+
+
+async def test_a_new_home_with_more_sun_than_load_offers_no_more_than_it_has_now(home):
+    await register(home)
+    home.gateway.soc_permille, home.gateway.load_w, home.gateway.pv_w = -1, 400, 4_000
+    home.clock.to(SLOT, 120)
+    await home.trader.bid(SLOT)
+    (key,) = home.outbox.keys("bid")
+    operation = home.outbox.operations[key]
+    assert operation["side"] == "sell"
+    assert 0 < operation["energyWh"] <= 900
+
+
 @pytest.mark.parametrize("why", ["late", "not registered", "grant ended"])
 async def test_no_bid_is_sent_that_cannot_count(home, why):
     teach(home, 500, 0)
