@@ -30,6 +30,12 @@ app.command()(setup)
 
 Provisioned = Annotated[Path, typer.Argument(help="Provisioning file of the home (TOML).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonLog = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Log JSON lines to standard error, whatever HEARTHGRID_LOG_FORMAT says."
+    ),
+]
 
 
 @app.command()
@@ -38,18 +44,25 @@ def run(
     gateway: Annotated[
         bool, typer.Option(help="Start the gateway too (systemd starts it by itself).")
     ] = True,
+    as_json: JsonLog = False,
 ) -> None:
     """Enrol, then trade until stopped."""
-    import runtime.log  # noqa: F401, PLC0415  (before structlog is imported)
+    from runtime.log import log_as_json  # noqa: PLC0415  (before structlog is imported)
+
+    if as_json:
+        log_as_json()
     from hem.process import run_home  # noqa: PLC0415  (help should not wait for imports)
 
     run_home(provisioning, with_gateway=gateway)
 
 
 @app.command()
-def gateway(provisioning: Provisioned) -> None:
+def gateway(provisioning: Provisioned, as_json: JsonLog = False) -> None:
     """Run the gateway alone: devices and the meter key, in a process of their own."""
-    import runtime.log  # noqa: F401, PLC0415  (before structlog is imported)
+    from runtime.log import log_as_json  # noqa: PLC0415  (before structlog is imported)
+
+    if as_json:
+        log_as_json()
     from hem.gateway.service import main as gateway_main  # noqa: PLC0415
 
     gateway_main(provisioning)
@@ -81,8 +94,8 @@ def status(provisioning: Provisioned, as_json: Json = False) -> None:
 
 @app.command()
 def wallet(provisioning: Provisioned, as_json: Json = False) -> None:
-    """Show balance and the last settled slots."""
-    from hem.summary import settlements_of  # noqa: PLC0415
+    """Show the balance, what of it is proved, and the last settled slots."""
+    from hem.summary import proof_text, settlements_of  # noqa: PLC0415
 
     facts = _summary(provisioning)
     rows = settlements_of(_data_dir(provisioning))
@@ -90,6 +103,7 @@ def wallet(provisioning: Provisioned, as_json: Json = False) -> None:
         print(json.dumps({**facts, "settlements": rows}))
         return
     print(f"balance {facts['balanceUc'] / 1e6:.6f} ¤, locked {facts['lockedUc'] / 1e6:.6f} ¤")
+    print(proof_text(facts["light"]))
     for row in rows[-12:]:
         print(
             f"slot {row['slot']}: net {row['netWh']} Wh, bought {row['boughtWh']},"

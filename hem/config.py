@@ -8,6 +8,7 @@ The provisioning file of a home: the one file an installer drops in.
     [http]      host, port                            (only where health and metrics are served)
     [[proxy]]   device, listen, port                  (only where a device's line is shared)
     [local_broker] host, port, user, password_file    (only where Home Assistant is told)
+    [light]     enabled, checkpoint, period_s         (the light client; on unless told otherwise)
 
 One pydantic model per section. All paths are relative to the file. Everything is checked before
 anything connects; an error names the file, the key and what would be right.
@@ -238,6 +239,16 @@ class LocalBroker(Section):
         return self
 
 
+class Light(Section):
+    """The light client, which proves what the home believes of its money."""
+
+    enabled: bool = True
+    checkpoint: Path | None = None
+    """Of somebody you trust, to begin with where the genesis is older than two weeks."""
+    period_s: float = Field(default=60.0, ge=1, le=86_400)
+    """Newer headers and a proof are asked for so often [real s]."""
+
+
 class Provisioning(Section):
     """A whole provisioning file, paths resolved."""
 
@@ -251,6 +262,7 @@ class Provisioning(Section):
     validator: Validator | None = None
     http: Http | None = None
     local_broker: LocalBroker | None = None
+    light: Light = Light()
 
     @model_validator(mode="after")
     def _names_differ(self) -> Provisioning:
@@ -382,9 +394,13 @@ def _resolve(provisioning: Provisioning, folder: Path) -> Provisioning:
     local = provisioning.local_broker
     if local is not None and local.password_file is not None:
         local = absolute(local, "password_file")
+    light = provisioning.light
+    if light.checkpoint is not None:
+        light = absolute(light, "checkpoint")
     return provisioning.model_copy(
         update={
             "local_broker": local,
+            "light": light,
             "home": absolute(provisioning.home, "data_dir"),
             "market": absolute(provisioning.market, "genesis"),
             "gateway": absolute(provisioning.gateway, "socket"),

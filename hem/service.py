@@ -46,6 +46,7 @@ from hem.ems.funds import Funds
 from hem.ems.health import Facts, Health, assess
 from hem.ems.home_assistant import HomeAssistant
 from hem.ems.keyring import Keyring
+from hem.ems.light import HomeLight, LightView, trusted_point
 from hem.ems.readings import ReadingOutbox
 from hem.ems.renewal import Renewal
 from hem.ems.schedule import Phase, Timetable
@@ -54,6 +55,7 @@ from hem.gateway.client import GatewayClient, GatewayError
 from hem.trader import Parts, Trader, battery_of
 from ledger.client import LedgerClient, QueryError, Validators
 from ledger.genesis import load_genesis
+from ledger.light_sync import LightFollower
 from runtime.bus import MqttBus, lane
 from runtime.csmdb_client import CsmDbClient
 from runtime.dso_client import DsoClient
@@ -77,6 +79,8 @@ GATEWAY_WAIT_S = 60.0
 LEASE_PERIODS = 3
 """A battery lease outlives two missed renewals."""
 HOUSEKEEPING_S = 1.0
+PLACE_KEPT_S = 60.0
+"""How far the ledger was read is kept so often: after a crash, so much is read once more [s]."""
 READ_AGAIN_S = 0.2
 RELEASE_S = 1.0
 """How long the gateway may take to release the battery when we stop [s]."""
@@ -166,10 +170,10 @@ class HomeEnergyManager:
         """How far the ledger was read, and when it got further last."""
         self._cpf_q16 = -1
         """Of the last attestation; negative: there is none."""
-        local = config.local_broker
         self.home_assistant = (
-            None if local is None else HomeAssistant.on(local, config.home.name, rng)
-        )
+            HomeAssistant.on(config.local_broker, config.home.name, rng)
+            if config.local_broker is not None else None
+        )  # fmt: skip
         self.forecaster = self._restored_forecaster()
         self._samples: list[int] = []
         self._opening: _Opening | None = None
@@ -178,6 +182,8 @@ class HomeEnergyManager:
         self._said_open: set[int] = set()
         """Slots of which the log says that they could not be closed yet."""
         self._steering = False
+        self._light_from = trusted_point(folder, config.light, self.genesis)
+        self.light: HomeLight | None = None
         self.wallet: Wallet
         self.outbox: OperationOutbox
         self.client: LedgerClient
@@ -212,6 +218,8 @@ class HomeEnergyManager:
                     self.renewal.run(),
                 ):  # fmt: skip
                     group.create_task(work)
+                if self.light is not None:
+                    group.create_task(self.light.run(self._trades))
                 self.ready.set()
 
     async def enrol(self) -> dict[str, Any]:
@@ -367,10 +375,25 @@ class HomeEnergyManager:
         self.client.on_event(self.outbox.take_event)
         self.client.on_event(self.trader.take_event)
         await self.client.start()
+        self.light = self._light_client(key.id, bus)
+        if self.light is not None:
+            await self.light.start()
         await bus.start()
         self._register(grant)
         self._write_identity(key.id)
         log.info("trading", home=self.config.home.name, address=key.id)
+
+    def _light_client(self, address: str, bus: MqttBus) -> HomeLight | None:
+        """The light client on the trading lane, where the owner wants it."""
+        if not self.config.light.enabled:
+            return None
+        follower = LightFollower(
+            bus, self.genesis, self.clock, address, trust=self._light_from, rng=self.rng
+        )
+        return HomeLight(
+            follower, self.wallet, self.store, self.config.home.data_dir, self.clock,
+            lambda: self.client.caught_up, self.config.light.period_s,
+        )  # fmt: skip
 
     def _register(self, grant: AddressGrant) -> None:
         """Tell the ledger of our grant, and again when it was made longer."""
@@ -646,6 +669,10 @@ class HomeEnergyManager:
         if self._trade_bus is not None:
             parts += [self.client.stop(), self._trade_bus.stop()]
         await asyncio.gather(*parts, return_exceptions=True)
+        if self._trade_bus is not None:
+            self._keep_place()
+        if self.light is not None:
+            self.light.keep()
         self.store.close()
         self._queue.close()
 
@@ -702,7 +729,7 @@ class HomeEnergyManager:
         return Facts(
             trading=self.ready.is_set(),
             home_connected=self.home_bus.connected,
-            trade_connected=self._trade_bus is not None and self._trade_bus.connected,
+            trade_connected=self._trades(),
             state_age_slots=(now_ms - self._state_ms) / slot_ms if self._state_ms else math.inf,
             devices=dict(self._state.get("devices", {})),
             last_read_slot=self._last_read_slot,
@@ -718,12 +745,17 @@ class HomeEnergyManager:
             waiting_operations=self.outbox.waiting if trading else 0,
             disk_free_bytes=shutil.disk_usage(self.config.home.data_dir).free,
             stuck=tuple(self.progress.stuck()),
+            light=LightView() if self.light is None else self.light.view,
             figures={
                 **{k: v for k, v in self._state.items() if isinstance(v, int)},
                 **({"balance_uc": self.wallet.balance["balanceUc"],
                     "locked_uc": self.wallet.balance["lockedUc"]} if trading else {}),
             },
         )  # fmt: skip
+
+    def _trades(self) -> bool:
+        """The trading lane stands."""
+        return self._trade_bus is not None and self._trade_bus.connected
 
     def _fresh(self) -> bool:
         """The gateway has answered within a slot."""
@@ -744,16 +776,17 @@ class HomeEnergyManager:
 
     async def _housekeep(self) -> None:
         """Keep the forecaster and how far the ledger was read; drop what is long past."""
-        slot_kept = 0
+        slot_kept, kept_at_s = 0, self.clock.monotonic_s()
         beat = self.progress.expect("housekeeping", HOUSEKEEPING_WITHIN_S)
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             beat()
-            self.wallet.keep_validators(self.client.validators().to_json())
             heights = self.client.delivered()
-            self.wallet.keep_heights(heights)
             if heights != self._heights:
                 self._heights, self._block_ms = heights, self.clock.now_ms()
+            if self.clock.monotonic_s() - kept_at_s >= PLACE_KEPT_S:
+                kept_at_s = self.clock.monotonic_s()
+                self._keep_place()
             slot = self.grid.slot_at(self.clock.now_ms())
             if slot != slot_kept:
                 slot_kept = slot
@@ -763,6 +796,15 @@ class HomeEnergyManager:
                 self.wallet.forget_before(slot)
                 self.decisions.forget_before(slot)
                 self.trader.forget_before(slot)
+
+    def _keep_place(self) -> None:
+        """
+        Write down how far the ledger was read.
+
+        A crash before it costs reading on from the place before, and changes nothing: whoever takes
+        events takes one that was taken already as often as it comes.
+        """
+        self.wallet.keep_place(self.client.delivered(), self.client.validators().to_json())
 
     def _check_grant(self, slot: int) -> None:
         """

@@ -10,6 +10,7 @@ from typing import Any
 from hem.ems.decisions import DecisionLog
 from hem.ems.enrolment import CERTIFICATE, GRANT
 from hem.ems.funds import withdrawn
+from hem.ems.light import LightState, kept_view
 from hem.ems.pledges import Pledges
 from hem.ems.wallet import POSITION, Wallet
 from runtime.store import SqliteStore
@@ -35,13 +36,14 @@ OUTBOX_FILE = "outbox.sqlite"
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
-    """Wallet, outboxes and how far the ledger was read."""
+    """Wallet, what the light client proved of it, outboxes, how far the ledger was read."""
     with _store(folder, EMS_FILE) as store, _store(folder, OUTBOX_FILE) as queue:
         wallet = Wallet.kept(store)
         return {
             "address": wallet.address,
             **wallet.balance,
             "registered": wallet.registered,
+            "light": kept_view(store, wallet.address).to_json(),
             "readHeights": wallet.resume(),
             "settledSlots": len(wallet.settlements()),
             "waitingReadings": sum(1 for _ in store.scan("reading/")),
@@ -173,12 +175,28 @@ def _amounts(bought_wh: int, sold_wh: int) -> str:
     return ", ".join(f"{what} {energy_wh} Wh" for what, energy_wh in parts if energy_wh)
 
 
+def proof_text(light: dict[str, Any]) -> str:
+    """What the light client proved, in a line (`LightView.to_json`)."""
+    if light["provedHeight"] < 0:
+        return f"proved: nothing yet (light client: {light['state']})"
+    said = {
+        LightState.SAME: "as the home believes",
+        LightState.DIFFERS: "NOT what the home believes",
+    }.get(LightState(light["state"]), f"light client: {light['state']}")
+    return (
+        f"proved: balance {light['provedBalanceUc'] / 1e6:.6f} ¤,"
+        f" locked {light['provedLockedUc'] / 1e6:.6f} ¤ after block {light['provedHeight']}"
+        f" (headers verified up to {light['verifiedHeight']}): {said}"
+    )
+
+
 def status_text(facts: dict[str, Any]) -> list[str]:
     """The status in lines for people."""
     plain = {
         k: v for k, v in facts.items() if not isinstance(v, (list, dict)) or k == "readHeights"
     }
     lines = [f"{name}: {value}" for name, value in plain.items()]
+    lines.append(proof_text(facts["light"]))
     for row in facts["positions"]:
         for market, amounts in row["markets"].items():
             said = _amounts(amounts["boughtWh"], amounts["soldWh"])

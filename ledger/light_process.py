@@ -7,8 +7,7 @@ from pathlib import Path
 from ledger.checkpoint import CHECKPOINT_FILE, genesis_checkpoint, read_checkpoint
 from ledger.genesis import load_genesis
 from ledger.light import ConflictError, TrustExpiredError
-from ledger.light_sync import LightFollower
-from ledger.proofs import Evidence, encode
+from ledger.light_sync import LightFollower, keep_evidence
 from runtime.bus import lane
 from runtime.clock import clock_from_environment
 from runtime.keyfiles import read_certificate, read_key
@@ -17,9 +16,6 @@ from runtime.process import run_until_stopped
 from runtime.rng import SystemRng
 from runtime.tls import client_context
 from wire.errors import ConfigError
-
-EVIDENCE_FILE = "evidence.msgpack"
-"""Two final headers that exclude each other (`ledger.proofs.Evidence`)."""
 
 
 def run_light(
@@ -68,8 +64,7 @@ def run_light(
             " with `ledger checkpoint`"
         ) from None
     except ConflictError as error:
-        evidence = folder / EVIDENCE_FILE
-        evidence.write_bytes(encode(Evidence(error.conflict.first, error.conflict.second)))
+        evidence = keep_evidence(folder, error.conflict)
         guilty = ", ".join(error.conflict.guilty) or "in the votes of these views"
         raise ConfigError(
             f"two blocks are final that exclude each other (guilty: {guilty}); believe nobody"

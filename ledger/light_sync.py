@@ -21,12 +21,13 @@ import structlog
 
 from ledger.checkpoint import Checkpoint, genesis_checkpoint, write_checkpoint
 from ledger.genesis import Genesis
-from ledger.light import ConflictError, LightClient, RollbackError, TrustExpiredError
+from ledger.light import Conflict, ConflictError, LightClient, RollbackError, TrustExpiredError
 from ledger.proofs import (
     AT,
     INCLUSION,
     NEXT,
     RECEIPT,
+    Evidence,
     Fact,
     InclusionFact,
     ReceiptFact,
@@ -35,6 +36,7 @@ from ledger.proofs import (
     decode,
     decode_proof,
 )
+from ledger.proofs import encode as encode_proof
 from ledger.statements import read_message
 from ledger.types import header_hash
 from runtime.metrics import count_refusal
@@ -51,6 +53,8 @@ ANSWER_TIMEOUT_S = 1.0
 MAX_STEPS = 512
 """Changes of the validators walked in one go."""
 FOLLOW_EVERY_S = 10.0
+EVIDENCE_FILE = "evidence.msgpack"
+"""Two final headers that exclude each other (`ledger.proofs.Evidence`)."""
 
 log = structlog.get_logger(component="ledger.light")
 
@@ -136,6 +140,12 @@ class LightFollower:
             if await self.attempt(self._check(validator, key, found), validator):
                 return found[0]
         raise NoProofError(f"no validator gave a proof of {key} that holds")
+
+    async def prove_row(self, key: str) -> RowFact:
+        """Know a row of the state, or that there is none; raises as `prove`."""
+        fact = await self.prove(key)
+        assert isinstance(fact, RowFact), "a key of the state is answered by a row"
+        return fact
 
     async def run(self, file: Path) -> None:
         """
@@ -241,6 +251,13 @@ class LightFollower:
         asked, answer = self._waiting.get(req_id, ("", None))
         if answer is not None and asked == validator and not answer.done():
             answer.set_result(text)
+
+
+def keep_evidence(folder: Path, conflict: Conflict) -> Path:
+    """Write what proves that validators broke the rules; the file."""
+    file = folder / EVIDENCE_FILE
+    file.write_bytes(encode_proof(Evidence(conflict.first, conflict.second)))
+    return file
 
 
 def _key_of(fact: Fact) -> str:

@@ -27,7 +27,10 @@ MAY_IMPORT = {
     "sim": ANYTHING - {"bench"},
     "bench": ANYTHING,
 }
-LEDGER_FOR_READERS = {"ledger.approvals", "ledger.client", "ledger.genesis", "ledger.rulebook"}
+LEDGER_FOR_READERS = {
+    "ledger.approvals", "ledger.checkpoint", "ledger.client", "ledger.genesis", "ledger.light",
+    "ledger.light_sync", "ledger.rulebook",
+}  # fmt: skip
 """What a service may import of the ledger: the interface for those who read the chain."""
 IMPURE = {
     "asyncio", "http", "io", "logging", "multiprocessing", "os", "pathlib", "random", "secrets",

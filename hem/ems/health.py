@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hem.ems.light import LightState, LightView
 from hem.ems.renewal import CertificateState
 
 LATE_SLOTS = 2.0
@@ -58,6 +59,8 @@ class Facts:
     disk_free_bytes: int
     stuck: tuple[str, ...] = ()
     """Loops that do not come round."""
+    light: LightView = field(default_factory=LightView)
+    """What the light client has proved."""
     figures: Mapping[str, int] = field(default_factory=dict)
     """Powers [W], registers [Wh] and money [µ¤], for metrics."""
 
@@ -91,6 +94,8 @@ class Health:
             "devices": dict(facts.devices),
             "lastReadSlot": facts.last_read_slot,
             "lastHeight": facts.height,
+            "light": facts.light.state.value,
+            "verifiedHeight": facts.light.verified_height,
             "certificate": facts.certificate.value,
             "certificateDaysLeft": round(facts.certificate_days, 2),
             "grantSlotsLeft": facts.grant_slots_left,
@@ -111,6 +116,7 @@ def _reasons(facts: Facts) -> Iterator[Reason]:
     yield from _connections(facts)
     yield from _metering(facts)
     yield from _papers(facts)
+    yield from _proofs(facts.light)
     if facts.waiting_readings + facts.waiting_operations >= WAITING_MANY:
         text = f"{facts.waiting_readings} readings and {facts.waiting_operations} operations wait"
         yield Reason("outbox", "degraded", text)
@@ -157,6 +163,21 @@ def _papers(facts: Facts) -> Iterator[Reason]:
             yield Reason("certificate", "degraded", text)
     if facts.trading and facts.grant_slots_left < 0:
         yield Reason("grant", "failing", "the address' grant has ended; another is asked for")
+
+
+def _proofs(light: LightView) -> Iterator[Reason]:
+    match light.state:
+        case LightState.DIFFERS:
+            text = f"after block {light.proved_height} the ledger proves another balance than ours"
+            yield Reason("light", "degraded", text)
+        case LightState.SILENT:
+            yield Reason("light", "degraded", "no validator proves our balance")
+        case LightState.EXPIRED:
+            text = "offline for too long to follow; put a checkpoint into light.checkpoint"
+            yield Reason("light", "degraded", text)
+        case LightState.CONFLICT:
+            text = "two blocks are final that exclude each other; the data folder has the evidence"
+            yield Reason("light", "failing", text)
 
 
 def _since(slots: float) -> Level:

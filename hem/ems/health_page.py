@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hem.ems.health import LEVELS, Facts, assess
+from hem.ems.light import LightState
 from runtime.http import SecurityHeaders
 
 HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
@@ -66,7 +67,7 @@ class _Home(Collector):
 
     def collect(self) -> Iterator[Metric]:
         facts = self._facts_of()
-        level = LEVELS.index(assess(facts).level)
+        level, light = LEVELS.index(assess(facts).level), facts.light
         for name, text, value in (
             ("health", "0 ok, 1 degraded, 2 failing", level),
             ("trading", "1 while the home trades", facts.trading),
@@ -75,6 +76,9 @@ class _Home(Collector):
             ("last_read_slot", "Slot of the last signed reading", facts.last_read_slot),
             ("slots_unread", "Slots ended since the last reading", facts.slots_unread),
             ("block_height", "Height of the block read last", facts.height),
+            ("verified_height", "Of the newest header that proves", light.verified_height),
+            ("balance_proved", "1 while it is what we believe", light.state is LightState.SAME),
+            ("proved_balance_microcredits", "Free money by proof", light.balance_uc),
             ("certificate_days", "Days until the certificate ends", facts.certificate_days),
             ("grant_slots", "Slots until the address' grant ends", facts.grant_slots_left),
             ("waiting_readings", "Readings not sent yet", facts.waiting_readings),

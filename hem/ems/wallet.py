@@ -94,19 +94,19 @@ class Wallet:
         heights: dict[str, int] = {} if raw is None else decode(raw)
         return heights
 
-    def keep_heights(self, heights: dict[str, int]) -> None:
-        """Remember how far the ledger was read."""
-        if heights != self.resume():
-            self._put("read", heights)
-
     def validators(self) -> dict[str, Any]:
         """Who speaks for the ledger (`ledger.client.Validators.to_json`); empty: the founders."""
         return self._get("validators")
 
-    def keep_validators(self, validators: dict[str, Any]) -> None:
-        """Remember who speaks for the ledger."""
-        if validators != self.validators():
-            self._put("validators", validators)
+    def keep_place(self, heights: dict[str, int], validators: dict[str, Any]) -> None:
+        """Remember how far the ledger was read, and who spoke for it there: both or neither."""
+        with self._store.atomic():
+            for key, new, kept in (
+                ("read", heights, self.resume()),
+                ("validators", validators, self.validators()),
+            ):
+                if new != kept:
+                    self._store.put(key, encode(new))
 
     @property
     def registered(self) -> bool:
@@ -120,6 +120,12 @@ class Wallet:
         if found.get("address") != self.address:
             found = {}
         return {name: int(found.get(name, 0)) for name in ("balanceUc", "lockedUc")}
+
+    @property
+    def balance_height(self) -> int:
+        """Of the block that changed our balance last; 0: none that we know of."""
+        found = self._get("balance")
+        return int(found["height"]) if found.get("address") == self.address else 0
 
     def position(self, slot: int) -> Position | None:
         """What we bought and sold for a slot; None while we have nothing there."""

@@ -18,6 +18,7 @@ from hem.config import load_provisioning
 from hem.ems.closing import LATE_SLOTS
 from hem.ems.health import Facts, assess
 from hem.ems.health_page import application
+from hem.ems.light import LightState, LightView
 from hem.ems.renewal import CertificateState
 from hem.service import GrantEndedError
 from runtime.http import listen
@@ -41,6 +42,7 @@ WELL = Facts(
     waiting_readings=0,
     waiting_operations=2,
     disk_free_bytes=10**10,
+    light=LightView(state=LightState.SAME, verified_height=76, balance_uc=5_000_000),
     figures={"grid_w": -420, "import_wh": 12_345, "balance_uc": 5_000_000},
 )
 
@@ -72,6 +74,10 @@ def test_a_home_that_is_well_is_ok():
         ({"disk_free_bytes": 50 * 2**20}, "disk", "degraded"),
         ({"disk_free_bytes": 2**20}, "disk", "failing"),
         ({"stuck": ("timetable",)}, "stuck", "failing"),
+        ({"light": LightView(state=LightState.DIFFERS)}, "light", "degraded"),
+        ({"light": LightView(state=LightState.SILENT)}, "light", "degraded"),
+        ({"light": LightView(state=LightState.EXPIRED)}, "light", "degraded"),
+        ({"light": LightView(state=LightState.CONFLICT)}, "light", "failing"),
     ],
 )
 def test_what_is_wrong_has_a_name_and_a_level(change, name, level):
@@ -110,6 +116,8 @@ def test_health_and_metrics_are_served_with_proper_codes():
     assert values["hearthgrid_hem_grid_watts", ""] == -420
     assert values["hearthgrid_hem_device_ok", "battery"] == 1
     assert values["hearthgrid_hem_slots_unread", ""] == 5
+    assert values["hearthgrid_hem_verified_height", ""] == 76
+    assert values["hearthgrid_hem_balance_proved", ""] == 1
 
 
 async def test_it_listens_on_the_loopback_interface_unless_told_otherwise(home, tmp_path):

@@ -62,7 +62,7 @@ async def run_hem(home, *arguments):
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_a_home_enrols_first_and_trades_later(site):
+async def test_a_home_enrols_first_and_trades_later(site, monkeypatch):
     home = await site.home("home-21", load_w=1_000)
     code, out, err = await run_hem(home, "enroll", str(home.file), "--json")
     assert code == 0, err
@@ -72,11 +72,14 @@ async def test_a_home_enrols_first_and_trades_later(site):
     assert papers["certificateDaysLeft"] > 300
     code, out, _ = await run_hem(home, "enroll", str(home.file), "--json")
     assert json.loads(out)["address"] == papers["address"], "once"
-    await home.start()
+    monkeypatch.setenv("HEARTHGRID_LOG_FORMAT", "text")
+    await home.start("--json")
     await until(lambda: any(line.get("event") == "trading" for line in log_lines(home)))
     (line,) = [line for line in log_lines(home) if line.get("event") == "trading"]
     assert line["address"] == papers["address"]
     assert await home.stop() == 0
+    said = [json.loads(line) for line in home.log.read_text().splitlines()]
+    assert {line["component"] for line in said} >= {"hem", "gateway"}, "both log JSON lines"
 
 
 @pytest.mark.long

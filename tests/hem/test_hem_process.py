@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -34,8 +36,21 @@ def online(site, name):
     return [state for state in site.named(name) if state["online"]]
 
 
+async def wallet_of(home):
+    """What `hem wallet --json` says of the light client."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "hem.cli", "wallet", str(home.file), "--json",
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    return json.loads(out)["light"]
+
+
 async def test_a_home_enrols_trades_and_confirms_what_flowed(site):
-    """From a claim code to accepted receipts and bids, with money and assets from the desk."""
+    """
+    From a claim code to accepted receipts and bids, with money and assets from the desk; what it
+    has in the end is proved.
+    """
     ledger = await site.ledger()
     desk = await ledger.supervisor()
 
@@ -51,6 +66,7 @@ async def test_a_home_enrols_trades_and_confirms_what_flowed(site):
     tasks: list[asyncio.Task[dict]] = []
     desk.client.on_event(fund)
     home = await site.home("home-01", load_w=30_000)
+    home.file.write_text(home.file.read_text() + "[light]\nperiod_s = 1\n")
     await home.start()
 
     def told(name):
@@ -70,6 +86,10 @@ async def test_a_home_enrols_trades_and_confirms_what_flowed(site):
     assert reading.import_wh >= 0
     state = online(site, "home-01")[-1]
     assert state["grid_w"] == 30_000
+    async with asyncio.timeout(PATIENCE_S):
+        while (light := await wallet_of(home))["state"] != "same" or not light["provedBalanceUc"]:
+            await asyncio.sleep(0.5)
+    assert light["verifiedHeight"] > light["provedHeight"] > 0
     assert await home.stop() == 0
     failures = [line for line in log_lines(home) if line.get("level") == "error"]
     assert not failures

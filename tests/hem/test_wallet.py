@@ -202,7 +202,9 @@ async def test_every_event_may_come_twice():
     assert facts(wallet) == facts(once)
 
 
-async def test_after_a_crash_at_any_write_reading_on_gives_the_same_wallet(tmp_path):
+@pytest.mark.parametrize("kept_every", [1, 3, 1_000])
+async def test_after_a_crash_at_any_write_reading_on_gives_the_same_wallet(tmp_path, kept_every):
+    """However long ago the place was kept."""
     whole = Wallet(MemoryStore(), ME)
     await fold(whole, DAY)
     lives = 0
@@ -213,12 +215,14 @@ async def test_after_a_crash_at_any_write_reading_on_gives_the_same_wallet(tmp_p
         try:
             for height in sorted({h for h, _ in DAY}):
                 await fold(wallet, [(h, e) for h, e in DAY if h == height])
-                wallet.keep_heights({"market": height})
+                if height % kept_every == 0:
+                    wallet.keep_place({"market": height}, {"epoch": height})
             break
         except PowerCut:
             store.close()
         again = Wallet(FragileStore(path), ME)
         read = again.resume().get("market", 0)
+        assert again.validators().get("epoch", 0) == read, "both or neither"
         await fold(again, [(h, e) for h, e in DAY if h > read])
         assert facts(again) == facts(whole), f"cut after {lives} moments"
         lives += 1
@@ -256,6 +260,6 @@ async def test_old_positions_are_dropped_and_settlements_stay():
 @pytest.mark.parametrize("heights", [{}, {"market": 3, "wallet": 9}])
 def test_how_far_the_ledger_was_read_is_remembered(tmp_path, heights):
     store = FragileStore(tmp_path / "w.sqlite")
-    Wallet(store, ME).keep_heights(heights)
+    Wallet(store, ME).keep_place(heights, {})
     store.close()
     assert Wallet(FragileStore(tmp_path / "w.sqlite"), ME).resume() == heights

@@ -8,6 +8,7 @@ from ledger import light_process, proofs
 from ledger.checkpoint import genesis_checkpoint, write_checkpoint
 from ledger.genesis import write_genesis
 from ledger.light import Conflict, ConflictError, TrustExpiredError
+from ledger.light_sync import EVIDENCE_FILE
 from ledger.prover import Prover
 from runtime.keyfiles import write_secret
 from wire.errors import ConfigError
@@ -57,5 +58,5 @@ def test_evidence_is_kept_in_a_file(folder, monkeypatch):
     stopped_by(ConflictError(conflict), monkeypatch)
     with pytest.raises(ConfigError, match=VALIDATORS[2].id):
         run(folder)
-    kept = (folder / light_process.EVIDENCE_FILE).read_bytes()
+    kept = (folder / EVIDENCE_FILE).read_bytes()
     assert proofs.decode(proofs.Evidence, kept) == proofs.Evidence(first, second)

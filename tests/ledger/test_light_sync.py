@@ -1,7 +1,6 @@
 """The light follower on a bus, between validators that answer from a real chain, and liars."""
 
 import asyncio
-import contextlib
 import json
 from types import SimpleNamespace
 
@@ -13,12 +12,11 @@ from support.chain_builder import (
     SUPERVISOR,
     VALIDATORS,
     Chain,
-    deposit,
     final,
     key,
     make_genesis,
 )
-from support.nodes import Hub, HubBus, MovableClock
+from support.light_feeder import ME, ROW, feeder
 from support.patience import PATIENCE_S
 
 from ledger import merkle, proofs, types
@@ -33,44 +31,6 @@ from wire import topics
 from wire.canonical import decode, encode
 from wire.errors import MalformedError
 from wire.keys import to_text
-
-ANN = key("home 0")
-ME = key("follower")
-ROW = f"account/{ANN.id}"
-
-
-class Server:
-    """One validator as the light client sees it."""
-
-    def __init__(self, hub, who, chain):
-        self.key, self.chain = who, chain
-        self.bus = HubBus(hub)
-        self.change = lambda _question, answer: answer
-        self.silent = False
-        self.bus.subscribe(topics.build(chain.genesis.market, topics.SYNC_REQ, "+"), self.answer)
-
-    async def answer(self, message):
-        question = decode(message.payload)
-        if question["to"] != self.key.id or self.silent:
-            return
-        store, asked = self.chain.store, question["key"]
-        if question["kind"] == "proof":
-            answer = answer_proof(store, self.chain.ledger, asked)
-        else:
-            answer = answer_anchor(store, asked)
-        said = {"reqId": question["reqId"], "kind": question["kind"],
-                "value": to_text(self.change(question, answer))}  # fmt: skip
-        topic = topics.build(self.chain.genesis.market, topics.SYNC_RSP, ME.id)
-        await self.bus.publish(topic, sign_message(said, self.key, self.chain.chain_id))
-
-
-def make_chain():
-    chain = Chain()
-    chain.settle_in(ANN)
-    for number in range(3):
-        chain.block(START_MS + 100 + number, chain.tx(SUPERVISOR, deposit(ANN, 5)))
-    return chain
-
 
 CHANGED = [*VALIDATORS[:3], OTHERS[0]]
 
@@ -101,24 +61,6 @@ def changing_chain(tip):
         )
         store.write_block(BlockRecord(block, [], [], events, {}))
     return SimpleNamespace(genesis=genesis, chain_id=genesis.chain_id, store=store, ledger=None)
-
-
-@contextlib.asynccontextmanager
-async def feeder(chain=None):
-    hub = Hub()
-    chain = chain or make_chain()
-    servers = [Server(hub, who, chain) for who in VALIDATORS]
-    bus = HubBus(hub)
-    clock = MovableClock()
-    follower = LightFollower(bus, chain.genesis, clock, ME.id)
-    await follower.start()
-    for one in (bus, *(server.bus for server in servers)):
-        await one.start()
-    try:
-        yield follower, servers, clock
-    finally:
-        for one in (bus, *(server.bus for server in servers)):
-            await one.stop()
 
 
 @pytest.fixture(autouse=True)
