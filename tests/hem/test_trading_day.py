@@ -209,6 +209,28 @@ async def test_a_home_that_was_killed_goes_on_where_it_stood():
     assert {code for _, _, code in day.refused} <= HARMLESS
 
 
+@pytest.mark.parametrize("slots_again", [1, 3, 14])
+async def test_what_was_read_before_a_crash_is_read_again_and_changes_nothing(slots_again):
+    """How far the ledger was read is kept now and then only."""
+    day = TradingDay(
+        neighbours(
+            *ALL_MARKETS, escrow=EscrowPolicy(lead_slots=8, lots=1, lot_wh=90),
+            schedules=SchedulesPolicy(lead_slots=2),
+        )
+    )  # fmt: skip
+    await day.run(14)
+    again = day.told[-len(day.told) * slots_again // 14 :]
+    assert {event["event"] for _, event in again} >= {"cleared", "balance"}
+    for one in day.homes:
+        before, sent = list(one.store.scan("")), dict(one.outbox.sent)
+        day.start(one)
+        for height, event in again:
+            await one.wallet.take_event(height, event)
+            await one.trader.take_event(height, event)
+        assert list(one.store.scan("")) == before
+        assert one.outbox.sent == sent
+
+
 # --- rules that change ---------------------------------------------------------------------------
 
 

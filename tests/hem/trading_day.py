@@ -95,6 +95,8 @@ class TradingDay:
         self.clock = StepClock(FIRST_SLOT)
         self.homes = homes
         self.events: list[dict[str, Any]] = []
+        self.told: list[tuple[int, dict[str, Any]]] = []
+        """What every home has heard, with heights."""
         self.refused: list[tuple[str, str, str]] = []
         """(address, key, code) of each operation that the ledger did not take."""
         for home in homes:
@@ -139,6 +141,7 @@ class TradingDay:
         self.events += result.events
         height = self.chain.ledger.executed_height
         for event in result.events:
+            self.told.append((height, event))
             for home in self.homes:
                 await home.wallet.take_event(height, event)
                 await home.trader.take_event(height, event)
