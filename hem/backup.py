@@ -25,6 +25,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sqlite3
 import tarfile
 import tempfile
@@ -37,6 +38,7 @@ from typing import Any
 import msgspec
 
 from hem.locks import only_one
+from ledger.checkpoint import CHECKPOINT_FILE
 from runtime.outbox import EARLIER
 from runtime.store import SqliteStore
 from wire.canonical import decode, encode
@@ -50,7 +52,7 @@ OUTBOX, EMS, REGISTERS = "outbox.sqlite", "ems.sqlite", "gateway/registers.sqlit
 DATABASES = (OUTBOX, EMS, REGISTERS)
 """In the order in which they are copied."""
 SECRETS = ("keys/*.key", "gateway/*.key")
-PLAIN = ("identity.json",)
+PLAIN = ("identity.json", CHECKPOINT_FILE)
 KEY_FILE = re.compile(r"(keys|gateway)/[a-z0-9][a-z0-9.-]*\.key")
 TAKEN_ONCE = frozenset({"register-address", "receipt", "cpf"})
 """Operations that the ledger takes once, however often they are sent."""
@@ -163,7 +165,10 @@ def _contents(data_dir: Path, scratch: Path) -> Iterator[tuple[str, Path]]:
             copy = scratch / f"{number}.sqlite"
             _copy_database(data_dir / name, copy)
             yield name, copy
-    for pattern in (*SECRETS, *PLAIN):
+    for name in PLAIN:
+        if (data_dir / name).exists():  # a running home may write it anew at any time
+            yield name, Path(shutil.copyfile(data_dir / name, scratch / name))
+    for pattern in SECRETS:
         for path in sorted(data_dir.glob(pattern)):
             yield path.relative_to(data_dir).as_posix(), path
 
