@@ -3,14 +3,15 @@ What a home's computer pays for the whole HEM: memory, idle processor time, disk
 
     python -m bench.hem [--json] [--short] [--seconds 180]
 
-Gateway, HEM and a light client of the ledger run as three processes, as on a Raspberry Pi, before
-five simulated Modbus devices; broker, CSM-DB, four validators and the aggregator are processes too
-and are not counted. Two markets, one after the other:
+Gateway and HEM, which has a light client of the ledger in it, run as two processes, as on a
+Raspberry Pi, before five simulated Modbus devices; broker, CSM-DB, four validators and the
+aggregator are processes too and are not counted. Two markets, one after the other:
 
     slots of 4 s      start to the first accepted bid, new and restarted; what a slot costs; what
                       the imports of each process cost, in a run of their own
     slots of 900 s    real time, between two bids: memory, processor time and writes while nothing
-                      happens but that the devices are read each second and the battery is steered
+                      happens but that the devices are read each second, the battery is steered and
+                      the balance is proved; and the gateway alone, before the home has a HEM
 
 A day's writes are a day of the idle rate and 96 times what a slot costs. The devices are read by us
 through the gateway's socket, as the page will; what asking costs us is shown, and counted as idle
@@ -39,7 +40,7 @@ import ledger
 import market
 import runtime
 import wire
-from bench.hem_market import DEVICES, GATEWAY, HEM, LIGHT, OURS, SERVES_HTTP, HomeMarket
+from bench.hem_market import DEVICES, GATEWAY, HEM, OURS, HomeMarket
 from bench.hem_proc import MB, Memory, memory, together_mb, written_bytes
 from bench.hem_report import show
 from bench.limits import cpu_s
@@ -74,18 +75,19 @@ class Plan:
 
     idle_s: float = 180.0
     """One round of steering."""
+    alone_s: float = 60.0
     slots: int = 10
     restarts: int = 3
     wait: bool = True
     """For a time without the work of a slot's beginning."""
 
 
-SHORT = Plan(idle_s=2.0, slots=1, restarts=1, wait=False)
+SHORT = Plan(idle_s=2.0, alone_s=2.0, slots=1, restarts=1, wait=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """From the moment at which gateway, HEM and light client were started together [s]."""
+    """From the moment at which gateway and HEM were started together [s]."""
 
     gateway_s: float
     """Until the gateway answers."""
@@ -127,9 +129,9 @@ class Result:
     python: str
     devices: int
     page: bool
-    """Was there a page to be counted?"""
-    http: bool
-    """Was there a web server (health and metrics) in the HEM?"""
+    """Was there a page to be counted, beside health and metrics?"""
+    light: str
+    """What the light client said of the balance when all was measured."""
     new_home: Start
     restarts: list[Start]
     slots: int
@@ -137,6 +139,8 @@ class Result:
     """How long those slots took, with what is idle in it."""
     slots_spent: dict[str, Spent]
     idle: Idle
+    alone: Idle
+    """The gateway without a HEM; asked by us all the same."""
     imports: dict[str, Any]
     """`bench.hem_imports.Profile.facts` by process."""
 
@@ -204,28 +208,26 @@ def run(plan: Plan, folder: Path, tell: Tell) -> Result:
     try:
         tell("slots of 900 s: the same again")
         real.start()
+        alone = _alone(real, plan, tell)
         idle = _idle(real, plan, tell)
+        page, light = real.page(), real.light()
     finally:
         real.stop()
     return Result(
         cores=os.cpu_count() or 1,
         python=platform.python_version(),
         devices=DEVICES,
-        page=has_page(),
-        http=SERVES_HTTP,
+        page=page,
+        light=light,
         new_home=new_home,
         restarts=restarts,
         slots=plan.slots,
         slots_s=slots_s,
         slots_spent=slots_spent,
         idle=idle,
+        alone=alone,
         imports=imports,
     )
-
-
-def has_page() -> bool:
-    """Is there a page in the HEM yet?"""
-    return any((Path(str(hem.__file__)).parent / "web").glob("*.py"))
 
 
 def _start(home: HomeMarket) -> tuple[Start, dict[str, Child]]:
@@ -237,7 +239,6 @@ def _start(home: HomeMarket) -> tuple[Start, dict[str, Child]]:
     trading_s = home.until("the HEM", lambda: home.says(HEM, "trading", heard[HEM]))
     bid_s = home.until("a bid", lambda: home.accepted_bids() > bids)
     used = {name: cpu_s(child.pid) for name, child in children.items()}
-    home.until("the light client", lambda: home.says(LIGHT, "final", heard[LIGHT]))
     return Start(ready_s - began_s, trading_s - began_s, bid_s - began_s, used), children
 
 
@@ -256,32 +257,50 @@ def _slots(
 def _imports(home: HomeMarket, folder: Path) -> dict[str, Any]:
     profiles = folder / "imports"
     profiles.mkdir()
-    bids, heard = home.accepted_bids(), home.log_size(LIGHT)
+    bids, heard = home.accepted_bids(), home.log_size(HEM)
     home.start_home(profiles)
     home.until("a bid", lambda: home.accepted_bids() > bids)
-    home.until("the light client", lambda: home.says(LIGHT, "final", heard))
+    home.until("a proof", lambda: home.says(HEM, "balance proved", heard))
     home.stop_home()
     return {name: json.loads((profiles / f"{name}.json").read_text()) for name in OURS}
+
+
+def _alone(home: HomeMarket, plan: Plan, tell: Tell) -> Idle:
+    """The gateway before there is a HEM."""
+    children = home.start_home(names=[GATEWAY])
+    home.until("the gateway", lambda: home.says(GATEWAY, "gateway ready"))
+    time.sleep(SETTLE_S)
+    tell(f"the gateway alone for {plan.alone_s:.0f} s")
+    found = _measure(home, children, plan.alone_s)
+    home.stop_home([GATEWAY])
+    return found
 
 
 def _idle(home: HomeMarket, plan: Plan, tell: Tell) -> Idle:
     home.start_home()
     home.until("the home's address", home.registered)
-    home.until("the light client", lambda: home.says(LIGHT, "final"))
+    home.until("a proof", lambda: home.light() == "same")
     # a new home closes its first slot some time later, which is not idle; one that starts again
     # does so at once
     home.stop_home()
     heard = home.log_size(HEM)
     children = home.start_home()
     home.until("the HEM", lambda: home.says(HEM, "trading", heard))
+    home.until("a proof", lambda: home.says(HEM, "balance proved", heard))
+    home.page()  # what it takes to show it stays in memory
     time.sleep(SETTLE_S)
     if plan.wait:
         pause_s = until_quiet_s(home.grid, SystemClock().now_ms(), plan.idle_s)
         tell(f"waiting {pause_s:.0f} s for a time without a slot's beginning")
         time.sleep(pause_s)
     tell(f"idle for {plan.idle_s:.0f} s")
+    return _measure(home, children, plan.idle_s)
+
+
+def _measure(home: HomeMarket, children: dict[str, Child], seconds: float) -> Idle:
+    """What processes take while the devices are read each second, and no more is asked."""
     before, began_s = _spent(children), time.monotonic()
-    polls, asking_cpu_s = asyncio.run(_ask(home.socket, plan.idle_s))
+    polls, asking_cpu_s = asyncio.run(_ask(home.socket, seconds))
     seconds, spent = time.monotonic() - began_s, _difference(before, _spent(children))
     home.processes.check()
     return Idle(

@@ -2,7 +2,7 @@
 A market around one home: broker, CSM-DB, four validators, aggregator and devices as processes.
 
 The home's own processes run as they do on its computer: gateway and HEM side by side, each started
-by itself (as systemd does), and a light client of the ledger beside them.
+by itself (as systemd does). The light client of the ledger is a part of the HEM.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from bench.brokers import HOST, Embedded
 from bench.workload import VALIDATORS, new_key
 from csmdb.setup import create
-from hem.config import Provisioning
+from hem.summary import EMS_FILE, summary_of
 from ledger.genesis import Genesis, GenesisValidator, Supervisor, write_genesis
 from runtime.clock import SystemClock
 from runtime.keyfiles import write_secret
@@ -34,13 +36,11 @@ LOAD_W, PV_W = 30_000, 1_500
 INVERTERS = 3
 DEVICES = INVERTERS + 2
 """A meter, inverters, a battery."""
-GATEWAY, HEM, LIGHT = "gateway", "hem", "light client"
-OURS = (GATEWAY, HEM, LIGHT)
+GATEWAY, HEM = "gateway", "hem"
+OURS = (GATEWAY, HEM)
 READY_S = 120.0
 POLL_S = 0.01
 LIMIT_W = 2 * CONNECTION_W
-SERVES_HTTP = "http" in Provisioning.model_fields
-"""The HEM has a web server (health and metrics), which is counted with it."""
 
 
 class HomeMarket:
@@ -63,7 +63,6 @@ class HomeMarket:
         self._keys = {f"validator-{n}": self._service(f"validator-{n}", "validator")
                       for n in range(VALIDATORS)}  # fmt: skip
         self._supervisor = self._service("aggregator", "aggregator", "dso")
-        self._service(LIGHT, "observer")
         self._genesis()
         self._claim = self._csmdb.add_claim(["prosumer"], LIMIT_W, LIMIT_W, "feeder-1")
         self._csmdb.close()
@@ -126,21 +125,23 @@ class HomeMarket:
 
     # --- the home -------------------------------------------------------------------------------
 
-    def start_home(self, profiles: Path | None = None) -> dict[str, Child]:
+    def start_home(
+        self, profiles: Path | None = None, names: Collection[str] = OURS
+    ) -> dict[str, Child]:
         """
-        Start the home's three processes.
+        Start the home's processes.
 
         Args:
             profiles: write a profile of each process' imports into this folder when it ends
+            names: only these
         """
         file = self.home / "provisioning.toml"
         words: dict[str, list[str | Path | int]] = {
             GATEWAY: ["hem.cli", "gateway", file],
             HEM: ["hem.cli", "run", "--no-gateway", file],
-            LIGHT: ["ledger.cli", "run", "--role", "light", *self._ledger_words(LIGHT)],
         }
         found = {}
-        for name, (module, *rest) in words.items():
+        for name, (module, *rest) in ((name, words[name]) for name in names):
             if profiles is None:
                 found[name] = self.processes.start(name, str(module), *rest)
             else:
@@ -148,9 +149,19 @@ class HomeMarket:
                 found[name] = self.processes.start(name, "bench.hem_imports", out, module, *rest)
         return found
 
-    def stop_home(self) -> None:
+    def stop_home(self, names: Sequence[str] = OURS) -> None:
         """End the home's processes, as its computer would when it is switched off in order."""
-        self.processes.stop(list(reversed(OURS)))
+        self.processes.stop(list(reversed(names)))
+
+    def page(self) -> bool:
+        """Open the home's page, as its owner would; is there one?"""
+        url = (self.home / "data" / "http.url").read_text().strip()
+        try:
+            with urlopen(url, timeout=READY_S) as reply:
+                kind: str = reply.headers.get_content_type()
+        except HTTPError:
+            return False
+        return kind == "text/html"
 
     def log_size(self, name: str) -> int:
         """Bytes of a process' log so far; give it to `says` to hear only what comes after."""
@@ -161,6 +172,15 @@ class HomeMarket:
         """Has a process logged that event?"""
         path = self._folder / "logs" / f"{name}.log"
         return path.exists() and f'"event": "{event}"'.encode() in path.read_bytes()[after:]
+
+    def light(self) -> str:
+        """What the home's light client says of its balance; empty before it says anything."""
+        path = self.home / "data" / EMS_FILE
+        try:
+            light: str = summary_of(path.parent)["light"]["state"] if path.exists() else ""
+        except (sqlite3.OperationalError, ConfigError):  # it is just being made, or written
+            return ""
+        return light
 
     def registered(self) -> bool:
         """The home's address is known on the ledger."""
@@ -216,7 +236,7 @@ class HomeMarket:
                 for name, key in self._keys.items()
             ),
         )
-        for name in ("", *self._keys, LIGHT):
+        for name in ("", *self._keys):
             write_genesis(genesis, self._folder / name / "genesis.json")
 
     def _ledger_words(self, name: str) -> list[str | Path | int]:
@@ -275,8 +295,7 @@ csmdb_box = "{to_text(self._csmdb.box.public)}"
             f'csmdb_box = "{to_text(self._csmdb.box.public)}"',
             "[gateway]", f'socket = "{self.socket.name}"',
         ]  # fmt: skip
-        if SERVES_HTTP:
-            lines += ["[http]", "port = 0"]
+        lines += ["[http]", "port = 0"]
         for device in devices:
             lines += ["[[devices]]", *(f"{key} = {json.dumps(v)}" for key, v in device.items())]
         (self.home / "provisioning.toml").write_text("\n".join(lines) + "\n")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.hem_market import OURS
+from bench.hem_market import GATEWAY, OURS
 from bench.report import WIDTH
 
 if TYPE_CHECKING:
@@ -23,12 +23,18 @@ def show(result: Result) -> None:
     if not console.is_terminal:
         console = Console(width=WIDTH)
     idle = result.idle
-    page = "with its page" if result.page else "without the page, which does not exist yet"
-    page += ", with a web server" if result.http else ", without a web server"
+    page = "with its page" if result.page else "with health and metrics, but no page: there is none"
+    alone = result.alone
     console.print(
-        f"Gateway, HEM ({page}) and light client; {result.devices} devices; {result.cores} cores, "
+        f"Gateway and HEM ({page}; light client inside: balance {result.light}); "
+        f"{result.devices} devices; {result.cores} cores, "
         f"Python {result.python}. Idle for {idle.seconds:.0f} s in slots of 900 s: devices read "
         f"{idle.polls} times, asking cost {100 * idle.asking_cpu_s / idle.seconds:.2f} % of a core."
+    )
+    console.print(
+        f"The gateway alone, {alone.seconds:.0f} s: {alone.together_mb:.1f} MB of memory, "
+        f"{100 * alone.spent[GATEWAY].cpu_s / alone.seconds:.2f} % of a core, "
+        f"{alone.spent[GATEWAY].written_bytes / alone.seconds * 60 / KB:.1f} kB written a minute."
     )
     console.print(_footprint(result))
     console.print(_starts(result))

@@ -19,7 +19,7 @@ from bench.hem import (
     until_quiet_s,
 )
 from bench.hem_imports import Profile, package_of
-from bench.hem_market import DEVICES, OURS
+from bench.hem_market import DEVICES, GATEWAY, OURS
 from bench.hem_proc import Memory, together_bytes
 from bench.hem_report import show
 from wire.slots import SlotGrid
@@ -39,6 +39,10 @@ def test_a_short_run_measures_every_part_of_a_home_that_trades(capsys):
     assert set(idle.spent) == set(idle.memory) == set(result.slots_spent) == set(OURS)
     for used in idle.memory.values():
         assert 5 < used.anonymous_mb <= used.rss_mb and used.uss_mb <= used.pss_mb <= used.rss_mb
+    assert set(result.alone.spent) == {GATEWAY}
+    assert result.alone.together_mb < idle.together_mb
+    assert result.light == "same", "a light client that does nothing costs nothing"
+    assert not result.page
     heaps_mb = sum(used.anonymous_mb for used in idle.memory.values())
     assert heaps_mb < idle.together_mb < sum(used.rss_mb for used in idle.memory.values())
     assert result.slots_spent["hem"].written_bytes > 0, "what was bid is on the disk"
@@ -120,9 +124,9 @@ def made_up(slot_bytes, idle_bytes):
         asking_cpu_s=0.1, memory=dict.fromkeys(OURS, used), together_mb=110.0,
     )  # fmt: skip
     return Result(
-        cores=2, python="3", devices=5, page=False, http=False, new_home=start,
+        cores=2, python="3", devices=5, page=False, light="same", new_home=start,
         restarts=[start], slots=10, slots_s=40.0,
-        slots_spent=dict.fromkeys(OURS, Spent(0.2, slot_bytes)), idle=idle, imports={},
+        slots_spent=dict.fromkeys(OURS, Spent(0.2, slot_bytes)), idle=idle, alone=idle, imports={},
     )  # fmt: skip
 
 
@@ -136,6 +140,6 @@ def test_a_days_writes_are_the_idle_rate_and_96_slots():
 def test_an_aim_is_met_below_it_and_asking_counts():
     met = {name: (value, met) for name, value, _, met in made_up(1_040_000, 0).aims()}
     assert met["memory together, MB"] == (110.0, False)
-    assert met["idle, % of one core"] == (pytest.approx(1.3), True)
-    assert met["written a day, MB"] == (pytest.approx(3 * 9.984), True)
+    assert met["idle, % of one core"] == (pytest.approx(0.9), True)
+    assert met["written a day, MB"] == (pytest.approx(2 * 9.984), True)
     assert met["new home: start to first bid, s"] == (9.0, True)
