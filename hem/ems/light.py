@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
 from hem.config import Light
@@ -159,7 +160,7 @@ def kept_view(store: Store, address: str) -> LightView:
     row = {} if raw is None else decode(raw)
     if row.get("address") != address:
         return LightView()
-    return LightView(**{**row, "state": LightState(row["state"])})
+    return msgspec.convert(row, LightView)
 
 
 class HomeLight:
@@ -241,9 +242,8 @@ class HomeLight:
             write_checkpoint(self._follower.light.trust, self._folder / CHECKPOINT_FILE)
         except OSError as error:
             log.warning("place of the light client not kept", reason=str(error))
-        view = self.view
         with self._store.atomic():
-            self._store.put(KEPT, encode({**asdict(view), "state": view.state.value}))
+            self._store.put(KEPT, encode(msgspec.to_builtins(self.view)))
 
     async def _prove(self) -> None:
         fact = await self._follower.prove_row(f"account/{self._wallet.address}")
