@@ -22,7 +22,8 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from hem.config import Device, Provisioning
-from hem.gateway.devices import BUILDERS, Site
+from hem.gateway.builders import BUILDERS
+from hem.gateway.devices import Site
 from hem.gateway.leases import BOOK, LeaseBook, LeaseRefusedError, start_watchdog
 from hem.gateway.modbus import DeviceError, DeviceLostError
 from hem.gateway.source import Sample
