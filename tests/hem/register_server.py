@@ -33,6 +33,9 @@ def fixture(template: str) -> dict[str, Any]:
 class Registers:
     """One device's registers; tests look into them and change them."""
 
+    everywhere = False
+    """Whether `act` answers for all addresses, not only for those between two registers."""
+
     tables: dict[str, dict[int, int]] = field(default_factory=lambda: {"holding": {}, "input": {}})
     write_only: set[int] = field(default_factory=set)
     deaf: set[int] = field(default_factory=set)
@@ -114,6 +117,8 @@ async def served(devices: dict[int, Registers]):
 def _block(registers: Registers, table: str) -> list[SimData]:
     """From the first register to the last: all 65,536 would take half a second."""
     known = registers.tables[table] or {0: 0}
+    if registers.everywhere:
+        known = {0: 0, 0xFFFF: 0}
     first = min(known)
     size = max(known) - first + 1
     return [SimData(first, values=[0] * size, datatype=DataType.REGISTERS)]

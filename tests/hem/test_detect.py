@@ -192,6 +192,8 @@ async def test_a_gateway_that_answers_for_units_that_are_not_there_is_nothing():
     """Exceptions 10 and 11 are the gateway's."""
 
     class Away(Registers):
+        everywhere = True
+
         async def act(self, *_):
             return ExcCodes.GATEWAY_NO_RESPONSE
 
