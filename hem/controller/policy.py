@@ -118,6 +118,9 @@ class Policy(Section):
     """Never ask less than this [µ¤/kWh]."""
     margin_permille: Annotated[int, Field(ge=1, le=499)] = 150
     """Of the gap between feed-in and retail: the least gain we trade for."""
+    reluctance_uc_per_kwh: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
+    """The battery leaves plain self-consumption for at least this gain: it is not switched to and
+    fro for nothing [µ¤/kWh]."""
     certainty_permille: Annotated[int, Field(ge=0, le=1000)] = 900
     """Share of the cautious quantity that is put on the market."""
     min_order_wh: Annotated[int, Field(ge=1, le=1_000_000)] = 10
