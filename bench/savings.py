@@ -195,7 +195,7 @@ def perfect(house: House, tariff: Tariff, wear: int) -> Run:
     rate_wh = battery.max_charge_w * house.slot_s / 3600
     eye = sparse.identity(count)
     stored = eye - sparse.diags([np.ones(count - 1)], [-1], (count, count))
-    # Columns: charge, discharge, import, export, stored. Import − export = net + charge − discharge.
+    # Charge, discharge, import, export, stored; import − export = net + charge − discharge.
     rows = sparse.bmat([[-eye, eye, eye, -eye, None], [-into * eye, eye / out, None, None, stored]])
     cost = np.concatenate(
         [np.zeros(count), np.full(count, wear), tariff.imports, -tariff.exports, np.zeros(count)]

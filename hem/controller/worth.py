@@ -62,7 +62,7 @@ def value_curves(
         keep: only so many curves are wanted, the first ones
 
     Returns:
-        T + 1 curves, or `keep`; number 0 is the value before the first slot, number 1 what decides in it.
+        T + 1 curves, or `keep`; number 0 is the value before the first slot, number 1 after it.
     """
     slots = outlook.net_wh.shape[1]
     keep = slots + 1 if keep is None else keep
