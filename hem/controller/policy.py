@@ -176,12 +176,27 @@ def load_policy(path: Path) -> Policy:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text; save it as UTF-8") from None
+    return parse_policy(text, str(path))
+
+
+def parse_policy(text: str, where: str) -> Policy:
+    """
+    Read a policy's text.
+
+    Args:
+        where: what to call it in an error
+
+    Raises:
+        ConfigError: not TOML (with its line), or a key that is wrong.
+    """
     try:
         return Policy.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {error}; correct that line") from None
+        raise ConfigError(f"{where}: not TOML: {error}; correct that line") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: not TOML: nested too deeply; write it flat") from None
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(error, text)}") from None
+        raise ConfigError(f"{where}: {_explain(error, text)}") from None
 
 
 def _explain(error: ValidationError, text: str) -> str:

@@ -160,9 +160,15 @@ class Wallet:
         found = self._get(f"price/{slot:012d}")
         return found.get("priceUcPerKwh")
 
-    def settlements(self) -> list[dict[str, Any]]:
-        """Our settled slots, oldest first; `assumed` is true where our receipt was missing."""
-        return [decode(raw) for _, raw in self._store.scan("settled/")]
+    def settlements(self, last: int | None = None) -> list[dict[str, Any]]:
+        """
+        Our settled slots, oldest first; `assumed` is true where our receipt was missing.
+
+        Args:
+            last: only so many, the newest
+        """
+        rows = list(self._store.scan("settled/"))
+        return [decode(raw) for _, raw in (rows if last is None else rows[-last:])]
 
     def forget_before(self, slot: int) -> None:
         """Drop positions, prices and escrowed trades of slots long past."""
