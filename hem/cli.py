@@ -149,6 +149,20 @@ def policy_check(
     _print(json.loads(policy.model_dump_json()), as_json)
 
 
+@app.command("page-code")
+def page_code(
+    provisioning: Provisioned,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Forget the password; the code sets a new one.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the one-time code with which the page's password is set."""
+    from hem.web.code import code_of  # noqa: PLC0415
+
+    _print({"code": code_of(_data_dir(provisioning), reset=reset)}, as_json)
+
+
 @app.command()
 def backup(
     provisioning: Provisioned,

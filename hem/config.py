@@ -5,8 +5,8 @@ The provisioning file of a home: the one file an installer drops in.
     [broker]    host, port                            [[devices]] name, kind, host, port, device_id
     [market]    name, genesis, csmdb, its keys        [policy]    file
     [validator] id                                    (only where the home hosts a validator)
-    [http]      host, port                            (only where health and metrics are served)
     [[proxy]]   device, listen, port                  (only where a device's line is shared)
+    [http]      host, port, names                     (only where the page and health are served)
     [local_broker] host, port, user, password_file    (only where Home Assistant is told)
     [light]     enabled, checkpoint, period_s         (the light client; on unless told otherwise)
 
@@ -62,6 +62,7 @@ Identity = Annotated[str, AfterValidator(_identity)]
 PublicKey = Annotated[str, AfterValidator(_key)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+HostName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")]
 
 
 class Section(BaseModel):
@@ -211,12 +212,14 @@ class Validator(Section):
 
 
 class Http(Section):
-    """Where health and metrics are served; nowhere unless the section is there."""
+    """Where the page, health and metrics are served; nowhere unless the section is there."""
 
     host: str = "127.0.0.1"
-    """The loopback interface: what is served has no password."""
+    """The loopback interface; the page has a password, health and metrics have none."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8_100
     """0 takes a free one; `http.url` in the data folder says which."""
+    names: tuple[HostName, ...] = ("hem.local",)
+    """Names under which the page may be called, besides localhost and any address."""
 
 
 class LocalBroker(Section):

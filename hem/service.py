@@ -40,6 +40,7 @@ from hem.ems.closing import (
     last_attempt,
     receipt_key,
 )
+from hem.ems.daylog import DayLog
 from hem.ems.decisions import DecisionLog
 from hem.ems.enrolment import Enrolment
 from hem.ems.funds import Funds
@@ -50,6 +51,7 @@ from hem.ems.light import HomeLight, LightView, trusted_point
 from hem.ems.readings import ReadingOutbox
 from hem.ems.renewal import Renewal
 from hem.ems.schedule import Phase, Timetable
+from hem.ems.standing import Standings
 from hem.ems.wallet import Wallet
 from hem.gateway.client import GatewayClient, GatewayError
 from hem.trader import Parts, Trader, battery_of
@@ -140,6 +142,8 @@ class HomeEnergyManager:
         self.store = SqliteStore(folder / "ems.sqlite")
         self._queue = SqliteStore(folder / "outbox.sqlite")
         self.decisions = DecisionLog(self.store)
+        self.day = DayLog(self.store)
+        self.standings = Standings(self.store)
         self.policy = load_policy(config.policy.file)
         self.enrolment = Enrolment(
             self.store, self.keyring, self.gateway, config.market.name,
@@ -374,6 +378,7 @@ class HomeEnergyManager:
         self.client.on_event(self.wallet.take_event)
         self.client.on_event(self.outbox.take_event)
         self.client.on_event(self.trader.take_event)
+        self.client.on_event(self.standings.take_event)
         await self.client.start()
         self.light = self._light_client(key.id, bus)
         if self.light is not None:
@@ -592,10 +597,20 @@ class HomeEnergyManager:
             slot + 1, reading.import_wh, reading.export_wh, reading.generation_wh
         )  # fmt: skip
         samples, self._samples = self._samples, []
-        if on_time and opening is not None and opening.slot == slot and samples:
+        if not on_time or opening is None or opening.slot != slot:
+            self.day.skip()
+            return
+        flowed_wh = (
+            reading.import_wh - opening.import_wh, reading.export_wh - opening.export_wh,
+            reading.generation_wh - opening.generation_wh,
+        )  # fmt: skip
+        expected = self.forecaster.forecast(slot)  # as it was before we knew
+        price = self.wallet.price(slot) if self.grant is not None else None
+        self.day.close(slot, self.grid.length_s, flowed_wh, expected, price)
+        if samples:
             load_w = max(0, sum(samples) // len(samples))
-            pv_wh = reading.generation_wh - opening.generation_wh
-            self.forecaster.observe(slot, load_w * self.grid.length_s // 3600, max(0, pv_wh))
+            pv_wh = max(0, flowed_wh[2])
+            self.forecaster.observe(slot, load_w * self.grid.length_s // 3600, pv_wh)
 
     async def _steer(self, slot: int) -> None:
         """Sample the home, steer the battery toward the contracted position, tell our state."""
@@ -605,6 +620,7 @@ class HomeEnergyManager:
             log.warning("no state", reason=str(error))
             return
         self._samples.append(int(state["load_w"]))
+        self.day.sample(int(state["battery_w"]), int(state["soc_permille"]))
         with contextlib.suppress(GatewayError):
             await self._set_battery(slot, state)
         self._tell_state(state)
@@ -684,24 +700,30 @@ class HomeEnergyManager:
 
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
-        """Health and metrics over HTTP, where the owner wants them."""
+        """The household's page, health and metrics over HTTP, where the owner wants them."""
         if self.config.http is None:
             yield
             return
-        from hem.ems.health_page import application  # noqa: PLC0415  (a home without it is smaller)
+        # a home without it is smaller
+        from hem.ems import health_page  # noqa: PLC0415
+        from hem.web.access import Credentials  # noqa: PLC0415
+        from hem.web.app import application  # noqa: PLC0415
+        from hem.web.living_home import LivingHome  # noqa: PLC0415
         from runtime.http import listen, serving  # noqa: PLC0415
 
         where = self.config.http
         url_file = self.config.home.data_dir / "http.url"
         listener = listen(where.host, where.port, "http.port")
-        async with serving(application(self.facts), listener, url_file):
+        page = application(
+            LivingHome(self), Credentials(self.store), self.rng,
+            health_page.application(self.facts), where.names,
+        )  # fmt: skip
+        async with serving(page, listener, url_file):
             yield
 
     async def _figures(self) -> dict[str, Any]:
         """What the household may see of its home, for Home Assistant."""
-        with contextlib.suppress(GatewayError):
-            await self._ask_state()
-        figures = dict(self._state) if self._fresh() else {}
+        figures = dict(self._state) if await self.look() else {}
         slot = self.grid.slot_at(self.clock.now_ms())
         if self.grant is not None:
             position = self.wallet.position(slot)
@@ -715,6 +737,17 @@ class HomeEnergyManager:
         return figures
 
     # --- How we are ------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the gateway told last; empty before."""
+        return self._state
+
+    async def look(self) -> bool:
+        """Ask the gateway how the home is; False when it has not told lately."""
+        with contextlib.suppress(GatewayError):
+            await self._ask_state()
+        return self._fresh()
 
     def health(self) -> Health:
         """How the home is, with reasons."""
@@ -795,6 +828,8 @@ class HomeEnergyManager:
                     self.store.put("forecaster", encode(self.forecaster.to_json()))
                 self.wallet.forget_before(slot)
                 self.decisions.forget_before(slot)
+                self.day.forget_before(slot)
+                self.standings.forget_before(slot)
                 self.trader.forget_before(slot)
 
     def _keep_place(self) -> None:
