@@ -142,8 +142,7 @@ class HomeEnergyManager:
         self.store = SqliteStore(folder / "ems.sqlite")
         self._queue = SqliteStore(folder / "outbox.sqlite")
         self.decisions = DecisionLog(self.store)
-        self.day = DayLog(self.store)
-        self.standings = Standings(self.store)
+        self.day, self.standings = DayLog(self.store), Standings(self.store)
         self.policy = load_policy(config.policy.file)
         self.enrolment = Enrolment(
             self.store, self.keyring, self.gateway, config.market.name,

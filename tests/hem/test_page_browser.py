@@ -71,7 +71,9 @@ def page(shots, driver, home):
 def press(driver, selector: str) -> None:
     """Press a button that leads to another page, and wait for that."""
     old = driver.find_element("css selector", "main")
-    driver.find_element("css selector", selector).click()
+    button = driver.find_element("css selector", selector)
+    driver.execute_script("arguments[0].scrollIntoView({block: 'nearest'})", button)
+    button.click()
     wait(lambda: gone(old))
 
 
