@@ -12,10 +12,9 @@ day, and its energy never exceeds what was measured. Two things are changed in i
   does not. Recent days weigh more.
 
 Clearness is PV over its envelope, the best of the same slot in the days known: a clear sky without
-coordinates (Bacher, Madsen, Nielsen 2009, "Online short-term solar power forecasting", section 3).
-Paths from past days are the historical simulation of Nielsen et al. 2011 in its simplest form; the
-pull is a first-order autoregression of what deviates. Constants were chosen by `bench.forecast` on
-four homes of one data set and five of the other.
+coordinates, after Bacher, Madsen and Nielsen (2009), "Online short-term solar power forecasting",
+who estimate it by quantile regression. The pull is a first-order autoregression of what deviates.
+Constants were chosen on the homes that `bench.forecast` names as such, and on no other.
 
 This module needs numpy, and is to be imported where a plan is made, not where a home starts.
 """
