@@ -88,9 +88,9 @@ def test_what_is_never_measured_is_forgotten():
     accuracy, history = Accuracy(24), known()
     for slot in range(48, 400):
         accuracy.expect(slot, flat(100), history)
+        history.observe(slot, 100, 0)
         if slot % 24 == 0:
             accuracy.observe(slot, 100, 0)
-            history.observe(slot, 100, 0)
     assert len(accuracy._pending) < 5 * 24
 
 

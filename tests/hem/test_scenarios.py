@@ -144,7 +144,8 @@ def test_days_of_the_same_kind_come_first():
     on_friday, on_saturday = (int(found.weight[late[:, day * 24 + 10]].sum()) for day in (0, 1))
     assert late[:2, 24 + 10].all()
     assert not late[:3, 10].any()
-    assert on_saturday > 450 > 250 > on_friday
+    assert on_saturday > 450
+    assert on_friday < 250
 
 
 def test_a_load_that_is_high_now_is_high_for_a_while():
@@ -152,6 +153,14 @@ def test_a_load_that_is_high_now_is_high_for_a_while():
     middle = quantiles(scenarios(history, MONDAY + 504, 48), (500,)).load_wh[0]
     assert middle[0] > 200 > middle[4] >= 100
     assert middle[40] < 120
+
+
+def test_a_peak_on_a_high_day_is_not_higher_than_the_highest_ever():
+    first = MONDAY + 21 * 24 + 17
+    history = History(24)
+    for slot in range(MONDAY, first):
+        history.observe(slot, 900 if slot % 24 == 17 or slot == first - 1 else 100, 0)
+    assert scenarios(history, first, 1).load_wh.tolist() == [[900]] * SCENARIOS
 
 
 def test_clouds_of_now_darken_the_next_hours_more_than_tomorrow():
@@ -220,7 +229,7 @@ def test_a_gap_of_days_is_no_path_and_a_gap_of_hours_is_filled():
     history = History(24)
     for slot in range(MONDAY, MONDAY + 10 * 24):
         day, hour = divmod(slot - MONDAY, 24)
-        if day not in (4, 5) and not (day == 7 and hour < 6):
+        if (day not in (4, 5) and not (day == 7 and hour < 6)) or slot == MONDAY + 4 * 24 + 3:
             history.observe(slot, 100 + hour, 0)
     found = scenarios(history, MONDAY + 240, 24)
     assert len(found.weight) == 8
