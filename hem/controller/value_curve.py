@@ -50,10 +50,10 @@ class ValueCurve:
     def __post_init__(self) -> None:
         if not self.marginals or self.step_wh <= 0 or self.floor_wh < 0:
             raise ValueError("a value curve has segments of positive length")
-        if any(abs(value) > PRICE_MAX for value in self.marginals):
-            raise ValueError(f"a value beyond {PRICE_MAX} µ¤/kWh")
-        if any(b > a for a, b in zip(self.marginals, self.marginals[1:], strict=False)):
+        if list(self.marginals) != sorted(self.marginals, reverse=True):
             raise ValueError("the value of stored energy falls with the charge")
+        if max(self.marginals[0], -self.marginals[-1]) > PRICE_MAX:
+            raise ValueError(f"a value beyond {PRICE_MAX} µ¤/kWh")
 
     def marginal(self, soc_wh: int) -> int:
         """What one more stored kWh is worth at a charge [µ¤/kWh]; nothing above the last."""

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hem.controller.battery import Battery
-from hem.controller.value_curve import NO_LIMIT_WH, ValueCurve
+from hem.controller.value_curve import ValueCurve
 
 SEGMENTS = 40
 Floats = NDArray[np.float64]
@@ -86,61 +86,73 @@ class _Model:
     def __init__(
         self, outlook: Outlook, battery: Battery, wear: int, seconds: int, grid_wh: Floats
     ) -> None:
-        self._outlook, self._wear, self._grid_wh = outlook, float(wear), grid_wh
+        self._wear, self._grid_wh, self._step_wh = float(wear), grid_wh, grid_wh[1] - grid_wh[0]
         self._into, self._out = battery.charge_permille / 1000, battery.discharge_permille / 1000
-        self._most_in_wh = battery.max_charge_w * seconds / 3600
-        self._most_out_wh = battery.max_discharge_w * seconds / 3600
+        most_in_wh = battery.max_charge_w * seconds / 3600
+        most_out_wh = battery.max_discharge_w * seconds / 3600
+        self._room_wh = np.minimum((grid_wh[-1] - grid_wh) / self._into, most_in_wh)
+        self._left_wh = np.minimum((grid_wh - grid_wh[0]) * self._out, most_out_wh)
         count = outlook.net_wh.shape[0]
         weight = outlook.weight
         self._weight = np.full(count, 1 / count) if weight is None else weight.astype(np.float64)
-        self._net_wh = outlook.net_wh.astype(np.float64)
+        self._net_wh = outlook.net_wh.astype(np.float64).T[:, :, None]
+        self._prices = outlook.import_price
+        self._import_max_wh, self._export_max_wh = outlook.import_max_wh, outlook.export_max_wh
 
     def before(self, slot: int, after: Floats, export: float) -> Floats:
         """Marginal values before a slot, from those after it."""
-        price = float(self._outlook.import_price[slot])
-        import_max_wh = _limit(self._outlook.import_max_wh, slot)
-        export_max_wh = _limit(self._outlook.export_max_wh, slot)
-        grid_wh, into, out, wear = self._grid_wh, self._into, self._out, self._wear
-        net_wh = self._net_wh[:, slot, None]
+        price, grid_wh, net_wh = float(self._prices[slot]), self._grid_wh, self._net_wh[slot]
+        store_wh, charge_wh, cover_wh, sell_wh = self._levels(after, price, export)
         surplus_wh, deficit_wh = np.maximum(-net_wh, 0), np.maximum(net_wh, 0)
-
-        def level_wh(threshold: float) -> float:
-            return float(grid_wh[np.searchsorted(-after, -threshold, side="left")])
-
-        take_wh = np.maximum(
-            np.minimum(surplus_wh, (level_wh(export / into) - grid_wh) / into),
-            np.maximum((level_wh(price / into) - grid_wh) / into, surplus_wh - export_max_wh),
+        least_in_wh, least_out_wh, room_wh, left_wh = (
+            charge_wh,
+            sell_wh,
+            self._room_wh,
+            self._left_wh,
         )
-        room_wh = np.minimum(
-            (grid_wh[-1] - grid_wh) / into,
-            np.minimum(self._most_in_wh, np.maximum(import_max_wh - net_wh, 0)),
-        )
-        take_wh = np.clip(take_wh, 0, room_wh)
-        give_wh = np.maximum(
-            np.minimum(deficit_wh, (grid_wh - level_wh((price - wear) * out)) * out),
-            np.maximum(
-                (grid_wh - level_wh((export - wear) * out)) * out, deficit_wh - import_max_wh
-            ),
-        )
-        left_wh = np.minimum(
-            (grid_wh - grid_wh[0]) * out,
-            np.minimum(self._most_out_wh, np.maximum(export_max_wh + net_wh, 0)),
-        )
-        give_wh = np.clip(give_wh, 0, left_wh)
+        if self._import_max_wh is not None:
+            most = float(self._import_max_wh[slot])
+            least_out_wh = np.maximum(least_out_wh, deficit_wh - most)
+            room_wh = np.minimum(room_wh, np.maximum(most - net_wh, 0))
+        if self._export_max_wh is not None:
+            most = float(self._export_max_wh[slot])
+            least_in_wh = np.maximum(least_in_wh, surplus_wh - most)
+            left_wh = np.minimum(left_wh, np.maximum(most + net_wh, 0))
+        take_wh = np.maximum(np.minimum(surplus_wh, store_wh), least_in_wh)
+        take_wh = np.minimum(np.maximum(take_wh, 0, out=take_wh), room_wh)
+        give_wh = np.maximum(np.minimum(deficit_wh, cover_wh), least_out_wh)
+        give_wh = np.minimum(np.maximum(give_wh, 0, out=give_wh), left_wh)
         flow_wh = net_wh + take_wh - give_wh
-        worth = np.concatenate(([0.0], np.cumsum(after))) * (grid_wh[1] - grid_wh[0])
-        cost = np.where(flow_wh > 0, flow_wh * price, np.maximum(flow_wh, -export_max_wh) * export)
-        cost += give_wh * wear
-        cost -= np.interp(grid_wh + take_wh * into - give_wh / out, grid_wh, worth)
-        marginal = -np.diff(self._weight @ cost) / np.diff(grid_wh)
+        sold_wh = np.minimum(flow_wh, 0)
+        if self._export_max_wh is not None:  # what is above is not sold, but lost
+            sold_wh = np.maximum(sold_wh, -float(self._export_max_wh[slot]))
+        cost = np.maximum(flow_wh, 0) * price + sold_wh * export + give_wh * self._wear
+        cost -= self._worth(after, grid_wh + take_wh * self._into - give_wh / self._out)
+        marginal = -np.diff(self._weight @ cost) / self._step_wh
         falling: Floats = np.minimum.accumulate(marginal)
         return falling
 
+    def _levels(self, after: Floats, price: float, export: float) -> tuple[Floats, ...]:
+        """AC energy at each charge to the levels: store, charge, cover, sell."""
+        into, out, wear, grid_wh = self._into, self._out, self._wear, self._grid_wh
+        thresholds = (export / into, price / into, (price - wear) * out, (export - wear) * out)
+        at = grid_wh[np.searchsorted(-after, -np.array(thresholds))]
+        return (
+            (at[0] - grid_wh) / into,
+            (at[1] - grid_wh) / into,
+            (grid_wh - at[2]) * out,
+            (grid_wh - at[3]) * out,
+        )
 
-def _limit(limits: NDArray[Any] | None, slot: int) -> float:
-    return float(NO_LIMIT_WH if limits is None else limits[slot])
+    def _worth(self, after: Floats, soc_wh: Floats) -> Floats:
+        """What a charge is worth after the slot: straight lines between the grid's points."""
+        worth = np.concatenate(([0.0], np.cumsum(after))) * self._step_wh
+        place = (soc_wh - self._grid_wh[0]) / self._step_wh
+        index = np.minimum(place.astype(np.intp), len(after) - 1)
+        found: Floats = worth[index] + (place - index) * self._step_wh * after[index]
+        return found
 
 
 def _curve(battery: Battery, step_wh: int, marginal: Floats) -> ValueCurve:
-    values = tuple(int(value) for value in np.floor(marginal))
-    return ValueCurve(battery.floor_wh, step_wh, values)
+    values = np.floor(marginal).astype(np.int64).tolist()
+    return ValueCurve(battery.floor_wh, step_wh, tuple(values))
