@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 
-.PHONY: demo sim sim-full test long properties fuzz check bench bench-market bench-ledger bench-growth bench-poe bench-trade bench-hem bench-forecast scenarios format clean help
+.PHONY: demo sim sim-full test long properties fuzz check bench bench-market bench-ledger bench-growth bench-poe bench-trade bench-hem bench-forecast bench-savings scenarios format clean help
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -69,6 +69,9 @@ bench-growth: $(STAMP) ## What grows with the chain: a transaction, disk, joinin
 
 bench-hem: $(STAMP) ## A whole HEM on this machine: memory, idle CPU, disk writes, start, imports (ARGS="--short")
 	$(BIN)/python -m bench.hem $(ARGS)
+
+bench-savings: $(STAMP) ## What a battery saves measured homes, by who controls it; an hour on two cores (ARGS="--data DIR --short")
+	$(BIN)/python -m bench.savings $(ARGS)
 
 bench-forecast: $(STAMP) ## Forecasts of measured homes beside persistence and means (ARGS="--data DIR --short")
 	$(BIN)/python -m bench.forecast $(ARGS)

@@ -86,9 +86,10 @@ class Case:
         return self.runs["none"].cost_uc - self.runs[way].cost_uc
 
     def worst_month_uc(self, way: str) -> int:
-        """The least gain over the rule in 30 days."""
-        pairs = zip(self.runs["rule"].months_uc, self.runs[way].months_uc, strict=True)
-        return min(rule - ours for rule, ours in pairs)
+        """The least gain over the rule in 30 days, or in all where they are fewer."""
+        rule, ours = self.runs["rule"], self.runs[way]
+        pairs = zip(rule.months_uc, ours.months_uc, strict=True)
+        return min((rule_uc - uc for rule_uc, uc in pairs), default=rule.cost_uc - ours.cost_uc)
 
 
 def self_consumption(battery: Battery, net_wh: int, soc_wh: int, seconds: int) -> int:
