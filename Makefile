@@ -5,8 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 
-.PHONY: demo sim sim-full test long properties fuzz check bench bench-market bench-ledger bench-growth bench-poe bench-trade bench-hem bench-forecast bench-savings scenarios format clean help
-.PHONY: demo sim sim-full test long properties fuzz check bench bench-market bench-ledger bench-growth bench-poe bench-trade bench-hem bench-plan scenarios format clean help
+.PHONY: demo sim sim-full test long properties fuzz check bench bench-market bench-ledger bench-growth bench-poe bench-trade bench-hem bench-forecast bench-savings bench-plan scenarios format clean help
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -76,6 +75,7 @@ bench-savings: $(STAMP) ## What a battery saves measured homes, by who controls 
 
 bench-forecast: $(STAMP) ## Forecasts of measured homes beside persistence and means (ARGS="--data DIR --short")
 	$(BIN)/python -m bench.forecast $(ARGS)
+
 bench-plan: $(STAMP) ## Plans of 48 h: model and solve, and as a process of its own (ARGS="--repeats 20 --json")
 	$(BIN)/python -m bench.plan $(ARGS)
 

@@ -11,12 +11,9 @@ One line is logged when solving stops to work and one when it works again.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import importlib.util
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import structlog
@@ -26,23 +23,17 @@ from hem.controller.plan import BYTES_MAX, Plan, Task, to_json
 from hem.controller.plan_check import check_plan
 from hem.controller.planning import shortcomings
 from hem.ems.solver_worker import Answer
-from runtime.process import die_with_parent
+from runtime.child import ChildError, ask_child
 
 DEADLINE_S = 20.0
 """From the start of the child to its answer [real s]; a slot has 900."""
 SOLVING_PERMILLE = 600
 """Of the deadline, for the solver; the rest is for starting and reading on a busy machine."""
 WORKER = "hem.ems.solver_worker"
-ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-"""numpy starts threads for every core when it is imported; HiGHS is given one anyway."""
 
 log = structlog.get_logger(component="hem")
 
 _ANSWER = msgspec.json.Decoder(Answer)
-
-
-class NoPlanError(Exception):
-    """The child gave nothing that can be used; the text says why."""
 
 
 class Solver:
@@ -74,7 +65,7 @@ class Solver:
         found = []
         try:
             found.append(await self._solved(task))
-        except NoPlanError as error:
+        except ChildError as error:
             self._failed(str(error))
         else:
             self._works()
@@ -88,36 +79,10 @@ class Solver:
 
     async def _solved(self, task: Task) -> Plan:
         if self._own and importlib.util.find_spec("highspy") is None:
-            raise NoPlanError("highspy is not installed: pip install 'hearthgrid[planner]'")
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                data = await self._ask(to_json(task))
-        except TimeoutError:
-            raise NoPlanError(f"late: no answer within {self._deadline_s:g} s") from None
-        return _judged(task, data)
-
-    async def _ask(self, question: bytes) -> bytes:
+            raise ChildError("highspy is not installed: pip install 'hearthgrid[planner]'")
         seconds = self._deadline_s * SOLVING_PERMILLE / 1000
-        try:
-            child = await asyncio.create_subprocess_exec(
-                *self._command,
-                f"{seconds:g}",
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                env=_environment(os.environ),
-                preexec_fn=die_with_parent(),
-            )
-        except OSError as error:
-            raise NoPlanError(f"does not start: {error.strerror}") from None
-        try:
-            return await _exchange(child, question)
-        finally:
-            if child.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    child.kill()
-            # A child killed while we are cancelled must still be reaped.
-            await asyncio.shield(child.wait())
+        command = (*self._command, f"{seconds:g}")
+        return _judged(task, await ask_child(command, to_json(task), self._deadline_s, BYTES_MAX))
 
     def _failed(self, why: str) -> None:
         if not self.why_not:
@@ -130,49 +95,14 @@ class Solver:
         self.why_not = ""
 
 
-async def _exchange(child: asyncio.subprocess.Process, question: bytes) -> bytes:
-    """The question in, the answer out, both at once: a child may answer before it has read all."""
-    assert child.stdin is not None
-    assert child.stdout is not None
-    writing = asyncio.create_task(_write(child.stdin, question))
-    try:
-        data = await _read(child.stdout)
-    finally:
-        writing.cancel()
-    code = await child.wait()
-    if code != 0:
-        raise NoPlanError(f"crashed: exit code {code}")
-    return data
-
-
-async def _write(stdin: asyncio.StreamWriter, question: bytes) -> None:
-    with contextlib.suppress(ConnectionError):
-        stdin.write(question)
-        await stdin.drain()
-        stdin.close()
-
-
-async def _read(stdout: asyncio.StreamReader) -> bytes:
-    data = bytearray()
-    while part := await stdout.read(BYTES_MAX):
-        data += part
-        if len(data) > BYTES_MAX:
-            raise NoPlanError(f"says more than {BYTES_MAX} bytes")
-    return bytes(data)
-
-
 def _judged(task: Task, data: bytes) -> Plan:
     try:
         answer = _ANSWER.decode(data)
     except msgspec.MsgspecError as error:
-        raise NoPlanError(f"not an answer: {error}") from None
+        raise ChildError(f"not an answer: {error}") from None
     if answer.plan is None:
-        raise NoPlanError(answer.outcome.value)
+        raise ChildError(answer.outcome.value)
     faults = check_plan(task, answer.plan)
     if faults:
-        raise NoPlanError(f"impossible plan: {faults[0]} ({len(faults)} faults)")
+        raise ChildError(f"impossible plan: {faults[0]} ({len(faults)} faults)")
     return answer.plan
-
-
-def _environment(ours: Mapping[str, str]) -> dict[str, str]:
-    return {**ours, **ONE_THREAD}
