@@ -18,6 +18,10 @@ The owner's policy: what the controller may do, in a file the owner can read.
     path = "prices.*"
     most = 320000
 
+    [[rule]]                       # thresholds with targets, and hours: `hem.controller.sections`
+    when = "battery < 20 %"
+    buy_to = "40 %"
+
 No file means the defaults. A key we do not know is a mistake and is refused, so that a misspelt
 limit is not silently absent. The file stays in the home.
 
@@ -27,13 +31,24 @@ Source: ETSE's policy (PML); TMI section V-E for the three ways to participate.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from hem.controller.battery import degradation_cost_uc_per_kwh
 from hem.controller.curves import BID_QUANTITY, OFFER_QUANTITY, Curve, check_curve
+from hem.controller.quantities import EnergyPrice, Level
+from hem.controller.sections import NeverSell, NumberText, PriceCap, Reserve, Rule, Section
 from ledger.approvals import Approval
 from wire.errors import ConfigError
 
@@ -41,13 +56,9 @@ Permille = Annotated[int, Field(ge=0, le=1000)]
 Price = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
 
+RULES_MAX = 64
+
 Market = Literal["double-auction", "auctions", "order-book", "escrow", "schedules"]
-
-
-class Section(BaseModel):
-    """Base of the file and its sections: a key that we do not know is a mistake, not a wish."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class OrderBookPolicy(Section):
@@ -137,6 +148,18 @@ class Policy(Section):
     wallet: WalletPolicy = WalletPolicy()
     approve: tuple[Approval, ...] = ()
     """Changes of the market's rules that we agree to when they are proposed."""
+    battery_voltage_v: NumberText | None = None
+    """What makes Ah energy [V]."""
+    currency: Mapping[Literal["£", "€", "$"], NumberText] = Field(default={})
+    """What one of these is worth in the market's currency [¤]; 1 for one that is not there."""
+    rule: Annotated[tuple[Rule, ...], Field(max_length=RULES_MAX)] = ()
+    """Thresholds with targets; of several that fire, the first trades."""
+    price_cap: Annotated[tuple[PriceCap, ...], Field(max_length=RULES_MAX)] = ()
+    """Prices that hold in some hours; the tightest counts."""
+    reserve: Annotated[tuple[Reserve, ...], Field(max_length=RULES_MAX)] = ()
+    """Stored energy kept for the home in some hours; the largest counts."""
+    never_sell: Annotated[tuple[NeverSell, ...], Field(max_length=RULES_MAX)] = ()
+    """Hours in which nothing is sold."""
 
     @property
     def trades(self) -> bool:
@@ -159,6 +182,26 @@ class Policy(Section):
         check_curve(self.offer_curve, rising=True)
         check_curve(self.bid_curve, rising=False)
         return self
+
+    @field_validator("rule", "reserve")
+    @classmethod
+    def _voltage_for_ah(cls, tables: Any, info: ValidationInfo) -> Any:
+        if info.data.get("battery_voltage_v", Fraction(1)) is None:
+            for key, level in (one for table in tables for one in table.levels):
+                if level.unit == "Ah":
+                    raise ValueError(
+                        f"{key}: {level.text!r} needs the battery's voltage; add a line such as"
+                        ' battery_voltage_v = "51.2"'
+                    )
+        return tables
+
+    def level_wh(self, level: Level, capacity_wh: int) -> Fraction:
+        """A level of this policy, exactly [Wh]."""
+        return level.energy_wh(capacity_wh, self.battery_voltage_v)
+
+    def price_uc(self, price: EnergyPrice) -> Fraction:
+        """A price of this policy, exactly [µ¤/kWh]."""
+        return price.uc_per_kwh({str(sign): worth for sign, worth in self.currency.items()})
 
 
 def load_policy(path: Path) -> Policy:
@@ -202,12 +245,13 @@ def parse_policy(text: str, where: str) -> Policy:
 def _explain(error: ValidationError, text: str) -> str:
     parts = []
     for problem in error.errors(include_url=False):
-        place = [str(part) for part in problem["loc"] if not isinstance(part, int)]
-        line = _line_of(place, text) if place else 0
-        key = ".".join(place)
+        place = problem["loc"]
+        names = [str(part) for part in place if isinstance(part, str)]
+        line = _line_of(place, text) if names else 0
+        key = ".".join(names)
         where = f"line {line}, {key}" if line else key or "the policy"
         remedy = (
-            f"no such key; remove it or use one of {', '.join(_keys_beside(place))}"
+            f"no such key; remove it or use one of {', '.join(_keys_beside(names))}"
             if problem["type"] == "extra_forbidden"
             else f"{problem['msg']}; correct the value or remove the key for its default"
         )
@@ -217,20 +261,36 @@ def _explain(error: ValidationError, text: str) -> str:
 
 def _keys_beside(place: list[str]) -> list[str]:
     """The keys that there are where a wrong one stands."""
-    fields = Policy.model_fields
+    section: type[BaseModel] = Policy
     for part in place[:-1]:
-        section = fields[part].default
-        inner = Approval if section == () else type(section)
-        fields = inner.model_fields
-    return sorted(fields)
+        section = _section_in(section.model_fields[part].annotation)
+    return sorted(field.alias or name for name, field in section.model_fields.items())
 
 
-def _line_of(place: list[str], text: str) -> int:
-    """The line of a key, or of the section that it is in; 0 when neither is found."""
+def _section_in(annotation: Any) -> type[BaseModel]:
+    """The section that a key holds, alone or several in a row."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(_section_in(inner) for inner in get_args(annotation) if inner is not Ellipsis)
+
+
+def _line_of(place: tuple[int | str, ...], text: str) -> int:
+    """
+    The line of a key, or of the section that it is in; 0 when neither is found.
+
+    Args:
+        place: names, with the number of a table after the name of several
+    """
     found, wanted = 0, list(place)
     for number, line in enumerate(text.splitlines(), start=1):
-        name = line.split("=")[0].strip()
-        if wanted and name in (wanted[0], f"[{wanted[0]}]", f"[[{wanted[0]}]]"):
-            found = number
-            del wanted[0]
+        name = line.split("=")[0].split("#")[0].strip().strip("\"'")
+        if not wanted or name not in (wanted[0], f"[{wanted[0]}]", f"[[{wanted[0]}]]"):
+            continue
+        if name.startswith("[[") and len(wanted) > 1 and isinstance(wanted[1], int):
+            if wanted[1]:
+                wanted[1] -= 1
+                continue
+            del wanted[1]
+        found = number
+        del wanted[0]
     return found
