@@ -8,7 +8,10 @@ in it. Without a contract the battery serves the home alone.
 from __future__ import annotations
 
 from hem.controller.battery import Battery
+from hem.controller.limits import FREE, Caps
 
+COVER_S = 180
+"""What is imported above a limit is covered as far as the battery lasts until we look again [s]."""
 LOOK_AHEAD_S = 30
 """An error near the end of a slot is corrected as if this much time were left: no wild swings."""
 _ANY_TIME_S = 10**9
@@ -25,6 +28,7 @@ def setpoint_w(
     battery: Battery | None,
     slot_has_position: bool,
     reserve_wh: int = 0,
+    caps: Caps = FREE,
 ) -> int:
     """
     Battery power to set now [W, + discharge].
@@ -41,6 +45,7 @@ def setpoint_w(
         seconds_left: of the slot
         soc_wh: stored energy; None without a battery
         reserve_wh: kept for the home: beyond its own load only what is above it is discharged
+        caps: limits of the grid that hold now
 
     Returns:
         Power within the battery's rates and what its state of charge allows; 0 without a battery.
@@ -55,14 +60,19 @@ def setpoint_w(
         grid_w = abs(missing_wh) * 3600 // horizon_s * (1 if missing_wh >= 0 else -1)
     wanted_w = load_w - pv_w - grid_w
     # What is stored must last for the time left; the rates are limits of their own.
+    stored_wh = battery.discharge_limit_wh(soc_wh, _ANY_TIME_S)
+    room_wh = battery.charge_limit_wh(soc_wh, _ANY_TIME_S)
+    most_charge_w = min(battery.max_charge_w, room_wh * 3600 // horizon_s)
     if wanted_w >= 0:
-        stored_wh = battery.discharge_limit_wh(soc_wh, _ANY_TIME_S)
         spare_wh = battery.discharge_limit_wh(soc_wh - reserve_wh, _ANY_TIME_S)
-        return min(
+        power_w = min(
             wanted_w,
             battery.max_discharge_w,
             stored_wh * 3600 // horizon_s,
             max(load_w - pv_w, spare_wh * 3600 // horizon_s, 0),
         )
-    room_wh = battery.charge_limit_wh(soc_wh, _ANY_TIME_S)
-    return -min(-wanted_w, battery.max_charge_w, room_wh * 3600 // horizon_s)
+    else:
+        power_w = -min(-wanted_w, most_charge_w)
+    cover_wh = stored_wh * 3600 // min(max(seconds_left, LOOK_AHEAD_S), COVER_S)
+    most_w = max(power_w, min(battery.max_discharge_w, cover_wh))
+    return min(max(caps.within(power_w, load_w, pv_w), min(power_w, -most_charge_w)), most_w)
