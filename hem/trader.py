@@ -3,28 +3,34 @@ The trader: what the home orders in which market, when, and what it promised alr
 
     + 60…     schedules, offers of neighbours to accept, offers of ours, escrowed trades
     + 120 s   the double auction of the next slot, with what is left
+    minutes   the owner's rules, until something is ordered in it
     events    the aggregator's auctions, sessions reopened, changes of the rules proposed
     a window  before a gate: sealed bids are revealed
 
 The decisions are `hem.controller`'s; here they meet what is on disk: wallet, promises, outbox. One
 rule keeps the markets apart: whatever was sold or bought early, or is on offer, is part of the
 home's need when the next market is looked at.
+
+No order leaves that breaks the owner's policy or a limit from outside: all of them pass
+`hem.controller.rules.permitted` (here `_allowed`), each for every slot that it is for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, tzinfo
 from typing import Any, Literal, Protocol
 
 import msgspec
 import structlog
 
 from hem.controller.battery import Battery
-from hem.controller.bidding import OrderIntent, Situation, answer_auction, decide
-from hem.controller.forecast import Forecaster, present
+from hem.controller.bidding import Decision, OrderIntent, Situation, answer_auction
+from hem.controller.explain import Cause, LimitNote, Record, cause_of
+from hem.controller.forecast import Forecast, Forecaster, present
 from hem.controller.forward import (
     Block,
     Choice,
@@ -40,7 +46,20 @@ from hem.controller.forward import (
     soc_at,
     wish_of,
 )
-from hem.controller.policy import Policy
+from hem.controller.limits import FOREVER_MS, FREE, Caps, Limit
+from hem.controller.policy import Market, Policy
+from hem.controller.rules import (
+    Forbidden,
+    binding,
+    bounded,
+    bounds_of,
+    decide_by,
+    due,
+    permitted,
+    permitted_together,
+    reserve_permille,
+)
+from hem.controller.sections import Rule
 from hem.ems.board import Board
 from hem.ems.decisions import DecisionLog
 from hem.ems.pledges import NEVER_MS, Pledge, Pledges, Source, by_slot
@@ -66,8 +85,15 @@ SESSION = "@session"
 RULES = "rules"
 BID_AFTER_MS = 120_000
 """How long after a slot's start it is bid for the next [ms]."""
+WATCH_EVERY_MS = 60_000
+"""How often rules are looked at [ms]."""
 KNOW_WITHIN_MS = 110_000
 """Who does not know by then what is final trades ahead in the next slot [ms after its start]."""
+MARKET_OF_PROMISE: dict[str, Market] = {
+    "post-offer": "order-book", "accept-offer": "order-book", "make-offer": "escrow",
+    "accept-escrow": "escrow", "submit-schedule": "schedules", "auction-bid": "auctions",
+}  # fmt: skip
+"""The market of an operation in which a promise was made; a sealed one does not say."""
 MAX_AHEAD = 96
 KEEP_SLOTS = 96
 """Promises and salts are kept so long after their slot [slots]."""
@@ -110,6 +136,12 @@ class Parts:
     """Asks the gateway. Raises `GatewayError`."""
     caught_up: Callable[[], bool] = lambda: True
     """Do we know what is final? Who has been away may have sold what it does not know of."""
+    zone: tzinfo = UTC
+    """Of the household's clock."""
+    caps: Callable[[int, int], Caps] = lambda _start_ms, _end_ms: FREE
+    """The limits from outside in an interval of market time [ms]."""
+    policy_error: Callable[[], str] = lambda: ""
+    """Why the owner's file is not in force; empty: it is."""
 
 
 class Trader:
@@ -123,11 +155,17 @@ class Trader:
         self.pledges = Pledges(parts.store)
         self.board = Board()
         self._sealed = SealedBids(parts.store, parts.rng)
+        self._lost: tuple[str, ...] = ()
+        """Devices that did not answer when the gateway was asked last."""
         self._to_reveal = asyncio.Event()
 
     def renew_grant(self, grant: AddressGrant) -> None:
         """Our address may be used for longer."""
         self._parts = replace(self._parts, grant=grant)
+
+    def renew_policy(self, policy: Policy) -> None:
+        """The owner wishes something else; orders that have left are not called back."""
+        self._policy = policy
 
     @property
     def address(self) -> str:
@@ -138,23 +176,46 @@ class Trader:
 
     async def bid(self, slot: int) -> None:
         """Decide about the next slot that can still be bid for, and bid in its double auction."""
+        since_ms = self._clock.now_ms() - self._grid.length_s * 1000
+        await self._bid(slot, due(self._policy, since_ms, self._clock.now_ms()), only_rules=False)
+
+    async def watch(self, slot: int) -> None:
+        """Look at the owner's rules once more, where nothing was ordered yet."""
+        now_ms = self._clock.now_ms()
+        rules = due(self._policy, now_ms - WATCH_EVERY_MS, now_ms)
+        if any(rule.keep is None for rule in rules):
+            await self._bid(slot, rules, only_rules=True)
+
+    async def _bid(self, slot: int, rules: tuple[Rule, ...], *, only_rules: bool) -> None:
         target = self._target(slot)
         if not self._may_trade(target, "double-auction") or not self._is_new(f"bid/{target}/0"):
+            if not self._policy.trades and not only_rules:
+                self._note(target, Cause.REWARDS_ONLY)
             return
         now_ms = self._clock.now_ms()
         if not await self._know(now_ms + (self._closes_ms(target) - now_ms) // 2):
             log.warning("no bid: we do not know yet what is final", slot=target)
+            self._note(target, Cause.LEDGER_UNKNOWN)
             return
         now = await self._unlimited(slot + 1)
         if now is None:
+            self._note(target, Cause.DEVICE_LOST)
             return
-        decision = decide(self._ahead(now, target, await self._early_or_present()), self._policy)
-        self._parts.decisions.add(target, self._clock.now_ms(), decision)
+        situation = self._ahead(now, target, await self._early_or_present())
+        decision = decide_by(situation, self._policy, rules)
+        if only_rules and not decision.rule:
+            return
+        orders, refused = permitted_together(
+            decision.orders, "double-auction", situation, self._policy
+        )
+        record = self._record(situation, decision, rules, refused)
+        kept = replace(decision, orders=orders)
+        self._parts.decisions.add(target, self._clock.now_ms(), kept, record)
         sealed = self._sealed_rule(target)
         self._leave(
             [
                 self._order(f"bid/{target}/{number}", target, "", order, sealed=sealed)
-                for number, order in enumerate(decision.orders)
+                for number, order in enumerate(orders)
             ]
         )
 
@@ -204,14 +265,22 @@ class Trader:
         """A promise whose operation a crash kept from the outbox is sent now."""
         now_ms = self._clock.now_ms()
         standing = [(k, p) for k, p in self.pledges.kept() if p.energy_wh and now_ms < p.until_ms]
-        self._leave([(_left_as(key, pledge), pledge.operation) for key, pledge in standing])
+        self._leave(
+            [
+                (_left_as(key, pledge), pledge.operation)
+                for key, pledge in standing
+                if self._still_allowed(pledge)
+            ]
+        )
 
     def _schedule(self, base: Situation, slot: int) -> None:
         key = f"schedule/{slot}"
         if not self._may_trade(slot, "schedules") or not self._is_new(key):
             return
-        order = schedule(self._ahead(base, slot), self._policy)
-        if order is None:
+        order = schedule(*bounded(self._ahead(base, slot), self._policy))
+        if order is None or not self._allowed(
+            "schedules", base, [Block(slot, slot, *_what(order))], order.side
+        ):
             return
         sent = self._order(key, slot, SESSION, order, sealed=self._sealed_rule(slot))
         self._promise(key, slot, slot, order, sent[1])
@@ -225,12 +294,12 @@ class Trader:
             offers = self.board.offers("order-book", now_ms, self.address)
             new = [offer for offer in offers if self._is_new(f"accept/{offer.name}")]
             choice = choose(new, wishes, self._policy, self.address)
-            if choice is None:
+            if choice is None or not self._allowed("order-book", base, choice.parts, "buy"):
                 break
             self._accept(choice)
         sells = self._wishes(base, range(first, last + 1), "order-book")
         block = block_to_sell([sells.get(s) for s in range(first, last + 1)], first, self._policy)
-        if block is not None:
+        if block is not None and self._allowed("order-book", base, [block], "sell"):
             self._post(block)
 
     def _accept(self, choice: Choice) -> None:
@@ -275,6 +344,9 @@ class Trader:
             offer = choose_lot(offers, wishes, self._policy, self._escrow_terms, self.address)
             if offer is None:
                 break
+            slot_of, what = offer.start_slot, (offer.energy_wh, offer.price_uc_per_kwh)
+            if not self._allowed("escrow", base, [Block(slot_of, slot_of, *what)], "buy"):
+                break
             self._take(offer)
         if not self._room_for_lot(target):
             return
@@ -282,7 +354,9 @@ class Trader:
         fee_uc, feed_in = self._escrow_terms(target)
         for number, energy_wh in enumerate(lots(wish, self._policy, fee_uc, feed_in)):
             assert wish is not None
-            self._offer_lot(target, number, OrderIntent("sell", energy_wh, wish.price_uc_per_kwh))
+            order = OrderIntent("sell", energy_wh, wish.price_uc_per_kwh)
+            if self._allowed("escrow", base, [Block(target, target, *_what(order))], "sell"):
+                self._offer_lot(target, number, order)
 
     def _escrow_terms(self, slot: int) -> tuple[int, int]:
         """(fee of taking part [µ¤], feed-in price [µ¤/kWh]) of a slot."""
@@ -328,16 +402,87 @@ class Trader:
     ) -> dict[int, OrderIntent]:
         """What we would order for each of these slots, after all that is promised."""
         early = self._early()
+        rules = self._rules_ahead(base.slot)
         wishes: dict[int, OrderIntent] = {}
         for slot in slots:
             if not self._may_trade(slot, market):
                 continue
-            wish = wish_of(decide(self._ahead(base, slot, early), self._policy))
+            wish = wish_of(decide_by(self._ahead(base, slot, early), self._policy, rules))
             if wish is not None:
                 # a battery gives or takes the same energy once only, in whichever slot
                 early.plan(slot, wish.energy_wh if wish.side == "buy" else -wish.energy_wh)
                 wishes[slot] = wish
         return wishes
+
+    def _rules_ahead(self, slot: int) -> tuple[Rule, ...]:
+        """
+        The owner's rules, where they can only be served ahead of time.
+
+        Who bids for the next slot buys in it what a rule asks for; and what is on its way already
+        is not bought a second time.
+        """
+        ordered = any(one >= slot and net_wh for one, net_wh in self._wallet.net_wh().items())
+        promised = any(
+            pledge.end_slot >= slot
+            for pledge in self.pledges.standing("forecast", self._clock.now_ms())
+        )
+        if "double-auction" in self._policy.markets or ordered or promised:
+            return ()
+        now_ms = self._clock.now_ms()
+        return due(self._policy, now_ms - self._grid.length_s * 1000, now_ms)
+
+    # --- The gate --------------------------------------------------------------------------------
+
+    def _allowed(
+        self,
+        market: Market,
+        base: Situation,
+        parts: Sequence[Block],
+        side: Literal["buy", "sell"],
+    ) -> bool:
+        """
+        May an order leave that is for these slots? All of them or none.
+
+        Args:
+            base: situation of the next slot, before limits (`_unlimited`)
+        """
+        early = self._early()
+        for part in parts:
+            order = OrderIntent(side, part.energy_wh, part.price_uc_per_kwh)
+            for slot in range(part.start_slot, part.end_slot + 1):
+                verdict = permitted(order, market, self._ahead(base, slot, early), self._policy)
+                if isinstance(verdict, Forbidden):
+                    log.warning("order not sent", market=market, slot=slot, reason=verdict.value)
+                    return False
+                early.plan(slot, part.energy_wh if side == "buy" else -part.energy_wh)
+        return True
+
+    def _of_auction(
+        self, orders: tuple[OrderIntent, ...], situation: Situation
+    ) -> tuple[OrderIntent, ...]:
+        """Of the answers to an auction those that may leave."""
+        allowed, refused = permitted_together(orders, "auctions", situation, self._policy)
+        if refused:
+            log.warning("order not sent", market="auctions", reason=refused[0].value)
+        return allowed
+
+    def _still_allowed(self, pledge: Pledge) -> bool:
+        """Does a promise that has not left yet keep to the policy, which may be another by now?"""
+        market = MARKET_OF_PROMISE.get(pledge.operation["op"])
+        price = pledge.operation.get("priceUcPerKwh")
+        if not self._policy.trades or (market and market not in self._policy.markets):
+            return False
+        for slot in range(pledge.start_slot, pledge.end_slot + 1):
+            bounds = bounds_of(self._bare(slot), self._policy)
+            if pledge.energy_wh > 0 and bounds.never_sell:
+                return False
+            if price is None:
+                continue
+            if pledge.energy_wh > 0 and bounds.sell_min is not None and price < bounds.sell_min:
+                return False
+            if pledge.energy_wh < 0 and bounds.buy_max is not None and price > bounds.buy_max:
+                return False
+        return True
 
     # --- Events ----------------------------------------------------------------------------------
 
@@ -389,23 +534,30 @@ class Trader:
         key = f"auction/{auction}"
         given = self.pledges.kept(key)
         if given:
-            self._leave([(_left_as(key, pledge), pledge.operation) for key, pledge in given])
+            self._leave(
+                [
+                    (_left_as(key, pledge), pledge.operation)
+                    for key, pledge in given
+                    if self._still_allowed(pledge)
+                ]
+            )
             return
         situation = await self._later(slot)
         if situation is None:
             return
         if event["template"] == "double":
             if not self._ordered_wh(slot, "sell") and not self._ordered_wh(slot, "buy"):
-                self._bid_in(key, event, decide(situation, self._policy).orders, "forecast")
+                orders = decide_by(situation, self._policy, ()).orders
+                self._bid_in(key, event, self._of_auction(orders, situation), "forecast")
             return
         if event["template"] == "forward" and self._ordered_wh(slot, "buy"):
             return  # what we are short of may be bought already
         order = answer_auction(
-            situation, self._policy, event["template"], event["energyWh"], event["priceUcPerKwh"],
-            self._ordered_wh(slot, "sell"),
+            *bounded(situation, self._policy), event["template"], event["energyWh"],
+            event["priceUcPerKwh"], self._ordered_wh(slot, "sell"),
         )  # fmt: skip
         if order is not None:
-            self._bid_in(key, event, (order,), "battery")
+            self._bid_in(key, event, self._of_auction((order,), situation), "battery")
 
     def _bid_in(
         self, key: str, event: dict[str, Any], orders: tuple[OrderIntent, ...], source: Source
@@ -432,8 +584,10 @@ class Trader:
         if situation is None:
             return
         without = replace(situation, forecast=committed(situation.forecast, -net_wh))
-        order = adjustment(without, net_wh, self._policy)
-        if order is not None:
+        order = adjustment(without, net_wh, bounded(without, self._policy)[1])
+        if order is not None and not isinstance(
+            permitted(order, "schedules", situation, self._policy), Forbidden
+        ):
             key = f"adjust/{slot}/{event['deadlineMs']}"
             self._leave([(key, _submit(slot, order))])
 
@@ -585,8 +739,10 @@ class Trader:
         """
         early = early or self._early()
         soc_wh = soc_at(now, slot, early.net_wh)
-        later = replace(now, slot=slot, soc_wh=soc_wh, forecast=early.forecast(slot))
-        return self._limited(later, early)
+        later = replace(
+            now, slot=slot, soc_wh=soc_wh, forecast=early.forecast(slot), day_s=self._day_s(slot)
+        )
+        return self._limited(later, early, self._caps(slot))
 
     async def _later(self, slot: int) -> Situation | None:
         """The situation of a slot that has not begun; None when nobody knows the home's state."""
@@ -601,19 +757,50 @@ class Trader:
             log.warning("no state", reason=str(error))
             return None
         battery, soc_wh = battery_of(state, self._policy)
-        return Situation(
-            slot=slot,
-            slot_seconds=self._grid.length_s,
+        devices = state.get("devices", {})
+        self._lost = tuple(sorted(name for name, found in devices.items() if found != "ok"))
+        return replace(
+            self._bare(slot),
             forecast=self._early().forecast(slot),
             soc_wh=soc_wh,
             battery=battery,
-            retail=0,
-            feed_in=0,
-            imbalance=0,
+            coming_wh=self._coming_wh(slot - 1),
         )
 
-    def _limited(self, situation: Situation, early: Early) -> Situation:
-        """A situation with its slot's prices, less what is promised, within our grant."""
+    def _bare(self, slot: int) -> Situation:
+        """A slot of which nothing is known but when it is."""
+        return Situation(
+            slot=slot, slot_seconds=self._grid.length_s, forecast=Forecast(0, 0, 0), soc_wh=None,
+            battery=None, retail=0, feed_in=0, imbalance=0, day_s=self._day_s(slot),
+        )  # fmt: skip
+
+    def _day_s(self, slot: int) -> int:
+        """Seconds since midnight by the household's clock when a slot begins."""
+        at = datetime.fromtimestamp(self._grid.start_ms(slot) / 1000, self._parts.zone)
+        return at.hour * 3600 + at.minute * 60 + at.second
+
+    def reserve_permille(self, slot: int, state: State) -> int:
+        """What is kept for the home in a slot that runs, of the battery's capacity."""
+        battery, soc_wh = battery_of(state, self._policy)
+        now = replace(self._bare(slot), battery=battery, soc_wh=soc_wh)
+        return reserve_permille(now, self._policy)
+
+    def _coming_wh(self, slot: int) -> int:
+        """What the slot that runs will still bring into the battery by what was traded for it."""
+        position = self._wallet.position(slot)
+        if position is None or self._parts.forecaster.empty:
+            return 0
+        left_ms = min(
+            max(self._grid.end_ms(slot) - self._clock.now_ms(), 0), self._grid.length_s * 1000
+        )
+        net_wh = self._parts.forecaster.forecast(slot).net_wh
+        return (position.net_wh - net_wh) * left_ms // (self._grid.length_s * 1000)
+
+    def _caps(self, slot: int) -> Caps:
+        return self._parts.caps(self._grid.start_ms(slot), self._grid.end_ms(slot))
+
+    def _limited(self, situation: Situation, early: Early, caps: Caps) -> Situation:
+        """A situation with its slot's prices, less what is promised, within grant and limits."""
         slot, grant, tariff = situation.slot, self._parts.grant, self.rules.tariff(situation.slot)
         battery, soc_wh = situation.battery, situation.soc_wh
         pledged_wh = early.battery_wh.get(slot, 0)
@@ -623,6 +810,8 @@ class Trader:
         position = self._wallet.position(slot)
         bought_wh, sold_wh = (position.bought_wh, position.sold_wh) if position else (0, 0)
         offered_wh = early.promised_wh.get(slot, 0)
+        most_buy_wh = _least(grant.max_buy_wh, caps.import_wh(self._grid.length_s))
+        most_sell_wh = _least(grant.max_sell_wh, caps.export_wh(self._grid.length_s))
         return replace(
             situation,
             soc_wh=soc_wh,
@@ -633,13 +822,65 @@ class Trader:
             prices=tuple(p for p in recent if p is not None),
             can_buy=grant.can_buy,
             can_sell=grant.can_sell,
-            max_buy_wh=max(
-                grant.max_buy_wh + min(pledged_wh, 0) + min(offered_wh, 0) - bought_wh, 0
-            ),
-            max_sell_wh=max(
-                grant.max_sell_wh - max(pledged_wh, 0) - max(offered_wh, 0) - sold_wh, 0
-            ),
+            max_buy_wh=max(most_buy_wh + min(pledged_wh, 0) + min(offered_wh, 0) - bought_wh, 0),
+            max_sell_wh=max(most_sell_wh - max(pledged_wh, 0) - max(offered_wh, 0) - sold_wh, 0),
         )
+
+    # --- Telling ---------------------------------------------------------------------------------
+
+    def _note(self, slot: int, cause: Cause) -> None:
+        """Write down why nothing was even decided."""
+        record = Record(
+            cause=cause, policy_error=self._parts.policy_error(), lost=self._lost,
+            limits=self._limit_notes(slot),
+        )  # fmt: skip
+        nothing = Decision((), 0, cause.value)
+        if self._parts.decisions.get(slot) is None:
+            self._parts.decisions.add(slot, self._clock.now_ms(), nothing, record)
+
+    def _record(
+        self,
+        situation: Situation,
+        decision: Decision,
+        rules: tuple[Rule, ...],
+        refused: tuple[Forbidden, ...],
+    ) -> Record:
+        """What was known, and what held the decision back."""
+        policy, slot = self._policy, situation.slot
+        grant = self._parts.grant
+        caps = self._caps(slot)
+        free = situation
+        if caps != FREE:
+            free = replace(situation, max_buy_wh=grant.max_buy_wh, max_sell_wh=grant.max_sell_wh)
+        held = binding(situation, free, policy, rules, decision)
+        bounds = bounds_of(situation, policy)
+        battery, soc_wh = situation.battery, situation.soc_wh
+        return Record(
+            cause=cause_of(situation, policy, decision, held),
+            net_wh=situation.forecast.net_wh,
+            stored_permille=-1
+            if battery is None or soc_wh is None else battery.soc_permille(soc_wh),
+            retail_uc_per_kwh=situation.retail, feed_in_uc_per_kwh=situation.feed_in,
+            rule=decision.rule, bounds=held,
+            buy_max_uc_per_kwh=-1 if bounds.buy_max is None else bounds.buy_max,
+            sell_min_uc_per_kwh=-1 if bounds.sell_min is None else bounds.sell_min,
+            never_sell=bounds.never_sell, keep_wh=bounds.keep_wh,
+            limits=self._limit_notes(slot), refused=tuple(one.value for one in refused),
+            policy_error=self._parts.policy_error(), lost=self._lost,
+        )  # fmt: skip
+
+    def _limit_notes(self, slot: int) -> tuple[LimitNote, ...]:
+        caps = self._caps(slot)
+        return tuple(
+            LimitNote(side=one.side, power_w=one.power_w, origin=one.origin, until=self._until(one))
+            for one in (caps.import_limit, caps.export_limit)
+            if one is not None
+        )
+
+    def _until(self, limit: Limit) -> str:
+        if limit.until_ms == FOREVER_MS:
+            return ""
+        return datetime.fromtimestamp(limit.until_ms / 1000, self._parts.zone).strftime("%H:%M")
 
     def _ordered_wh(self, slot: int, side: str) -> int:
         """What we ordered, or got already, in the double auction of a slot [Wh]."""
@@ -685,6 +926,15 @@ def after_pledge(
         return rest, max(battery.after(soc_wh, 0, pledged_wh), 0)
     rest = replace(battery, max_charge_w=max(battery.max_charge_w - power_w, 0))
     return rest, battery.after(soc_wh, -pledged_wh, 0)
+
+
+def _least(granted_wh: int, limit_wh: int | None) -> int:
+    return granted_wh if limit_wh is None else min(granted_wh, limit_wh)
+
+
+def _what(order: OrderIntent) -> tuple[int, int]:
+    """Its energy [Wh] and price [µ¤/kWh]."""
+    return order.energy_wh, order.price_uc_per_kwh
 
 
 def _left_as(key: str, pledge: Pledge) -> str:

@@ -78,6 +78,10 @@ class Situation:
     can_sell: bool = True
     max_buy_wh: int = 10**9
     max_sell_wh: int = 10**9
+    day_s: int = 0
+    """When the slot begins by the home's clock: seconds since midnight."""
+    coming_wh: int = 0
+    """Bought − sold in the slot that runs, and still to come: not in `soc_wh` yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,8 @@ class Decision:
     battery_wh: int
     """Expected battery energy in the slot if all orders are filled (+ discharge)."""
     reason: str
+    rule: str = ""
+    """Of the owner's, that decided; empty: none did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +124,10 @@ def decide(situation: Situation, policy: Policy) -> Decision:
     if battery is None or soc_wh is None:
         intents, reason = _without_battery(situation, policy)
     else:
-        intents, reason = _with_battery(situation, policy, _usable(battery, policy), soc_wh)
+        intents, reason = _with_battery(situation, policy, usable_battery(battery, policy), soc_wh)
     orders = _within_grants(intents, situation, policy)
     position_wh = sum(o.energy_wh if o.side == "buy" else -o.energy_wh for o in orders)
-    return Decision(orders, _battery_wh(situation, policy, position_wh), reason)
+    return Decision(orders, battery_wh(situation, policy, position_wh), reason)
 
 
 def answer_auction(
@@ -148,7 +154,7 @@ def answer_auction(
     battery, soc_wh = situation.battery, situation.soc_wh
     if battery is None or soc_wh is None or not policy.trades or energy_wh <= 0:
         return None
-    usable = _usable(battery, policy)
+    usable = usable_battery(battery, policy)
     outlook = _outlook(situation, usable, soc_wh)
     if template == "reverse" and situation.can_sell:
         stored_wh = _stored_offer_wh(situation, policy, usable, soc_wh, outlook)
@@ -495,7 +501,7 @@ def capped_bid(price: int, policy: Policy) -> int:
     return price if policy.buy_price_max is None else min(price, policy.buy_price_max)
 
 
-def _usable(battery: Battery, policy: Policy) -> Battery:
+def usable_battery(battery: Battery, policy: Policy) -> Battery:
     """The battery within the owner's limits as well as its own."""
     low = max(battery.soc_min_permille, policy.soc_min_permille)
     high = min(battery.soc_max_permille, policy.soc_max_permille)
@@ -521,12 +527,12 @@ def _within_grants(
     return tuple(orders)
 
 
-def _battery_wh(situation: Situation, policy: Policy, position_wh: int) -> int:
+def battery_wh(situation: Situation, policy: Policy, position_wh: int) -> int:
     """What the battery does if the whole position is filled; the rest is the grid's."""
     battery, soc_wh = situation.battery, situation.soc_wh
     if battery is None or soc_wh is None:
         return 0
-    usable = _usable(battery, policy)
+    usable = usable_battery(battery, policy)
     wanted_wh = situation.forecast.net_wh - position_wh
     if wanted_wh >= 0:
         return min(wanted_wh, usable.discharge_limit_wh(soc_wh, situation.slot_seconds))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import msgspec
+
+from hem.controller.explain import Record
 from runtime.ports import Store
 from wire.canonical import decode, encode
 
@@ -34,8 +37,15 @@ class DecisionLog:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def add(self, slot: int, time_ms: int, decision: _Decision) -> None:
-        """Write a decision down."""
+    def add(
+        self, slot: int, time_ms: int, decision: _Decision, record: Record | None = None
+    ) -> None:
+        """
+        Write a decision down.
+
+        Args:
+            record: what was known, for the explanation
+        """
         orders: list[_Order] = list(decision.orders)
         row = {
             "slot": slot,
@@ -47,6 +57,7 @@ class DecisionLog:
                 for o in orders
             ],
             "codes": {},
+            **({} if record is None else {"record": msgspec.to_builtins(record)}),
         }
         self._put(slot, row)
 
