@@ -14,6 +14,7 @@ from wire.errors import ConfigError
 
 if TYPE_CHECKING:
     from hem.config import Provisioning
+    from hem.controller.policy import Policy
     from wire.slots import SlotGrid
 
 app = typer.Typer(
@@ -116,17 +117,19 @@ def wallet(provisioning: Provisioned, as_json: Json = False) -> None:
 def why(
     provisioning: Provisioned,
     slot: Annotated[
-        str, typer.Argument(help="Slot number, or time of day HH:MM (UTC); empty: the last ones.")
+        str, typer.Argument(help="Slot number, or HH:MM by the home's clock; empty: the last ones.")
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Explain decisions: what was bid, and why."""
+    """Explain decisions in words: what was done, why, and what became of it."""
+    from zoneinfo import ZoneInfo  # noqa: PLC0415
+
     from hem.config import load_market_facts, load_provisioning  # noqa: PLC0415
     from hem.summary import decisions_of  # noqa: PLC0415
 
     config = load_provisioning(provisioning)
     grid = load_market_facts(config.market.genesis).grid
-    rows = decisions_of(config.home.data_dir, slot, grid)
+    rows = decisions_of(config.home.data_dir, slot, grid, ZoneInfo(config.home.timezone))
     if as_json:
         print(json.dumps(rows))
         return
@@ -138,15 +141,87 @@ def why(
 
 @policy_app.command("check")
 def policy_check(
-    file: Annotated[Path, typer.Argument(help="Policy file (TOML).")], as_json: Json = False
+    file: Annotated[Path, typer.Argument(help="Policy file (TOML).")],
+    home: Annotated[
+        Path | None,
+        typer.Option(help="Provisioning file: say what stays in force where the file is broken."),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Check a policy file before the home uses it."""
+    """Check a policy file before the home uses it; exit 2 and the line of what is wrong."""
     from hem.controller.policy import load_policy  # noqa: PLC0415
 
     if not file.exists():
         raise ConfigError(f"{file}: no such file; give a policy file")
-    policy = load_policy(file)
-    _print(json.loads(policy.model_dump_json()), as_json)
+    try:
+        policy = load_policy(file)
+    except ConfigError as error:
+        if home is not None:
+            from hem.ems.policy_file import last_good  # noqa: PLC0415
+
+            good = last_good(file, _data_dir(home))
+            if good is not None:
+                _print({**_keys(good), "error": str(error)}, as_json)
+        raise
+    _print(_keys(policy), as_json)
+
+
+@policy_app.command("show")
+def policy_show(provisioning: Provisioned, as_json: Json = False) -> None:
+    """Show the policy that a home goes by, and what is wrong with its file."""
+    from hem.config import load_provisioning  # noqa: PLC0415
+    from hem.ems.policy_file import in_force  # noqa: PLC0415
+
+    config = load_provisioning(provisioning)
+    policy, error = in_force(config.policy.file, config.home.data_dir)
+    _print({**_keys(policy), "error": error}, as_json)
+
+
+@app.command()
+def limit(
+    provisioning: Provisioned,
+    import_w: Annotated[
+        int | None, typer.Option(help="Take no more than this from the grid [W]; at least 4200.")
+    ] = None,
+    export_w: Annotated[
+        int | None, typer.Option(help="Give no more than this to the grid [W].")
+    ] = None,
+    lasts: Annotated[str, typer.Option("--for", help="How long: 60min, 2h.")] = "60min",
+    lift: Annotated[bool, typer.Option(help="Lift what was set here before.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Limit the home's power at the grid for a while; without options: show what was set."""
+    from hem.controller.limits import Limit  # noqa: PLC0415
+    from hem.controller.quantities import parse_duration_s  # noqa: PLC0415
+    from hem.ems.limit_book import lift_limits, read_limits, set_limits  # noqa: PLC0415
+
+    config, _, now_ms = _at(provisioning)
+    folder = config.home.data_dir
+    try:
+        until_ms = now_ms + parse_duration_s(lasts) * 1000
+    except ValueError as error:
+        raise ConfigError(f"--for: {error}") from None
+    if lift:
+        lift_limits(folder)
+    new = []
+    if import_w is not None:
+        new.append(Limit("import", import_w, "household", now_ms, until_ms))
+    if export_w is not None:
+        new.append(Limit("export", export_w, "household", now_ms, until_ms))
+    held = set_limits(folder, tuple(new), now_ms) if new else read_limits(folder)
+    rows: list[dict[str, Any]] = [
+        {"side": one.side, "powerW": one.power_w, "untilMs": one.until_ms}
+        for one in held
+        if one.until_ms > now_ms
+    ]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        minutes = (row["untilMs"] - now_ms) // 60_000
+        print(f"{row['side']}: at most {row['powerW']} W for {minutes} min more")
+    if not rows:
+        print("no limit is set here")
 
 
 @app.command("page-code")
@@ -220,6 +295,12 @@ def main() -> None:
     except ConfigError as error:
         print(f"hem: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _keys(policy: Policy) -> dict[str, Any]:
+    """A policy as it is written."""
+    keys: dict[str, Any] = json.loads(policy.model_dump_json(by_alias=True))
+    return keys
 
 
 def _data_dir(provisioning: Path) -> Path:

@@ -9,6 +9,7 @@ The provisioning file of a home: the one file an installer drops in.
     [http]      host, port, names                     (only where the page and health are served)
     [local_broker] host, port, user, password_file    (only where Home Assistant is told)
     [light]     enabled, checkpoint, period_s         (the light client; on unless told otherwise)
+    [grid]      import_max_w, export_max_w            (what the connection carries)
 
 One pydantic model per section. All paths are relative to the file. Everything is checked before
 anything connects; an error names the file, the key and what would be right.
@@ -21,6 +22,7 @@ import tomllib
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AfterValidator,
@@ -58,6 +60,14 @@ def _key(text: str) -> str:
     return text
 
 
+def _timezone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("expected the name of a time zone, such as 'Europe/Berlin'") from None
+    return name
+
+
 Identity = Annotated[str, AfterValidator(_identity)]
 PublicKey = Annotated[str, AfterValidator(_key)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -80,6 +90,8 @@ class Home(Section):
     """One-time code for enrolment at the CSM-DB."""
     data_dir: Path
     """Keys, registers, outbox. Back it up."""
+    timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
+    """Of the household's clock: hours of the policy, and of what is explained to it."""
 
 
 class Broker(Section):
@@ -252,6 +264,15 @@ class Light(Section):
     """Newer headers and a proof are asked for so often [real s]."""
 
 
+class Grid(Section):
+    """What the connection carries; obeyed before anything else."""
+
+    import_max_w: Annotated[int, Field(ge=100, le=10_000_000)] | None = None
+    """Most power to take from the grid [W]."""
+    export_max_w: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
+    """Most power to give to the grid [W]."""
+
+
 class Provisioning(Section):
     """A whole provisioning file, paths resolved."""
 
@@ -266,6 +287,7 @@ class Provisioning(Section):
     http: Http | None = None
     local_broker: LocalBroker | None = None
     light: Light = Light()
+    grid: Grid = Grid()
 
     @model_validator(mode="after")
     def _names_differ(self) -> Provisioning:

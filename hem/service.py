@@ -23,13 +23,16 @@ import zlib
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import structlog
 
 from hem.config import Provisioning
 from hem.controller.forecast import Forecaster
-from hem.controller.policy import load_policy
+from hem.controller.limits import GridSide, Limit
+from hem.controller.policy import Policy
 from hem.controller.setpoint import setpoint_w
 from hem.ems.closing import (
     DELIVERED,
@@ -48,13 +51,15 @@ from hem.ems.health import Facts, Health, assess
 from hem.ems.home_assistant import HomeAssistant
 from hem.ems.keyring import Keyring
 from hem.ems.light import HomeLight, LightView, trusted_point
+from hem.ems.limit_book import LimitBook
+from hem.ems.policy_file import PolicyFile
 from hem.ems.readings import ReadingOutbox
 from hem.ems.renewal import Renewal
 from hem.ems.schedule import Phase, Timetable
 from hem.ems.standing import Standings
 from hem.ems.wallet import Wallet
 from hem.gateway.client import GatewayClient, GatewayError
-from hem.trader import Parts, Trader, battery_of
+from hem.trader import WATCH_EVERY_MS, Parts, Trader, battery_of
 from ledger.client import LedgerClient, QueryError, Validators
 from ledger.genesis import load_genesis
 from ledger.light_sync import LightFollower
@@ -76,6 +81,8 @@ from wire.metering import Reading, load_record
 AHEAD_AFTER_S = 60
 AHEAD_SPREAD_S = 50
 BID_AFTER_S = 120
+WATCH_FROM_S = 185
+"""Rules are looked at from here on: the bid's minute is over, and nobody steers [s]."""
 STEER_EVERY_S = 180
 GATEWAY_WAIT_S = 60.0
 LEASE_PERIODS = 3
@@ -137,13 +144,13 @@ class HomeEnergyManager:
         self.grid = self.genesis.grid
         folder = config.home.data_dir
         folder.mkdir(parents=True, exist_ok=True)
+        self.policy_file = PolicyFile(config.policy.file, folder)
         self.gateway = GatewayClient(config.gateway.socket)
         self.keyring = Keyring(folder / "keys", rng)
         self.store = SqliteStore(folder / "ems.sqlite")
         self._queue = SqliteStore(folder / "outbox.sqlite")
         self.decisions = DecisionLog(self.store)
         self.day, self.standings = DayLog(self.store), Standings(self.store)
-        self.policy = load_policy(config.policy.file)
         self.enrolment = Enrolment(
             self.store, self.keyring, self.gateway, config.market.name,
             from_text(config.market.csmdb_key, KEY_BYTES),
@@ -151,6 +158,7 @@ class HomeEnergyManager:
         self.ems_key = self.keyring.ems
         self.home_bus = self._home_lane()
         self._home_csmdb = self._csmdb(self.home_bus)
+        self.limits = self._limit_book(folder)
         self.renewal = Renewal(
             self.enrolment, clock, self.grid, rng, self._line, config.market.last_slot,
             config.validator.id if config.validator is not None else "", self._renewed,
@@ -192,6 +200,11 @@ class HomeEnergyManager:
         self.client: LedgerClient
         self.trader: Trader
         self.funds: Funds
+
+    @property
+    def policy(self) -> Policy:
+        """The owner's, as it is in force."""
+        return self.policy_file.policy
 
     async def run(self) -> None:
         """
@@ -344,6 +357,21 @@ class HomeEnergyManager:
             will=self._will(),
         )  # fmt: skip
 
+    def _limit_book(self, folder: Path) -> LimitBook:
+        """Limits from outside: the connection's are in the provisioning file."""
+        sides: tuple[tuple[GridSide, int | None], ...] = (
+            ("import", self.config.grid.import_max_w), ("export", self.config.grid.export_max_w),
+        )  # fmt: skip
+        connection = tuple(
+            Limit(side, power_w, "connection") for side, power_w in sides if power_w is not None
+        )
+        book = LimitBook(
+            self.store, folder, connection, self.ems_key.id, self.config.market.name,
+            from_text(self.genesis.supervisor.key, KEY_BYTES), self.clock,
+        )  # fmt: skip
+        self.home_bus.subscribe(self._topic(topics.COMMAND, self.ems_key.id), book.take)
+        return book
+
     def _csmdb(self, bus: MqttBus) -> CsmDbClient:
         return CsmDbClient(
             bus, self.ems_key, self.keyring.box, self.config.market.name,
@@ -414,7 +442,8 @@ class HomeEnergyManager:
                 genesis=self.genesis, grant=self.grant, policy=self.policy, wallet=self.wallet,
                 outbox=self.outbox, decisions=self.decisions, forecaster=self.forecaster,
                 store=self.store, clock=self.clock, rng=self.rng, state=self.gateway.state,
-                caught_up=lambda: self.client.caught_up,
+                caught_up=lambda: self.client.caught_up, zone=ZoneInfo(self.config.home.timezone),
+                caps=self.limits.between, policy_error=lambda: self.policy_file.error,
             )
         )  # fmt: skip
         dso = DsoClient(
@@ -447,6 +476,7 @@ class HomeEnergyManager:
     def _phases(self) -> list[Phase]:
         length_s = self.grid.length_s
         steering = range(STEER_EVERY_S, length_s, STEER_EVERY_S)
+        watching = range(WATCH_FROM_S, length_s, WATCH_EVERY_MS // 1000)
         # spread over the homes, or all would look at the board at once and take the same offers
         spread_s = zlib.crc32(self.wallet.address.encode()) % AHEAD_SPREAD_S
         ahead_s = min(AHEAD_AFTER_S + spread_s, length_s // 8)
@@ -454,6 +484,7 @@ class HomeEnergyManager:
             Phase("begin", 0, self._begin_slot, again=True),
             Phase("ahead", ahead_s, self._trade_ahead),
             Phase("bid", min(BID_AFTER_S, length_s // 4), self.trader.bid),
+            *(Phase(f"rules-{at}", at, self.trader.watch) for at in watching),
             *(Phase(f"steer-{at}", at, self._tick, again=True) for at in steering),
         ]
 
@@ -635,6 +666,8 @@ class HomeEnergyManager:
         if battery is None or soc_wh is None or opening is None or opening.slot != slot:
             return
         position = self.wallet.position(slot)
+        now_ms = self.clock.now_ms()
+        caps = self.limits.between(now_ms, now_ms + 1)
         if position is None:
             if self._steering:
                 self._steering = False
@@ -643,10 +676,11 @@ class HomeEnergyManager:
         net_so_far_wh = (
             state["import_wh"] - opening.import_wh - state["export_wh"] + opening.export_wh
         )  # fmt: skip
-        seconds_left = max(1, (self.grid.end_ms(slot) - self.clock.now_ms()) // 1000)
+        seconds_left = max(1, (self.grid.end_ms(slot) - now_ms) // 1000)
+        reserve_wh = battery.capacity_wh * self.trader.reserve_permille(slot, state) // 1000
         power_w = setpoint_w(
             position.net_wh, net_so_far_wh, seconds_left, state["load_w"], state["pv_w"],
-            soc_wh, battery, True, battery.capacity_wh * self.policy.reserve_permille // 1000,
+            soc_wh, battery, True, reserve_wh, caps,
         )  # fmt: skip
         self._steering = True
         period_s = STEER_EVERY_S / self.clock.speed
@@ -777,6 +811,8 @@ class HomeEnergyManager:
             waiting_operations=self.outbox.waiting if trading else 0,
             disk_free_bytes=shutil.disk_usage(self.config.home.data_dir).free,
             stuck=tuple(self.progress.stuck()),
+            policy_error=self.policy_file.error,
+            limits_error=self.limits.error,
             light=LightView() if self.light is None else self.light.view,
             figures={
                 **{k: v for k, v in self._state.items() if isinstance(v, int)},
@@ -813,6 +849,7 @@ class HomeEnergyManager:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             beat()
+            self._look_at_wishes()
             heights = self.client.delivered()
             if heights != self._heights:
                 self._heights, self._block_ms = heights, self.clock.now_ms()
@@ -830,6 +867,13 @@ class HomeEnergyManager:
                 self.day.forget_before(slot)
                 self.standings.forget_before(slot)
                 self.trader.forget_before(slot)
+
+    def _look_at_wishes(self) -> None:
+        """Take up what the owner, or somebody at this machine, has changed."""
+        self.limits.look()
+        if self.policy_file.look():
+            self.trader.renew_policy(self.policy)
+            self.funds.renew_policy(self.policy.wallet)
 
     def _keep_place(self) -> None:
         """

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from hem.controller.explain import Fate, Record, explain
 from hem.ems.decisions import DecisionLog
 from hem.ems.enrolment import CERTIFICATE, GRANT
 from hem.ems.funds import withdrawn
@@ -114,30 +118,66 @@ def settlements_of(folder: Path) -> list[dict[str, Any]]:
         return Wallet.kept(store).settlements()
 
 
-def decisions_of(folder: Path, when: str, grid: SlotGrid) -> list[dict[str, Any]]:
+def decisions_of(
+    folder: Path, when: str, grid: SlotGrid, zone: tzinfo = UTC
+) -> list[dict[str, Any]]:
     """
-    Decisions with a sentence each, newest first.
+    Decisions in words, newest first.
 
     Args:
-        when: a slot number, `HH:MM` (UTC, the newest such slot), or empty for the last ones
+        when: a slot number, `HH:MM` (the newest such slot), or empty for the last ones
+        zone: of the household's clock
 
     Raises:
         ConfigError: neither of these.
     """
     with _store(folder, EMS_FILE) as store:
         wallet = Wallet.kept(store)
+        metered = {
+            row["slot"]: row["netWh"] for row in wallet.settlements() if not row.get("assumed")
+        }
         rows = [
-            {**row, "markets": markets_of(wallet, row["slot"])}
+            {**row, "markets": markets_of(wallet, row["slot"]), "fate": _fate(row, wallet, metered)}
             for row in DecisionLog(store).latest(MANY)
         ]
     if when.isdecimal():
         rows = [row for row in rows if row["slot"] == int(when)]
     elif when:
         minute = _minute_of_day(when)
-        rows = [row for row in rows if _covers(row["slot"], minute, grid)][:1]
+        rows = [row for row in rows if _covers(row["slot"], minute, grid, zone)][:1]
     else:
         rows = rows[:LATEST]
-    return [{**row, "text": _sentence(row, grid)} for row in rows]
+    return [{**row, "text": _told(row, grid, zone)} for row in rows]
+
+
+def _fate(row: dict[str, Any], wallet: Wallet, metered: dict[int, int]) -> dict[str, Any]:
+    """What became of a decision (`hem.controller.explain.Fate`)."""
+    slot = row["slot"]
+    amounts = wallet.contracted(slot).values()
+    fate = Fate(
+        bought_wh=sum(bought_wh for bought_wh, _ in amounts),
+        sold_wh=sum(sold_wh for _, sold_wh in amounts),
+        refused=sum(code != "OK" for code in row["codes"].values()),
+        cleared=wallet.price(slot) is not None,
+        metered_net_wh=metered.get(slot),
+    )
+    found: dict[str, Any] = msgspec.to_builtins(fate)
+    return found
+
+
+def _told(row: dict[str, Any], grid: SlotGrid, zone: tzinfo) -> str:
+    """A row in words; one that was written without a record as far as it goes."""
+    if "record" not in row:
+        return _sentence(row, grid)
+    ends = _local(row["slot"] + 1, grid, zone)
+    record = msgspec.convert(row["record"], Record)
+    text = explain(record, row["orders"], msgspec.convert(row["fate"], Fate))
+    return f"{_local(row['slot'], grid, zone)}–{ends}: {text}"
+
+
+def _local(slot: int, grid: SlotGrid, zone: tzinfo) -> str:
+    """When a slot begins, by the household's clock."""
+    return datetime.fromtimestamp(grid.start_ms(slot) // 1000, zone).strftime("%H:%M")
 
 
 def _minute_of_day(when: str) -> int:
@@ -149,9 +189,10 @@ def _minute_of_day(when: str) -> int:
     raise ConfigError(f"{when!r}: give a slot number or a time such as 18:00")
 
 
-def _covers(slot: int, minute: int, grid: SlotGrid) -> bool:
+def _covers(slot: int, minute: int, grid: SlotGrid, zone: tzinfo) -> bool:
     """Does the slot overlap that minute of its day?"""
-    begin_s = grid.start_ms(slot) // 1000 % (DAY_MINUTES * 60)
+    at = datetime.fromtimestamp(grid.start_ms(slot) // 1000, zone)
+    begin_s = at.hour * 3600 + at.minute * 60 + at.second
     return begin_s < (minute + 1) * 60 and minute * 60 < begin_s + grid.length_s
 
 

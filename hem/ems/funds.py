@@ -81,6 +81,10 @@ class Funds:
         """Our address may be used for longer."""
         self._grant = grant
 
+    def renew_policy(self, policy: WalletPolicy) -> None:
+        """The owner wishes something else; a withdrawal that began goes on as it was asked for."""
+        self._policy = policy
+
     async def tend(self, slot: int) -> list[KeyedOperation]:
         """
         Withdraw what is missing; called once in a slot.

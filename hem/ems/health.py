@@ -59,6 +59,10 @@ class Facts:
     disk_free_bytes: int
     stuck: tuple[str, ...] = ()
     """Loops that do not come round."""
+    policy_error: str = ""
+    """Why the owner's file is not in force; empty: it is."""
+    limits_error: str = ""
+    """Why the file of limits is not read; empty: nothing is wrong with it."""
     light: LightView = field(default_factory=LightView)
     """What the light client has proved."""
     figures: Mapping[str, int] = field(default_factory=dict)
@@ -123,6 +127,11 @@ def _reasons(facts: Facts) -> Iterator[Reason]:
     if facts.disk_free_bytes < DISK_LOW_BYTES:
         level: Level = "failing" if facts.disk_free_bytes < DISK_FULL_BYTES else "degraded"
         yield Reason("disk", level, f"{facts.disk_free_bytes // 2**20} MiB left on the disk")
+    if facts.policy_error:
+        text = f"the last good policy stays in force: {facts.policy_error}"
+        yield Reason("policy", "degraded", text)
+    if facts.limits_error:
+        yield Reason("limits", "degraded", facts.limits_error)
     if facts.stuck:
         yield Reason("stuck", "failing", f"does not go on: {', '.join(facts.stuck)}")
 

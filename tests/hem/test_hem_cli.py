@@ -297,3 +297,50 @@ def test_running_a_home_loads_neither_devices_nor_pages():
     ).stdout.split()
     heavy = {"pymodbus", "sunspec2", "plotly", "jinja2", "starlette", "amqtt", "numpy", "pandas"}
     assert not heavy & set(loaded)
+
+
+def test_policy_show_tells_what_is_in_force_and_what_is_wrong(hem, home):
+    file, provisioning = home / "policy.toml", home / "provisioning.toml"
+    file.write_text("reserve_permille = 5 %\n")
+    code, _, err = hem("policy", "show", provisioning)
+    assert code == 2 and "line 1" in err, "there never was a good one"
+    (home / "data").mkdir(exist_ok=True)
+    (home / "data" / "policy.good.toml").write_text("reserve_permille = 300\n")
+    code, out, _ = hem("policy", "show", provisioning, "--json")
+    shown = json.loads(out)
+    assert (code, shown["reserve_permille"]) == (0, 300) and "line 1" in shown["error"]
+    code, out, err = hem("policy", "check", file, "--home", provisioning, "--json")
+    assert code == 2 and "line 1" in err
+    assert json.loads(out)["reserve_permille"] == 300, "what stays in force"
+    file.write_text('[[never_sell]]\nfrom = "17:00"\nto = "20:00"\n')
+    _, out, _ = hem("policy", "show", provisioning, "--json")
+    shown = json.loads(out)
+    assert (shown["never_sell"], shown["error"]) == ([{"from": "17:00", "to": "20:00"}], "")
+
+
+def test_limit_by_command(hem, home):
+    provisioning = home / "provisioning.toml"
+    (home / "data").mkdir(exist_ok=True)
+    assert hem("limit", provisioning)[1] == "no limit is set here\n"
+    code, out, _ = hem("limit", provisioning, "--import-w", 4200, "--for", "60min")
+    assert (code, out) == (0, "import: at most 4200 W for 60 min more\n")
+    code, out, _ = hem("limit", provisioning, "--export-w", 0, "--for", "2h", "--json")
+    assert [(row["side"], row["powerW"]) for row in json.loads(out)] == [
+        ("import", 4200), ("export", 0),
+    ]  # fmt: skip
+    assert hem("limit", provisioning, "--lift")[1] == "no limit is set here\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--import-w", 4199), "--import-w: import of 4199 W; give 4200"),
+        (("--import-w", 4200, "--for", "soon"), "--for: 'soon' is not a duration"),
+        (("--export-w", -1), "--export-w: export of -1 W"),
+        (("--export-w", 0, "--for", "800h"), "31 days"),
+    ],
+)
+def test_a_limit_that_nobody_may_set_is_one_line(hem, home, options, told):
+    (home / "data").mkdir(exist_ok=True)
+    code, _, err = hem("limit", home / "provisioning.toml", *options)
+    assert code == 2 and told in err and err.count("\n") == 1
