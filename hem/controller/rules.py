@@ -162,6 +162,16 @@ def binding(
     Returns:
         Of `never-sell`, `price-max`, `price-min`, `reserve`, `grid`.
     """
+    bounds = bounds_of(situation, policy)
+    # each look costs a whole decision, so only at what the owner has asked for and holds now
+    asked = {
+        "never-sell": bool(bounds.never_sell),
+        "price-max": bounds.buy_max is not None,
+        "price-min": bounds.sell_min is not None,
+        "reserve": bool(policy.reserve)
+        or any(rule.keep is not None for rule in policy.rule)
+        or "reserve_permille" in policy.model_fields_set,
+    }
     uncapped = tuple(cap.model_copy(update={"buy_max": None}) for cap in policy.price_cap)
     unfloored = tuple(cap.model_copy(update={"sell_min": None}) for cap in policy.price_cap)
     loose: dict[str, dict[str, Any]] = {
@@ -173,7 +183,8 @@ def binding(
     found = [
         name
         for name, update in loose.items()
-        if decide_by(situation, policy.model_copy(update=update), rules).orders != made.orders
+        if asked[name]
+        and decide_by(situation, policy.model_copy(update=update), rules).orders != made.orders
     ]
     if free != situation and decide_by(free, policy, rules).orders != made.orders:
         found.append("grid")
