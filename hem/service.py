@@ -137,9 +137,7 @@ class HomeEnergyManager:
         ready: asyncio.Event | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.config = config
-        self.clock = clock
-        self.rng = rng
+        self.config, self.clock, self.rng = config, clock, rng
         self.genesis = load_genesis(config.market.genesis)
         self.grid = self.genesis.grid
         folder = config.home.data_dir

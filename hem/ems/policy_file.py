@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from hem.controller.policy import Policy, load_policy, read_policy
+from hem.controller.policy import Policy, load_policy, parse_policy
 from wire.errors import ConfigError
 
 GOOD_FILE = "policy.good.toml"
@@ -107,7 +107,7 @@ def last_good(path: Path, folder: Path) -> Policy | None:
     """
     good = folder / GOOD_FILE
     try:
-        return read_policy(good.read_text(encoding="utf-8"), path)
+        return parse_policy(good.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError, ConfigError):
         return None
 

@@ -35,7 +35,7 @@ class LivingHome:
         plan: the plan that holds
     """
 
-    policy_at_once = False
+    policy_at_once = True
 
     def __init__(
         self, home: HomeEnergyManager, plan: Callable[[], Sequence[PlanRow]] = no_plan

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hem.controller.battery import Battery
 from hem.controller.bidding import OrderIntent, Situation, answer_auction
 from hem.controller.forecast import Forecast
-from hem.controller.policy import Policy, load_policy, read_policy
+from hem.controller.policy import Policy, load_policy, parse_policy
 from hem.controller.rules import (
     Forbidden,
     binding,
@@ -47,7 +47,7 @@ AH_WH = 48
 
 
 def policy(text: str) -> Policy:
-    return read_policy(text, Path("policy.toml"))
+    return parse_policy(text, "policy.toml")
 
 
 def situation(soc_wh=5_000, load=0, pv=0, **facts) -> Situation:
