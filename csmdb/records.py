@@ -99,7 +99,11 @@ class Repository(Protocol):
         ...
 
     def meter_owner(self, meter: Meter) -> str:
-        """Who has this meter key, or this vendor, model and serial; empty: nobody."""
+        """
+        Who has this meter key, or this vendor, model and serial; empty: nobody.
+
+        A meter that tells no serial is known by its key alone.
+        """
         ...
 
     def add_meter(self, participant: str, meter: Meter) -> None:

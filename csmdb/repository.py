@@ -112,8 +112,8 @@ class SqliteRepository:
     def meter_owner(self, meter: Meter) -> str:
         """Who has this meter key, or this vendor, model and serial; empty: nobody."""
         row = self._one(
-            "SELECT participant FROM meters"
-            " WHERE meter_key = ? OR (vendor = ? AND model = ? AND serial = ?)",
+            "SELECT participant FROM meters WHERE meter_key = ?"
+            " OR (vendor = ? AND model = ? AND serial = ? AND serial <> '')",
             meter.meter_key,
             meter.vendor,
             meter.model,

@@ -134,6 +134,14 @@ def first_tables(db: Database) -> None:
         )
 
 
+@migrations()
+def meters_without_serial(db: Database) -> None:
+    """Two meters that tell no serial are two: many do not."""
+    columns = "vendor, model, serial"
+    db.execute("DROP INDEX idx_meters_vendor_model_serial")
+    db.execute(f"CREATE UNIQUE INDEX idx_meters_serial ON meters ({columns}) WHERE serial <> ''")
+
+
 def open_database(path: Path) -> Database:
     """
     Open (or make) the database and bring it to the present schema.

@@ -120,6 +120,33 @@ def test_a_meter_is_certified_once(csmdb, change):
     assert reason(csmdb.desk.enroll(second.ems.id, request, NOW_MS)) == Refusal.DUPLICATE
 
 
+def test_meters_that_tell_no_serial_are_told_apart_by_their_keys(csmdb):
+    """Many makes give no serial over Modbus; two homes with such a one are two homes."""
+    for name in ("home-1", "home-2"):
+        home = AskingHome(name)
+        request = home.enrolment(claim(csmdb), serial="")
+        assert isinstance(csmdb.desk.enroll(home.ems.id, request, NOW_MS), Certificate), name
+    again = AskingHome("home-3")
+    key = to_text(home.meter.public)
+    request = again.enrolment(claim(csmdb), serial="", meter_key=key)
+    assert reason(csmdb.desk.enroll(again.ems.id, request, NOW_MS)) == Refusal.DUPLICATE
+
+
+def test_a_database_of_the_first_release_takes_meters_without_a_serial(tmp_path):
+    """The rule reaches the files that are there, which had one that no empty serial came twice."""
+    create(tmp_path / "csmdb", "test", clock=StandingClock()).close()
+    (file,) = (tmp_path / "csmdb").glob("*.sqlite")
+    with sqlite3.connect(file) as old:
+        old.execute("DROP INDEX idx_meters_serial")
+        old.execute(
+            "CREATE UNIQUE INDEX idx_meters_vendor_model_serial ON meters (vendor, model, serial)"
+        )
+        old.execute("DELETE FROM _sqlite_migrations WHERE name = 'meters_without_serial'")
+    old.close()
+    with open_csmdb(tmp_path / "csmdb", clock=StandingClock()) as csmdb:
+        test_meters_that_tell_no_serial_are_told_apart_by_their_keys(csmdb)
+
+
 def test_an_enrolled_key_cannot_take_a_second_claim(csmdb):
     home = enrolled(csmdb)
     request = home.enrolment(claim(csmdb))
