@@ -9,10 +9,12 @@ own mode.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
+from hem.gateway.modbus import DeviceError, DeviceRefusedError
 from hem.gateway.sunspec import ADDRESS_MAX, SCALE_MAX, Block, Snapshot, model_points
 
 Standing = Literal["neutral", "ours", "foreign"]
@@ -134,14 +136,17 @@ class HoldModel:
 
     async def restore_neutral(self) -> None:
         """
-        End the lease. Writes only where the device is not in its own mode yet.
+        End the lease. Writes only where the device is not in its own mode yet, and reads back.
 
         Raises:
             DeviceLostError, DeviceRefusedError.
         """
         self.commanded = None
+        if await self.is_neutral():
+            return
+        await self.write(self.switch, [0])
         if not await self.is_neutral():
-            await self.write(self.switch, [0])
+            raise DeviceRefusedError("the battery took the write and is not in its own mode")
 
     async def is_neutral(self) -> bool:
         """
@@ -151,6 +156,17 @@ class HoldModel:
             DeviceLostError, DeviceRefusedError.
         """
         return self._is_off(await self.look())
+
+    @asynccontextmanager
+    async def commanding(self) -> AsyncIterator[None]:
+        """Half a setpoint is nobody's: where the block fails the battery is given back."""
+        self.commanded = None
+        try:
+            yield
+        except DeviceError:
+            with suppress(DeviceError):  # the first reason counts
+                await self.restore_neutral()
+            raise
 
     def stands(self, words: Sequence[int]) -> Standing:
         """Whose power the battery holds, by the registers of the model."""

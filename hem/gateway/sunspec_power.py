@@ -15,10 +15,9 @@ References:
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from decimal import Decimal
 
-from hem.gateway.modbus import DeviceError, DeviceRefusedError
+from hem.gateway.modbus import DeviceRefusedError
 from hem.gateway.sunspec import Snapshot
 from hem.gateway.sunspec_hold import (
     Bounds,
@@ -86,15 +85,10 @@ class PowerControl(HoldModel):
             ac_w = max(-self._max_w, min(self._max_w, ac_w))
         setpoint = self._setpoint(ac_w)
         timer = {"WSetEnaRvrt": [0, *_uint32(lease_s)]}  # WSetRvrtTms lies beside it
-        self.commanded = None
-        try:
+        async with self.commanding():
             for name, values in (timer | setpoint | {"WSetEna": [1]}).items():
                 await self.write(name, values)
             await self._confirm(timer | setpoint | {"WSetEna": [1]}, lease_s)
-        except DeviceError:
-            with suppress(DeviceError):  # half a setpoint is nobody's; the first reason counts
-                await self.restore_neutral()
-            raise
         self.commanded = setpoint
         return ac_w - bounds.pv_w
 

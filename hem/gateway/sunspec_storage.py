@@ -4,6 +4,7 @@ A SunSpec battery held by model 124, basic storage controls.
 InWRte and OutWRte limit charging and discharging; a negative limit turns into the least power of
 the other direction, so the pair (−p, p) fixes the power at p. InOutWRte_RvrtTms is the device's own
 lease: when it runs out the device is back in its own self-consumption mode, whatever became of us.
+The timer is optional in the model: a device that does not keep what is written to it is not held.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ STORE_CONTROL_BOTH = 3
 class StorageControl(HoldModel):
     """Model 124: limits of charging and discharging, as shares of the most there may be."""
 
-    model, switch, last, end, off = 124, "StorCtl_Mod", "InWRte", "InOutWRte_SF", (0,)
+    model, switch, last, end = 124, "StorCtl_Mod", "InOutWRte_RvrtTms", "InOutWRte_SF"
+    off = (0,)
 
     def __init__(self, link: Wire, device_id: int) -> None:
         super().__init__(link, device_id)
@@ -48,7 +50,8 @@ class StorageControl(HoldModel):
             The power that will flow (within the bounds) [W], + discharge.
 
         Raises:
-            DeviceLostError: no answer. DeviceRefusedError: the read-back differs.
+            DeviceLostError: no answer. DeviceRefusedError: the read-back differs, or the timer is
+                not there; the device is back in its own mode then.
         """
         power_w = bounds.within(power_w)
         full = 100 * 10**-self._scale  # 100 % in register units
@@ -57,12 +60,16 @@ class StorageControl(HoldModel):
             _int16(round(-power_w * full / self._charge_base_w)),
         ]
         wanted = {"OutWRte": rates, "StorCtl_Mod": [STORE_CONTROL_BOTH]}
-        self.commanded = None
-        # OutWRte, InWRte, WinTms (act at once) and RvrtTms lie side by side: one request.
-        await self.write("OutWRte", [*rates, 0, lease_s])
-        await self.write("StorCtl_Mod", [STORE_CONTROL_BOTH])
-        if not self.shows(await self.look(), wanted):
-            raise DeviceRefusedError("the battery did not take the setpoint")
+        async with self.commanding():
+            # OutWRte, InWRte, WinTms (act at once) and RvrtTms lie side by side: one request.
+            await self.write("OutWRte", [*rates, 0, lease_s])
+            await self.write("StorCtl_Mod", [STORE_CONTROL_BOTH])
+            words = await self.look()
+            if not self.shows(words, wanted):
+                raise DeviceRefusedError("the battery did not take the setpoint")
+            (left_s,) = self.at(words, "InOutWRte_RvrtTms")  # some count it down
+            if not 0 < left_s <= lease_s:
+                raise DeviceRefusedError("model 124 of the device has no reversion timer")
         self.commanded = wanted
         return power_w
 

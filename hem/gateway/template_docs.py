@@ -57,6 +57,9 @@ the site runs on.
 hold. With `use` it is known before the device is reached what it is; without, no reading is signed
 until it was.
 
+A battery of 124 is held only where its reversion timer (`InOutWRte_RvrtTms`, optional in the model)
+keeps what is written to it.
+
 A battery of 704 is held only where its reversion timer (`WSetRvrtTms`, `WSetEnaRvrt`) is there and
 counts (`WSetRvrtRem`). Try it once before you rely on it: stop the gateway with `kill -9` while the
 battery is held, and see it return; firmware is known whose timer counts and ends nothing. Its power

@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from support.patience import PATIENCE_S
 
 from hem.config import Device
 from hem.gateway.devices import Site
@@ -131,6 +132,34 @@ async def test_the_device_ends_the_lease_by_itself():
         assert (await fresh.poll(0.0)).grid_w == 0
         assert devices.images[BATTERY_ID].get(124, "StorCtl_Mod") == 0
         fresh.close()
+
+
+@pytest.mark.parametrize("shown", [0xFFFF, 0])
+async def test_a_battery_of_124_whose_timer_is_not_there_is_not_held(shown):
+    """The timer is optional: a battery that drops it would go on for ever if we died."""
+    async with home(battery=FACTS) as (_clock, devices, port):
+        battery = devices.images[BATTERY_ID]
+        devices._commanded = lambda: battery.set(124, InOutWRte_RvrtTms=shown)
+        site = Site(all_of(port), PATIENCE_S, Notes())
+        await site.poll(0.0)
+        with pytest.raises(DeviceRefusedError, match="no reversion timer"):
+            await site.battery.command(2_000, 60, 0.0)
+        assert battery.get(124, "StorCtl_Mod") == 0, "it is given back at once"
+        site.close()
+
+
+async def test_a_battery_of_124_that_does_not_go_back_is_no_success():
+    """Neutral is read back: what was written and not done is told."""
+    async with home(battery=FACTS) as (_clock, devices, port):
+        battery = devices.images[BATTERY_ID]
+        site = Site(all_of(port), PATIENCE_S, Notes())
+        await site.poll(0.0)
+        await site.battery.command(2_000, 60, 0.0)
+        devices._commanded = lambda: battery.set(124, StorCtl_Mod=3)
+        with pytest.raises(DeviceRefusedError, match="not in its own mode"):
+            await site.battery.restore_neutral(1.0)
+        assert site.battery.holds(2.0), "nor may a guest write to it"
+        site.close()
 
 
 async def test_a_setpoint_left_by_another_is_undone_on_arrival_but_ours_is_kept():
