@@ -69,6 +69,8 @@ class Connected:
         self.on_arrival: Callable[[], None] = lambda: None
         self.met = False
         """True once it was reached: until then nobody knows what it has."""
+        self.turn = asyncio.Lock()
+        """A read between the writes of a setpoint would take ours for a stranger's."""
         self._address = _where(config)
         self._log = log
         self._reported = False
@@ -103,6 +105,10 @@ class Connected:
         self._asking = None
 
     async def _ask(self, now_s: float) -> None:
+        async with self.turn:
+            await self._look(now_s)
+
+    async def _look(self, now_s: float) -> None:
         try:
             sample = await self.source.read()
             why = self._frozen.look(sample, now_s)

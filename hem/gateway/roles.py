@@ -180,13 +180,14 @@ class Battery(Role):
         if self.limits is None or not self.ok:
             raise DeviceRefusedError("the battery has not been reached yet")
         self._held_until_s = now_s + lease_s  # from the first of several writes on
-        try:
-            power_w = await self._storage().hold(power_w, lease_s)
-        except DeviceError as error:
-            self._commanded = False
-            self._settle(error, now_s)
-            raise
-        self._commanded, self._meddled = True, False
+        async with self.device.turn:
+            try:
+                power_w = await self._storage().hold(power_w, lease_s)
+            except DeviceError as error:
+                self._commanded = False
+                self._settle(error, now_s)
+                raise
+            self._commanded, self._meddled = True, False
         return power_w
 
     async def restore_neutral(self, now_s: float) -> None:
@@ -196,13 +197,14 @@ class Battery(Role):
         Raises:
             DeviceError: the device does not answer (its own reversion timer is then what counts).
         """
-        self._commanded = False
-        try:
-            await self._storage().restore_neutral()
-        except DeviceError as error:
-            self._settle(error, now_s)
-            raise
-        self._held_until_s = 0.0
+        async with self.device.turn:
+            self._commanded = False
+            try:
+                await self._storage().restore_neutral()
+            except DeviceError as error:
+                self._settle(error, now_s)
+                raise
+            self._held_until_s = 0.0
 
     def holds(self, now_s: float) -> bool:
         """Does a lease of ours run? It does until it ends or neutral was restored."""

@@ -14,6 +14,7 @@ has no timer of its own, whoever wrote has to come back; `reversion` says so.
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -193,9 +194,8 @@ class TemplateSource:
         Raises:
             DeviceLostError, DeviceRefusedError.
         """
-        neutral = await self.is_neutral()
-        self._held = None
-        if neutral:
+        self._held = None  # also where it does not answer: what it shows later is not ours
+        if await self.is_neutral():
             return
         wanted = self._neutral()
         for writes in reversed(_requests(self._control().write, wanted)):
@@ -227,7 +227,10 @@ class TemplateSource:
         facts = self.template.hold
         if facts is None or not any(write.flash for write in facts.write):
             return True
-        return self._budget.admit(values, None, self._now_ms()) is Verdict.WRITE
+        try:
+            return self._budget.admit(values, None, self._now_ms()) is Verdict.WRITE
+        except sqlite3.Error:  # what cannot be counted is not allowed
+            return False
 
     def neutral_writes(self) -> Writes:
         """
@@ -381,7 +384,7 @@ class TemplateSource:
         if any(write.flash for write in writes):
             known = all(write.readback for write in writes)
             seen = [word for w in writes for word in await self._read_back(w)] if known else None
-            verdict = self._budget.admit(words, seen, self._now_ms(), neutral=not spare)
+            verdict = self._admit(words, seen, spare=spare)
             if verdict is Verdict.UNCHANGED:
                 return
             if verdict is Verdict.SPENT and spare:
@@ -389,6 +392,15 @@ class TemplateSource:
                     "the day's writes to the battery's memory are used up; it stays in its own mode"
                 )
         await self._link.write(self.device_id, writes[0].address, words)
+
+    def _admit(self, words: list[int], seen: list[int] | None, *, spare: bool) -> Verdict:
+        """A full disk counts no writes: it refuses setpoints, and keeps no battery from its mode."""
+        try:
+            return self._budget.admit(words, seen, self._now_ms(), neutral=not spare)
+        except sqlite3.Error as error:
+            if spare:
+                raise DeviceRefusedError(f"writes cannot be counted: {error}") from None
+            return Verdict.WRITE
 
     async def _confirm(self, writes: Iterable[Write], wanted: Mapping[str, list[int]]) -> None:
         for write in writes:

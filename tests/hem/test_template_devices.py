@@ -7,13 +7,17 @@ The words in the fixtures were worked out from the makers' tables, not by our de
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+
 import pytest
 from register_server import device_of, fixture
 
 from hem.config import Device
 from hem.gateway.devices import Site
-from hem.gateway.modbus import DeviceRefusedError
+from hem.gateway.modbus import DeviceLostError, DeviceRefusedError
 from hem.gateway.template import NEEDS, SAMPLE_NAMES, load_template, template_ids
+from runtime.store import MemoryStore
 
 HOLDABLE = [identity for identity in template_ids() if load_template(identity).hold]
 ALTERNATIVES = [
@@ -34,6 +38,15 @@ class Notes:
         self.lines.append((event, facts.get("why")))
 
     warning = info
+
+
+class Unplugged:
+    """A link nobody answers on."""
+
+    async def read(self, *_):
+        raise DeviceLostError("no answer in time")
+
+    write = read
 
 
 def configured(identity, port, **more):
@@ -300,6 +313,60 @@ async def test_flash_is_written_when_something_changes_and_only_so_often():
         assert budget - 200 < len(writes) <= budget
         await source.restore_neutral()
         assert await source.is_neutral(), "giving back is always allowed"
+        site.close()
+
+
+async def test_a_full_disk_refuses_setpoints_and_gives_the_battery_back(monkeypatch):
+    """Writes that cannot be counted are not made, but for the one that ends them."""
+    async with device_of("goodwe-et") as (_template, devices, port):
+        site = site_of("goodwe-et", port)
+        await site.poll(0.0)
+        source = only(site).source
+        await site.battery.command(-500, 60, 0.0)
+
+        def full(_store):
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(MemoryStore, "atomic", full)
+        assert not source.admits_foreign([1]), "nor is a guest's"
+        with pytest.raises(DeviceRefusedError, match="cannot be counted: database or disk is full"):
+            await site.battery.command(-900, 60, 0.0)
+        assert devices[247].get(47_511, 1) == "0001"
+        monkeypatch.undo()
+        await site.battery.command(-500, 60, 0.0)
+        monkeypatch.setattr(MemoryStore, "atomic", full)
+        await site.battery.restore_neutral(1.0)
+        assert devices[247].get(47_511, 1) == "0001"
+        site.close()
+
+
+async def test_a_read_never_falls_between_the_writes_of_a_setpoint():
+    """Half of a new setpoint is not the old one: it would be reported as somebody else's."""
+    async with device_of("sungrow-sh") as (_template, _devices, port):
+        site = site_of("sungrow-sh", port, notes := Notes())
+        await site.poll(0.0)
+        await site.battery.command(-500, 60, 0.0)
+        for turn in range(10):
+            power_w = -1_000 if turn % 2 else 500
+            await asyncio.gather(site.poll(turn), site.battery.command(power_w, 60, turn))
+            await asyncio.gather(site.battery.command(-power_w, 60, turn), site.poll(turn))
+        assert notes.lines == []
+        site.close()
+
+
+async def test_a_battery_lost_while_it_was_given_back_is_given_back_on_its_return():
+    """Our lease is over then: what it still holds is nobody's."""
+    async with device_of("foxess-h3") as (_template, devices, port):
+        site = site_of("foxess-h3", port)
+        await site.poll(0.0)
+        await site.battery.command(-1_000, 60, 0.0)
+        link = only(site).source._link
+        only(site).source._link = Unplugged()
+        with pytest.raises(DeviceLostError):
+            await site.battery.restore_neutral(1.0)
+        only(site).source._link = link
+        await site.poll(99.0)
+        assert devices[247].get(44_000, 1) == "0000"
         site.close()
 
 
