@@ -246,6 +246,8 @@ class Write(Part):
     """Whether the register at its neutral value says that the device is in its own mode."""
     flash: bool = False
     """Whether each write wears memory out: it is left out when nothing changes."""
+    rewinds: bool = False
+    """Whether writing it begins the device's period anew: see `rewind_s`."""
     with_previous: bool = False
     """Written in one request with the register before it."""
 
@@ -266,6 +268,9 @@ class Hold(Part):
     reversion: Literal["register", "keepalive", "none"]
     """What ends it without us: a timer that is written, the device after a silence, nothing."""
     keepalive_s: int | None = Field(default=None, ge=1, le=3_600)
+    rewind_s: int | None = Field(default=None, ge=60, le=3_600)
+    """Of a device that ends a period by itself, longer than our leases: so long after its begin the
+    registers that rewind it are written again, though nothing changes."""
     sets: Literal["battery", "ac"] = "battery"
     """What the setpoint fixes: the battery, or the inverter's output that PV is part of."""
     writes_per_day: int = Field(default=1_000, ge=10)
@@ -276,6 +281,10 @@ class Hold(Part):
     def _whole(self) -> Hold:
         if (self.reversion == "keepalive") != (self.keepalive_s is not None):
             raise ValueError("keepalive_s is given for reversion 'keepalive', and only for it")
+        if self.reversion != "none" and all(write.flash for write in self.write):
+            raise ValueError("a device that ends a lease needs a register not in flash to renew it")
+        if (self.rewind_s is not None) != any(write.rewinds for write in self.write):
+            raise ValueError("rewind_s and registers that rewind need each other")
         if all(write.neutral is None for write in self.write):
             raise ValueError("no register has a neutral value; the battery could not be given back")
         if self.reversion == "register" and not any(

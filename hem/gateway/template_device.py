@@ -14,6 +14,7 @@ has no timer of its own, whoever wrote has to come back; `reversion` says so.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -80,6 +81,7 @@ class TemplateSource:
         use: the capabilities wanted; all of the template's where none is named
         budget: the writes that flash registers have left; forgotten with us if not given
         now_ms: UTC, for the budget
+        monotonic_s: for the device's own period [real s]
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class TemplateSource:
         use: Collection[str] = (),
         budget: WriteBudget | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.template = template
         self._settings = settings
@@ -107,7 +110,8 @@ class TemplateSource:
         self._held: dict[str, list[int]] | None = None
         self._given_back = False
         self._budget = budget or new_budget(MemoryStore(), template.id, template.hold)
-        self._now_ms = now_ms
+        self._now_ms, self._monotonic_s = now_ms, monotonic_s
+        self._rewind_at_s = -math.inf
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -176,15 +180,20 @@ class TemplateSource:
             if (value := write.value(power_w)) is not None
         }
         self._held, self._given_back = None, False
+        now_s = self._monotonic_s()
+        rewind = facts.rewind_s is not None and now_s >= self._rewind_at_s
         try:
             for writes in _requests(facts.write, wanted):
-                await self._write(writes, wanted, spare=True)
+                anew = rewind and any(write.rewinds for write in writes)
+                await self._write(writes, wanted, spare=True, anew=anew)
             await self._confirm(facts.write, wanted)
         except DeviceError:
             with suppress(DeviceError):  # half a setpoint is nobody's; the first reason counts
                 await self.restore_neutral()
             raise
         self._held = wanted
+        if rewind and facts.rewind_s is not None:
+            self._rewind_at_s = now_s + facts.rewind_s
         return power_w
 
     async def restore_neutral(self) -> None:
@@ -194,6 +203,7 @@ class TemplateSource:
         Raises:
             DeviceLostError, DeviceRefusedError.
         """
+        self._rewind_at_s = -math.inf
         self._held = None  # also where it does not answer: what it shows later is not ours
         if await self.is_neutral():
             return
@@ -377,12 +387,17 @@ class TemplateSource:
         return _encode(write, Decimal(value))  # a plain number is what stands in the register
 
     async def _write(
-        self, writes: Sequence[Write], wanted: Mapping[str, list[int]], *, spare: bool
+        self,
+        writes: Sequence[Write],
+        wanted: Mapping[str, list[int]],
+        *,
+        spare: bool,
+        anew: bool = False,
     ) -> None:
-        """Write neighbours in one request; `spare` flash."""
+        """Write neighbours in one request; `spare` flash, but where the write itself counts."""
         words = [word for write in writes for word in wanted[write.name]]
         if any(write.flash for write in writes):
-            known = all(write.readback for write in writes)
+            known = not anew and all(write.readback for write in writes)
             seen = [word for w in writes for word in await self._read_back(w)] if known else None
             verdict = self._admit(words, seen, spare=spare)
             if verdict is Verdict.UNCHANGED:
@@ -394,7 +409,7 @@ class TemplateSource:
         await self._link.write(self.device_id, writes[0].address, words)
 
     def _admit(self, words: list[int], seen: list[int] | None, *, spare: bool) -> Verdict:
-        """A full disk counts no writes: it refuses setpoints, and keeps no battery from its mode."""
+        """A full disk counts no writes: it refuses setpoints, and still gives the battery back."""
         try:
             return self._budget.admit(words, seen, self._now_ms(), neutral=not spare)
         except sqlite3.Error as error:

@@ -204,6 +204,8 @@ def _control(hold: Hold | None) -> str:
         "keepalive": f"reversion by the device after {hold.keepalive_s} s of silence",
         "none": "no reversion of its own",
     }[hold.reversion]
+    if hold.rewind_s is not None:
+        ends += f" in time (its own period is begun anew every {hold.rewind_s} s)"
     what = "the battery's power" if hold.sets == "battery" else "the inverter's output"
     flash = [write.name for write in hold.write if write.flash]
     worn = f"; in flash, {hold.writes_per_day} writes a day: {', '.join(flash)}" if flash else ""

@@ -316,6 +316,30 @@ async def test_flash_is_written_when_something_changes_and_only_so_often():
         site.close()
 
 
+async def test_a_period_in_flash_is_begun_anew_before_it_ends_and_not_at_every_renewal():
+    """An unchanged renewal writes nothing, so a period would end under a power still held."""
+    async with device_of("huawei-sun2000") as (template, devices, port):
+        site = site_of("huawei-sun2000", port)
+        await site.poll(0.0)
+        source, writes = only(site).source, devices[template.device_id].writes
+        source._monotonic_s = lambda: now_s
+        rewound_s = []
+        for now_s in range(0, 3_600, 25):
+            writes.clear()
+            await site.battery.command(-1_500, 45, now_s)
+            written = [address for address, _ in writes]
+            assert now_s == 0 or written in ([], [47_083, 47_100])
+            rewound_s += [now_s] if 47_100 in written else []
+        assert rewound_s == [0, 600, 1200, 1800, 2400, 3000]
+        (minutes,) = (write.hold for write in template.hold.write if write.name == "minutes")
+        assert template.hold.rewind_s + 45 < 60 * minutes
+        await site.battery.restore_neutral(now_s)
+        writes.clear()
+        await site.battery.command(-1_500, 45, now_s)
+        assert [address for address, _ in writes] == [47_083, 47_100], "a new period begins"
+        site.close()
+
+
 async def test_a_full_disk_refuses_setpoints_and_gives_the_battery_back(monkeypatch):
     """Writes that cannot be counted are not made, but for the one that ends them."""
     async with device_of("goodwe-et") as (_template, devices, port):

@@ -177,6 +177,16 @@ points = [
             "keepalive_s is given for reversion 'keepalive'",
         ),
         (
+            'reversion = "register"\nwrite = [{ name = "a", address = 1, type = "u16",'
+            ' hold = "lease_s", neutral = 0, flash = true }]',
+            "needs a register not in flash",
+        ),
+        (
+            'reversion = "none"\nrewind_s = 60\nwrite = [{ name = "a", address = 1,'
+            ' type = "u16", hold = 1, neutral = 0 }]',
+            "rewind_s and registers that rewind need each other",
+        ),
+        (
             'reversion = "none"\nwrite = [{ name = "a", address = 1, type = "u16",'
             ' hold = "powr_w", neutral = 0 }]',
             "powr_w is no quantity or parameter",
