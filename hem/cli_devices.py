@@ -110,9 +110,11 @@ def device_test(
                 report.checks.extend(held.checks)
             reports.append(report)
         if control and not any(c.name in _CONTROL for r in reports for c in r.checks):
-            raise ConfigError(
-                f"{provisioning}: no battery that can be commanded answered; --control needs one"
-            )
+            if all(report.ok for report in reports):
+                raise ConfigError(
+                    f"{provisioning}: no battery that can be commanded; --control needs one"
+                )
+            _say("no battery that can be commanded answered well, so none was held")
         return reports
 
     with alone(config) as folder:

@@ -314,9 +314,10 @@ def _number(each: Field, given: Any) -> int | float:
         raise ValueError(f"is {kind}")
     try:
         value = int(given) if whole and not isinstance(given, float) else float(given)
-    except (ValueError, OverflowError):
-        raise ValueError(f"is {kind}") from None
-    if not math.isfinite(value) or (whole and value != int(value)):
+        number = math.isfinite(value) and (not whole or value == int(value))
+    except (ValueError, OverflowError):  # a whole number may have any number of digits
+        number = False
+    if not number:
         raise ValueError(f"is {kind}")
     low, high = each.min, each.max
     if (low is not None and value < low) or (high is not None and value > high):

@@ -22,8 +22,10 @@ References:
 from __future__ import annotations
 
 import asyncio
+import os
 import struct
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from pymodbus.client import AsyncModbusSerialClient, AsyncModbusTcpClient
@@ -165,6 +167,18 @@ class Connection:
             raise ValueError(str(error)) from None
 
 
+def port_trouble(path: str) -> str:
+    """Why a serial port cannot be opened, and what to do; empty where nothing speaks against it."""
+    port = Path(path)
+    if not port.exists():
+        return "there is no such port; is the adapter plugged in?"
+    if not port.is_char_device():
+        return "is no serial port; give one such as /dev/ttyUSB0"
+    if not os.access(port, os.R_OK | os.W_OK):
+        return "your user may not use it; add it to the port's group (ls -l says which)"
+    return ""
+
+
 def link_for(connection: Connection, timeout_s: float) -> ClientLink:
     """
     A link of the connection's kind; it connects when first asked.
@@ -283,8 +297,11 @@ class ClientLink:
         except Exception as error:  # whatever a driver may raise: there is no connection
             where = self._connection.where
             raise NoConnectionError(f"no connection to {where}: {error}") from None
-        if not connected:
-            raise NoConnectionError(f"no connection to {self._connection.where}")
+        if not connected:  # of a serial port the driver does not tell why
+            rtu = self._connection.kind == "rtu"
+            trouble = port_trouble(self._connection.path) if rtu else ""
+            why = f": {trouble}" if trouble else ""
+            raise NoConnectionError(f"no connection to {self._connection.where}{why}")
         self._client = client
         return client
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hem.gateway.links import BAUDS, Connection
+from hem.gateway.links import BAUDS, Connection, port_trouble
 from hem.gateway.template import load_template, template_ids
 from wire.errors import ConfigError
 
@@ -40,8 +40,11 @@ def serial_places(path: str, baud: int | None, parity: str | None) -> Places:
     A serial port at the speeds that templates know, or at the one that is given.
 
     Raises:
-        ConfigError: names option and remedy.
+        ConfigError: names option and remedy, or what is wrong with the port.
     """
+    trouble = port_trouble(path)
+    if trouble:
+        raise ConfigError(f"{path}: {trouble}")
     if baud is not None and baud not in BAUDS:
         raise ConfigError(f"--baud: {baud} is not one of {', '.join(map(str, BAUDS))}")
     if parity not in (None, "N", "E", "O"):

@@ -197,7 +197,10 @@ async def test_a_gateway_that_answers_for_units_that_are_not_there_is_nothing():
         async def act(self, *_):
             return ExcCodes.GATEWAY_NO_RESPONSE
 
-    async with served({unit: Away() for unit in (1, 2)}) as port:
+    def everywhere():  # beyond its registers the server would answer in the unit's own name
+        return {"holding": {0: 0, 0xFFFF: 0}, "input": {0: 0, 0xFFFF: 0}}
+
+    async with served({unit: Away(everywhere()) for unit in (1, 2)}) as port:
         assert await found_at(port, [1, 2]) == []
 
 
@@ -302,6 +305,17 @@ def test_what_a_device_calls_itself_cannot_leave_its_comment():
 def test_no_more_is_scanned_than_what_was_meant(place, said):
     with pytest.raises(ConfigError, match=re.escape(said)):
         network_places(place, [502], public=False, adapter=False)
+
+
+def test_a_port_that_cannot_be_used_is_not_said_to_be_silent(tmp_path, monkeypatch):
+    """What a newcomer meets first: a wrong name, a file, a user outside the group of the port."""
+    with pytest.raises(ConfigError, match="ttyNONE: there is no such port"):
+        serial_places("/dev/ttyNONE", None, None)
+    with pytest.raises(ConfigError, match="is no serial port; give one such as"):
+        serial_places(str(tmp_path), None, None)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ConfigError, match="add it to the port's group"):
+        serial_places("/dev/null", None, None)
 
 
 def test_public_addresses_are_scanned_only_when_that_is_said():

@@ -196,6 +196,14 @@ async def test_a_battery_is_held_and_given_back_and_told_before(home, identity):
     assert "the battery is charged with 200 W for 4 s" in err
 
 
+async def test_control_of_a_battery_that_does_not_answer_says_why_it_was_not_held(home):
+    """The report is what somebody needs who tries a battery and sees nothing happen."""
+    code, out, err = await hem("device", "test", home(of("sungrow-sh", 9)), "--control", "--json")
+    (report,) = json.loads(out)
+    assert (code, checks_of(report)) == (1, {"answers": "fail"})
+    assert "none was held" in err
+
+
 async def test_control_of_a_home_without_a_battery_is_one_line(home):
     async with device_of("eastron-sdm630") as (_, _devices, port):
         code, _, err = await hem("device", "test", home(of("eastron-sdm630", port)), "--control")

@@ -84,6 +84,7 @@ def test_every_template_has_a_form_with_its_parameters():
         ({"max_charge_w": "1.5"}, "max_charge_w", "is a whole number"),
         ({"max_charge_w": "99999999"}, "max_charge_w", "lies between 100 and 30000 W"),
         ({"max_charge_w": "nan"}, "max_charge_w", "is a whole number"),
+        ({"max_charge_w": 10**400}, "max_charge_w", "is a whole number"),
         ({"max_charge_w": ""}, "max_charge_w", "has to be given"),
         ({"connection": "pigeon"}, "connection", "is one of tcp, rtu"),
         ({"use": ["heat"]}, "use", "is of grid, pv, battery"),
