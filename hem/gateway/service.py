@@ -257,8 +257,10 @@ class Gateway:
         battery = self._site.battery
         if battery is None:
             raise RpcError("NO_BATTERY", "no device is configured as the battery")
+        async with self._commanding:  # no write of the keeper's is cut off
+            self._stop_keeper()  # also where the new order fails: what is not wanted is not renewed
         accepted_w = await self._command(battery, power_w, lease_s)
-        self._stop_keeper()
+        self._stop_keeper()  # another order came meanwhile
         ends_at_s = self._clock.monotonic_s() + lease_s
         self._keeper = asyncio.create_task(self._keep(battery, power_w, ends_at_s))
         return {"accepted_w": accepted_w}
@@ -286,9 +288,9 @@ class Gateway:
             await asyncio.sleep(pause_s)
             try:
                 await self._command(battery, power_w, left_s - pause_s)
-            except (DeviceError, RpcError) as error:
+            except Exception as error:  # whatever it is, the lease still has its end
                 if battery.ok and not said:
-                    self._log.warning("battery lease not renewed", why=str(error))
+                    self._log.warning("battery lease not renewed", why=str(error) or repr(error))
                     said = True
             else:
                 said = False
@@ -296,9 +298,9 @@ class Gateway:
         try:
             async with self._commanding:  # a new lease that comes first cancels us here
                 await battery.restore_neutral(self._clock.monotonic_s())
-        except DeviceError as error:
+        except Exception as error:  # nobody awaits us: the log is who hears of it
             if battery.ok:
-                self._log.warning("battery not restored by us", why=str(error))
+                self._log.warning("battery not restored by us", why=str(error) or repr(error))
 
     async def _release(self) -> dict[str, int]:
         if self._site.battery is None:

@@ -501,6 +501,33 @@ async def test_a_battery_that_ignores_the_setpoint_is_a_named_error():
         assert (await gateway.state())["devices"]["bat"] == "lost"
 
 
+async def test_an_order_that_fails_does_not_bring_the_one_before_back():
+    """Who asked to charge and was refused does not go on discharging."""
+    async with rig(extra="device_lease_s = 2") as home, serving(home) as gateway:
+        await gateway.set_battery(2_000, 600)
+        take = home.devices._commanded
+        home.devices._commanded = home.devices._revert
+        await refused("REJECTED", gateway.set_battery(-1_000, 600))
+        home.devices._commanded = take
+        await asyncio.sleep(2.5)  # the order before was renewed every second
+        assert home.battery_w() == -2_500
+
+
+async def test_a_lease_ends_whatever_goes_wrong_with_its_renewals(monkeypatch):
+    """A full disk, no more open files: not only devices fail."""
+    async with rig(extra="device_lease_s = 2") as home, serving(home) as gateway:
+        home.devices._revert = lambda: None  # its own timer fails, too
+        await gateway.set_battery(2_000, 3)
+
+        async def full(*_):
+            raise OSError("no space left on device")
+
+        monkeypatch.setattr("hem.gateway.roles.Battery.command", full)
+        async with asyncio.timeout(PATIENCE_S):
+            while home.battery_w() != -2_500:
+                await asyncio.sleep(0.05)
+
+
 async def test_a_reading_is_not_made_up_when_the_meter_is_lost():
     async with rig() as home, serving(home) as gateway:
         first = GRID.slot_at(home.clock.market_ms)
