@@ -100,13 +100,21 @@ def write_dump(
         raise ConfigError(f"{target}: is there already; give another name") from None
     except OSError as error:
         raise ConfigError(f"{target}: cannot be written ({error.strerror})") from None
+    try:
+        _write(descriptor, texts)
+    except OSError as error:
+        target.unlink(missing_ok=True)  # half a bundle helps nobody
+        raise ConfigError(f"{target}: cannot be written ({error.strerror}); make room") from None
+    return list(texts)
+
+
+def _write(descriptor: int, texts: dict[str, str]) -> None:
     with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
         for name, text in texts.items():
             raw = text.encode()
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(raw), 0o600
             archive.addfile(entry, io.BytesIO(raw))
-    return list(texts)
 
 
 def secrets_of(config: Provisioning) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import re
 import tarfile
@@ -102,6 +103,20 @@ async def test_a_broken_part_says_why_and_stops_nothing(home, lived_in, tmp_path
     texts = dump(lived_in, home, tmp_path / "dump.tar.gz")
     assert "error" in json.loads(texts["status.json"])
     assert json.loads(texts["versions.json"])["python"]
+
+
+async def test_a_full_disk_is_one_line_and_leaves_no_half_bundle(
+    home, lived_in, tmp_path, monkeypatch
+):
+    """Who makes room and tries again is not told that the file is there already."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tarfile.TarFile, "addfile", full)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        dump(lived_in, home, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
 
 
 async def test_a_bundle_never_overwrites(home, lived_in, tmp_path):
