@@ -60,13 +60,25 @@ class SharedLine:
 
     def permits(self, unit: int, _address: int, values: Sequence[int]) -> bool:
         """May a guest write to the unit now? One that may is counted where memory wears out."""
-        places = self._site.places
-        here = places[self._section.device][0], unit
-        if places.get(self._site.held(self._monotonic_s())) == here:
+        meant = self._meant(unit)
+        if self._site.held(self._monotonic_s()) in meant:
             return False
-        devices = [device for device in self._site.devices if places.get(device.name) == here]
+        devices = [device for device in self._site.devices if device.name in meant]
         worn = [one.source for one in devices if isinstance(one.source, TemplateSource)]
         return all(source.admits_foreign(values) for source in worn)
+
+    def _meant(self, unit: int) -> set[str]:
+        """
+        Our devices that a guest's unit id may reach.
+
+        Many on the network answer on every unit id: one that is none of ours may be any of them.
+        """
+        places = self._site.places
+        line = places[self._section.device][0]
+        here = {name: its for name, (where, its) in places.items() if where == line}
+        if line.kind == "tcp" and unit not in here.values():
+            return set(here)
+        return {name for name, its in here.items() if its == unit}
 
     def _proxy(self) -> Proxy | None:
         section, places = self._section, self._site.places

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import socket
 import subprocess
 import time
@@ -11,7 +12,7 @@ import pytest
 from modbus_rig import PATIENT_S, TcpCable, rig_of
 from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.constants import ExcCodes
-from register_server import device_of
+from register_server import device_of, devices_of, fixture, served
 from support.patience import PATIENCE_S
 from test_gateway_service import provision, rig, spawn
 
@@ -20,6 +21,7 @@ from hem.gateway import sharing
 from hem.gateway.client import GatewayClient
 from hem.gateway.devices import Site
 from hem.gateway.sharing import SharedLine
+from hem.gateway.template import load_template
 from runtime.clock import SystemClock
 from runtime.store import MemoryStore
 from sim.sunspec_server import BASE, BATTERY_ID, METER_ID
@@ -172,6 +174,28 @@ async def test_a_guest_writes_to_flash_only_what_the_day_s_budget_leaves():
             second = await guest.write_registers(write.address, values, device_id=unit)
             assert second.exception_code == ExcCodes.DEVICE_BUSY
             assert len(devices[unit].writes) == 1
+
+
+async def test_a_battery_that_answers_on_every_unit_id_is_not_written_to_through_another():
+    """Many devices on the network ignore the unit id: what guards one id guards them all."""
+    template = load_template("sungrow-sh")
+    devices = devices_of(template)
+    devices[7] = devices[template.device_id]
+    async with served(devices) as port:
+        given = fixture(template.id)["parameters"]
+        device = Device(name="bat", kind="template", template=template.id, port=port, **given)
+        units, mode = (template.device_id, 7), 13_049
+        async with (
+            shared([device], allow_writes=True, device_ids=units) as (site, _notes, proxy_port),
+            guest_of(proxy_port) as guest,
+        ):
+            await site.poll(0.0)
+            site.battery._held_until_s = math.inf
+            for unit in units:
+                refused = await guest.write_registers(mode, [2], device_id=unit)
+                assert refused.exception_code == ExcCodes.DEVICE_BUSY, unit
+            site.battery._held_until_s = 0.0
+            assert not (await guest.write_registers(mode, [2], device_id=7)).isError()
 
 
 async def test_a_port_that_is_taken_is_said_once_and_had_when_it_is_free(tmp_path, monkeypatch):
