@@ -24,12 +24,13 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import structlog
 
 from hem.config import Provisioning
+from hem.controller.battery import Battery
 from hem.controller.forecast import Forecaster
 from hem.controller.limits import GridSide, Limit
 from hem.controller.policy import Policy
@@ -52,12 +53,14 @@ from hem.ems.home_assistant import HomeAssistant
 from hem.ems.keyring import Keyring
 from hem.ems.light import HomeLight, LightView, trusted_point
 from hem.ems.limit_book import LimitBook
+from hem.ems.planner import Planner
 from hem.ems.policy_file import PolicyFile
 from hem.ems.readings import ReadingOutbox
 from hem.ems.renewal import Renewal
 from hem.ems.schedule import Phase, Timetable
 from hem.ems.standing import Standings
 from hem.ems.wallet import Wallet
+from hem.foresight import Foresight, Home
 from hem.gateway.client import GatewayClient, GatewayError
 from hem.trader import WATCH_EVERY_MS, Parts, Trader, battery_of
 from ledger.client import LedgerClient, QueryError, Validators
@@ -78,6 +81,10 @@ from wire.errors import HearthgridError, WireError
 from wire.keys import KEY_BYTES, Domain, SigningKey, from_text, to_text
 from wire.metering import Reading, load_record
 
+if TYPE_CHECKING:
+    from hem.web.port import PlanRow
+
+LOOK_AFTER_S = 20
 AHEAD_AFTER_S = 60
 AHEAD_SPREAD_S = 50
 BID_AFTER_S = 120
@@ -173,8 +180,7 @@ class HomeEnergyManager:
         self._state: dict[str, Any] = {}
         self._state_ms = 0
         """What the gateway told last, and when."""
-        self._last_read_slot = -1
-        self._heights: dict[str, int] = {}
+        self._last_read_slot, self._heights = -1, dict[str, int]()
         self._block_ms = 0
         """How far the ledger was read, and when it got further last."""
         self._cpf_q16 = -1
@@ -184,6 +190,10 @@ class HomeEnergyManager:
             if config.local_broker is not None else None
         )  # fmt: skip
         self.forecaster = self._restored_forecaster()
+        self.planner = Planner(
+            self.store, 86_400 // self.grid.length_s, self.grid.length_s,
+            zone=config.home.timezone,
+        )  # fmt: skip
         self._samples: list[int] = []
         self._opening: _Opening | None = None
         self.to_close = SlotsToClose(self.store)
@@ -197,6 +207,7 @@ class HomeEnergyManager:
         self.outbox: OperationOutbox
         self.client: LedgerClient
         self.trader: Trader
+        self.foresight: Foresight
         self.funds: Funds
 
     @property
@@ -435,6 +446,16 @@ class HomeEnergyManager:
     def take_up_trade(self) -> None:
         """Make what trades under the present grant; wallet and outbox are there."""
         assert self.grant is not None
+        self.foresight = Foresight(
+            self.planner, self.grid,
+            Home(
+                policy=lambda: self.policy,
+                tariff=lambda slot: self.trader.rules.tariff(slot),  # noqa: PLW0108 (made below)
+                price=self.wallet.price, caps=self.limits.between,
+                day_s=lambda slot: self.trader.day_s(slot),  # noqa: PLW0108
+            ),
+            self.clock.speed,
+        )  # fmt: skip
         self.trader = Trader(
             Parts(
                 genesis=self.genesis, grant=self.grant, policy=self.policy, wallet=self.wallet,
@@ -442,6 +463,7 @@ class HomeEnergyManager:
                 store=self.store, clock=self.clock, rng=self.rng, state=self.gateway.state,
                 caught_up=lambda: self.client.caught_up, zone=ZoneInfo(self.config.home.timezone),
                 caps=self.limits.between, policy_error=lambda: self.policy_file.error,
+                value_after=self.foresight.value_after,
             )
         )  # fmt: skip
         dso = DsoClient(
@@ -480,6 +502,7 @@ class HomeEnergyManager:
         ahead_s = min(AHEAD_AFTER_S + spread_s, length_s // 8)
         return [
             Phase("begin", 0, self._begin_slot, again=True),
+            Phase("look", min(LOOK_AFTER_S, length_s // 16), self._look_ahead),
             Phase("ahead", ahead_s, self._trade_ahead),
             Phase("bid", min(BID_AFTER_S, length_s // 4), self.trader.bid),
             *(Phase(f"rules-{at}", at, self.trader.watch) for at in watching),
@@ -501,6 +524,11 @@ class HomeEnergyManager:
         """Close the slot before; only then do we know what has flowed in this one."""
         await self._close_slot(slot)
         await self._steer(slot)
+
+    async def _look_ahead(self, slot: int) -> None:
+        """Forecast, and value what is stored, from what was metered up to now."""
+        battery, soc_wh = battery_of(self._state, self.policy) if self._fresh() else (None, None)
+        await self.foresight.look(slot, battery, soc_wh)
 
     async def _trade_ahead(self, slot: int) -> None:
         await self.trader.trade_ahead(slot)
@@ -638,7 +666,9 @@ class HomeEnergyManager:
         if samples:
             load_w = max(0, sum(samples) // len(samples))
             pv_wh = max(0, flowed_wh[2])
-            self.forecaster.observe(slot, load_w * self.grid.length_s // 3600, pv_wh)
+            load_wh = load_w * self.grid.length_s // 3600
+            self.forecaster.observe(slot, load_wh, pv_wh)
+            self.planner.observe(slot, load_wh, pv_wh)
 
     async def _steer(self, slot: int) -> None:
         """Sample the home, steer the battery toward the contracted position, tell our state."""
@@ -666,20 +696,34 @@ class HomeEnergyManager:
         position = self.wallet.position(slot)
         now_ms = self.clock.now_ms()
         caps = self.limits.between(now_ms, now_ms + 1)
+        seconds_left = max(1, (self.grid.end_ms(slot) - now_ms) // 1000)
         if position is None:
-            if self._steering:
-                self._steering = False
-                await self.gateway.release_battery()
+            await self._by_value(slot, state, soc_wh, battery, seconds_left)
             return
         net_so_far_wh = (
             state["import_wh"] - opening.import_wh - state["export_wh"] + opening.export_wh
         )  # fmt: skip
-        seconds_left = max(1, (self.grid.end_ms(slot) - now_ms) // 1000)
         reserve_wh = battery.capacity_wh * self.trader.reserve_permille(slot, state) // 1000
         power_w = setpoint_w(
             position.net_wh, net_so_far_wh, seconds_left, state["load_w"], state["pv_w"],
             soc_wh, battery, True, reserve_wh, caps,
         )  # fmt: skip
+        await self._hold(power_w)
+
+    async def _by_value(
+        self, slot: int, state: dict[str, Any], soc_wh: int, battery: Battery, seconds_left: int
+    ) -> None:
+        """Without a contract the battery goes by what stored energy is worth, or by itself."""
+        power_w = self.foresight.steer_w(
+            slot, state["load_w"], state["pv_w"], soc_wh, battery, seconds_left
+        )
+        if power_w is not None:
+            await self._hold(power_w)
+        elif self._steering:
+            self._steering = False
+            await self.gateway.release_battery()
+
+    async def _hold(self, power_w: int) -> None:
         self._steering = True
         period_s = STEER_EVERY_S / self.clock.speed
         await self.gateway.set_battery(power_w, max(1, math.ceil(LEASE_PERIODS * period_s)))
@@ -746,11 +790,27 @@ class HomeEnergyManager:
         url_file = self.config.home.data_dir / "http.url"
         listener = listen(where.host, where.port, "http.port")
         page = application(
-            LivingHome(self), Credentials(self.store), self.rng,
+            LivingHome(self, self._plan_rows), Credentials(self.store), self.rng,
             health_page.application(self.facts), where.names,
         )  # fmt: skip
         async with serving(page, listener, url_file):
             yield
+
+    def _plan_rows(self) -> list[PlanRow]:
+        """What the home will do if all comes as expected, for its page."""
+        from hem.web.port import PlanRow  # noqa: PLC0415  (only where there is a page)
+
+        rows = []
+        for one in self.foresight.plan() if self.grant is not None else []:
+            grid_wh = one.load_wh - one.pv_wh - one.battery_wh
+            rows.append(
+                PlanRow(
+                    one.slot, one.load_wh, one.pv_wh, max(-one.battery_wh, 0),
+                    max(one.battery_wh, 0), max(grid_wh, 0), max(-grid_wh, 0), one.soc_wh,
+                    one.import_price, one.export_price,
+                )
+            )  # fmt: skip
+        return rows
 
     async def _figures(self) -> dict[str, Any]:
         """What the household may see of its home, for Home Assistant."""

@@ -29,7 +29,7 @@ import structlog
 
 from hem.controller.battery import Battery
 from hem.controller.bidding import Decision, OrderIntent, Situation, answer_auction
-from hem.controller.explain import Cause, LimitNote, Record, cause_of
+from hem.controller.explain import Cause, LimitNote, Record, RunnerUp, cause_of
 from hem.controller.forecast import Forecast, Forecaster, present
 from hem.controller.forward import (
     Block,
@@ -60,6 +60,8 @@ from hem.controller.rules import (
     reserve_permille,
 )
 from hem.controller.sections import Rule
+from hem.controller.value_curve import ValueCurve
+from hem.controller.value_orders import lost_otherwise_uc
 from hem.ems.board import Board
 from hem.ems.decisions import DecisionLog
 from hem.ems.pledges import NEVER_MS, Pledge, Pledges, Source, by_slot
@@ -142,6 +144,8 @@ class Parts:
     """The limits from outside in an interval of market time [ms]."""
     policy_error: Callable[[], str] = lambda: ""
     """Why the owner's file is not in force; empty: it is."""
+    value_after: Callable[[int], ValueCurve | None] = lambda _slot: None
+    """What stored energy is worth when a slot has ended."""
 
 
 class Trader:
@@ -740,7 +744,7 @@ class Trader:
         early = early or self._early()
         soc_wh = soc_at(now, slot, early.net_wh)
         later = replace(
-            now, slot=slot, soc_wh=soc_wh, forecast=early.forecast(slot), day_s=self._day_s(slot)
+            now, slot=slot, soc_wh=soc_wh, forecast=early.forecast(slot), day_s=self.day_s(slot)
         )
         return self._limited(later, early, self._caps(slot))
 
@@ -771,10 +775,10 @@ class Trader:
         """A slot of which nothing is known but when it is."""
         return Situation(
             slot=slot, slot_seconds=self._grid.length_s, forecast=Forecast(0, 0, 0), soc_wh=None,
-            battery=None, retail=0, feed_in=0, imbalance=0, day_s=self._day_s(slot),
+            battery=None, retail=0, feed_in=0, imbalance=0, day_s=self.day_s(slot),
         )  # fmt: skip
 
-    def _day_s(self, slot: int) -> int:
+    def day_s(self, slot: int) -> int:
         """Seconds since midnight by the household's clock when a slot begins."""
         at = datetime.fromtimestamp(self._grid.start_ms(slot) / 1000, self._parts.zone)
         return at.hour * 3600 + at.minute * 60 + at.second
@@ -814,6 +818,7 @@ class Trader:
         most_sell_wh = _least(grant.max_sell_wh, caps.export_wh(self._grid.length_s))
         return replace(
             situation,
+            curve=self._parts.value_after(slot),
             soc_wh=soc_wh,
             battery=battery,
             retail=tariff.retail_uc_per_kwh,
@@ -854,7 +859,7 @@ class Trader:
             free = replace(situation, max_buy_wh=grant.max_buy_wh, max_sell_wh=grant.max_sell_wh)
         held = binding(situation, free, policy, rules, decision)
         bounds = bounds_of(situation, policy)
-        battery, soc_wh = situation.battery, situation.soc_wh
+        battery, soc_wh, curve = situation.battery, situation.soc_wh, situation.curve
         return Record(
             cause=cause_of(situation, policy, decision, held),
             net_wh=situation.forecast.net_wh,
@@ -867,6 +872,9 @@ class Trader:
             never_sell=bounds.never_sell, keep_wh=bounds.keep_wh,
             limits=self._limit_notes(slot), refused=tuple(one.value for one in refused),
             policy_error=self._parts.policy_error(), lost=self._lost,
+            mode="rules" if curve is None else "plan",
+            worth_uc_per_kwh=None if curve is None or soc_wh is None else curve.marginal(soc_wh),
+            runner_up=_runner_up(situation, policy, decision),
         )  # fmt: skip
 
     def _limit_notes(self, slot: int) -> tuple[LimitNote, ...]:
@@ -908,6 +916,19 @@ def battery_of(state: State, policy: Policy) -> tuple[Battery | None, int | None
         soc_max_permille=policy.soc_max_permille,
     )
     return battery, state["soc_permille"] * battery.capacity_wh // 1000
+
+
+def _runner_up(situation: Situation, policy: Policy, decision: Decision) -> RunnerUp | None:
+    """To order nothing, and what that would have cost; None where stored energy has no value."""
+    battery, soc_wh, curve = situation.battery, situation.soc_wh, situation.curve
+    if battery is None or soc_wh is None or curve is None or not decision.orders:
+        return None
+    orders = [(one.side, one.energy_wh, one.price_uc_per_kwh) for one in decision.orders]
+    wear = policy.degradation_uc_per_kwh
+    return RunnerUp(
+        action="keep it" if decision.orders[0].side == "sell" else "buy nothing",
+        cost_uc=lost_otherwise_uc(curve, battery, soc_wh, orders, wear),
+    )
 
 
 def after_pledge(

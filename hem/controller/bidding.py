@@ -32,6 +32,8 @@ from hem.controller.battery import Battery
 from hem.controller.curves import bid_price, bid_quantity_wh, offer_price, offer_quantity_wh
 from hem.controller.forecast import Forecast
 from hem.controller.policy import Policy
+from hem.controller.value_curve import Terms, ValueCurve
+from hem.controller.value_orders import bids, offers
 
 Side = Literal["buy", "sell"]
 
@@ -80,6 +82,8 @@ class Situation:
     max_sell_wh: int = 10**9
     day_s: int = 0
     """When the slot begins by the home's clock: seconds since midnight."""
+    curve: ValueCurve | None = None
+    """What stored energy is worth after the slot; None where nobody knows (ADR 0009)."""
     coming_wh: int = 0
     """Bought − sold in the slot that runs, and still to come: not in `soc_wh` yet."""
 
@@ -157,20 +161,24 @@ def answer_auction(
     usable = usable_battery(battery, policy)
     outlook = _outlook(situation, usable, soc_wh)
     if template == "reverse" and situation.can_sell:
-        stored_wh = _stored_offer_wh(situation, policy, usable, soc_wh, outlook)
-        price = capped_ask(_stored_ask(situation, policy, usable, soc_wh, stored_wh), policy)
-        free_wh = stored_wh - committed_sell_wh
+        stored = _stored_offers(situation, policy, usable, soc_wh, outlook)
+        asks = [(capped_ask(each.price_uc_per_kwh, policy), each.energy_wh) for each in stored]
+        given = [ask for ask in asks if ask[0] <= price_uc_per_kwh]
+        if not given:
+            return None
+        price, free_wh = max(given)[0], sum(wh for _, wh in given) - committed_sell_wh
         quantity_wh = min(energy_wh, free_wh, situation.max_sell_wh - committed_sell_wh)
         if price > price_uc_per_kwh or quantity_wh < policy.min_order_wh:
             return None
         return OrderIntent("sell", quantity_wh, price)
     if template == "forward" and situation.can_buy:
-        price = capped_bid(_charge_bid(situation, policy, usable, soc_wh), policy)
-        quantity_wh = min(
-            energy_wh,
-            _charge_wh(situation, policy, usable, soc_wh, outlook),
-            situation.max_buy_wh,
-        )
+        charging = _charge_bids(situation, policy, usable, soc_wh, outlook)
+        wanted = [(capped_bid(each.price_uc_per_kwh, policy), each.energy_wh) for each in charging]
+        taken = [bid for bid in wanted if bid[0] >= price_uc_per_kwh]
+        if not taken:
+            return None
+        price = min(taken)[0]
+        quantity_wh = min(energy_wh, sum(wh for _, wh in taken), situation.max_buy_wh)
         if price < price_uc_per_kwh or quantity_wh < policy.min_order_wh:
             return None
         return OrderIntent("buy", quantity_wh, price)
@@ -202,27 +210,25 @@ def _with_battery(
 ) -> tuple[list[OrderIntent], str]:
     net_wh = situation.forecast.net_wh
     outlook = _outlook(situation, battery, soc_wh)
-    stored_wh = _stored_offer_wh(situation, policy, battery, soc_wh, outlook)
-    stored = OrderIntent(
-        "sell", stored_wh, _stored_ask(situation, policy, battery, soc_wh, stored_wh)
-    )
+    stored = _stored_offers(situation, policy, battery, soc_wh, outlook)
+    stored_wh = sum(order.energy_wh for order in stored)
     if net_wh < 0:
         surplus = _surplus_offers(situation, policy, battery, soc_wh, outlook)
         surplus_wh = sum(order.energy_wh for order in surplus)
         if surplus_wh or stored_wh:
             return (
-                [*surplus, stored],
+                [*surplus, *stored],
                 f"surplus {-net_wh} Wh of which the battery will not need {surplus_wh} Wh, "
                 f"and {stored_wh} Wh stored beyond our own need",
             )
     elif stored_wh:
-        return [stored], f"{stored_wh} Wh stored beyond our own need"
-    charge_wh = _charge_wh(situation, policy, battery, soc_wh, outlook)
+        return stored, f"{stored_wh} Wh stored beyond our own need"
+    charging = _charge_bids(situation, policy, battery, soc_wh, outlook)
     buy_wh = _deficit_bid_wh(situation, policy, battery, soc_wh, outlook)
     return (
         [
             OrderIntent("buy", buy_wh, _risky_bid(situation, policy)),
-            OrderIntent("buy", charge_wh, _charge_bid(situation, policy, battery, soc_wh)),
+            *charging,
         ],
         f"the battery will be short of {outlook.short_wh} Wh"
         if outlook.known
@@ -290,6 +296,8 @@ def _worth_later(situation: Situation, battery: Battery, soc_wh: int, energy_wh:
     What is still missing at the end has to be bought some day. Retail while nothing is known.
     """
     forecast = situation.forecast
+    if situation.curve is not None:
+        return _by_curve(situation, situation.curve, battery, soc_wh, energy_wh)
     if not forecast.ahead_wh:
         return situation.retail
     soc_wh = self_consumption(battery, soc_wh, forecast.net_wh, situation.slot_seconds)[0]
@@ -303,6 +311,18 @@ def _worth_later(situation: Situation, battery: Battery, soc_wh: int, energy_wh:
         missing_wh = (kept_soc_wh - given_soc_wh) * battery.discharge_permille // 1000
         lost_uc += given - kept + missing_wh * situation.retail
     worth = lost_uc // (energy_wh * len(needs))
+    return min(max(worth, situation.feed_in), situation.retail)
+
+
+def _by_curve(
+    situation: Situation, curve: ValueCurve, battery: Battery, soc_wh: int, energy_wh: int
+) -> int:
+    """The mean value of the stored energy that `energy_wh` takes, after the slot's own use."""
+    net_wh, seconds = situation.forecast.net_wh, situation.slot_seconds
+    top_wh = self_consumption(battery, soc_wh, net_wh, seconds)[0]
+    drawn_wh = max(energy_wh, 1) * 1000 // battery.discharge_permille
+    values = [curve.marginal(max(top_wh - drawn_wh * part // 4, 0)) for part in range(1, 5)]
+    worth = sum(values) * battery.discharge_permille // 4_000
     return min(max(worth, situation.feed_in), situation.retail)
 
 
@@ -391,6 +411,54 @@ def _stored_offer_wh(
     free_wh = (outlook.spare_wh - reserve_wh) * AHEAD_TRUST_PERMILLE // 1000
     free_wh -= situation.forecast.spread_wh
     return max(min(by_curve_wh, free_wh), 0)
+
+
+def _stored_offers(
+    situation: Situation, policy: Policy, battery: Battery, soc_wh: int, outlook: _Outlook
+) -> list[OrderIntent]:
+    """Stored energy to sell: in steps by what it will be worth, else one by Figs 4 and 5."""
+    curve = situation.curve
+    if curve is None:
+        stored_wh = _stored_offer_wh(situation, policy, battery, soc_wh, outlook)
+        ask = _stored_ask(situation, policy, battery, soc_wh, stored_wh)
+        return [OrderIntent("sell", stored_wh, ask)]
+    seconds, spread_wh = situation.slot_seconds, situation.forecast.spread_wh
+    power_wh = battery.max_discharge_w * seconds // 3600
+    after_wh = self_consumption(battery, soc_wh, situation.forecast.net_wh, seconds)[0]
+    reserve_wh = battery.capacity_wh * policy.reserve_permille // 1000
+    limit_wh = min(
+        power_wh * OFFER_POWER_PERMILLE // 1000 - max(situation.forecast.net_wh, 0),
+        battery.discharge_limit_wh(after_wh - reserve_wh, seconds),
+    )
+    found = offers(
+        curve, battery, after_wh, max(limit_wh - spread_wh, 0), _terms(situation, policy), seconds
+    )
+    return [OrderIntent("sell", energy_wh, ask) for ask, energy_wh in found]
+
+
+def _charge_bids(
+    situation: Situation, policy: Policy, battery: Battery, soc_wh: int, outlook: _Outlook
+) -> list[OrderIntent]:
+    """Energy to buy for later, in steps where its worth is known."""
+    curve = situation.curve
+    if curve is None:
+        charge_wh = _charge_wh(situation, policy, battery, soc_wh, outlook)
+        return [OrderIntent("buy", charge_wh, _charge_bid(situation, policy, battery, soc_wh))]
+    seconds, net_wh = situation.slot_seconds, situation.forecast.net_wh
+    after_wh = self_consumption(battery, soc_wh, net_wh, seconds)[0]
+    limit_wh = battery.charge_limit_wh(after_wh, seconds) - max(-net_wh, 0)
+    limit_wh = max(limit_wh - situation.forecast.spread_wh, 0)
+    found = bids(curve, battery, after_wh, limit_wh, _terms(situation, policy), seconds)
+    return [OrderIntent("buy", energy_wh, bid) for bid, energy_wh in found]
+
+
+def _terms(situation: Situation, policy: Policy) -> Terms:
+    """Between which prices stored energy is traded: a margin inside feed-in and retail."""
+    return Terms(
+        import_price=best_bid(situation, policy) + 1,
+        export_price=best_ask(situation, policy),
+        wear=policy.degradation_uc_per_kwh,
+    )
 
 
 def _charge_wh(

@@ -48,7 +48,15 @@ from pydantic import (
 from hem.controller.battery import degradation_cost_uc_per_kwh
 from hem.controller.curves import BID_QUANTITY, OFFER_QUANTITY, Curve, check_curve
 from hem.controller.quantities import EnergyPrice, Level
-from hem.controller.sections import NeverSell, NumberText, PriceCap, Reserve, Rule, Section
+from hem.controller.sections import (
+    NeverSell,
+    NumberText,
+    PriceCap,
+    Reserve,
+    Rule,
+    Section,
+    TariffBand,
+)
 from ledger.approvals import Approval
 from wire.errors import ConfigError
 
@@ -160,6 +168,8 @@ class Policy(Section):
     """Stored energy kept for the home in some hours; the largest counts."""
     never_sell: Annotated[tuple[NeverSell, ...], Field(max_length=RULES_MAX)] = ()
     """Hours in which nothing is sold."""
+    tariff: Annotated[tuple[TariffBand, ...], Field(max_length=RULES_MAX)] = ()
+    """What your supplier charges and pays, by hour, where it is not the market's tariff."""
 
     @property
     def trades(self) -> bool:

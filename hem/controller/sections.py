@@ -254,3 +254,18 @@ class Reserve(Window):
 
 class NeverSell(Window):
     """Hours in which nothing is sold, whatever it would bring."""
+
+
+class TariffBand(Window):
+    """What the home's supplier charges and pays in some hours."""
+
+    import_price: PriceText | None = None
+    """For a kWh bought."""
+    export_price: PriceText | None = None
+    """For a kWh fed in."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.import_price is None and self.export_price is None:
+            raise ValueError("expected import_price, export_price or both")
+        return self

@@ -10,11 +10,17 @@ from hem.controller.battery import Battery
 from hem.controller.bidding import Situation, answer_auction, decide
 from hem.controller.forecast import Forecast
 from hem.controller.policy import Policy
+from hem.controller.value_curve import ValueCurve
 
 RETAIL, FEED_IN = 300_000, 80_000
 BATTERY = Battery(8_000, 4_000, 4_000, soc_min_permille=0)
 NIGHT = (100,) * 40
 SUN = (-800,) * 20
+
+
+value_curves = st.lists(st.integers(0, 500_000), min_size=10, max_size=10).map(
+    lambda values: ValueCurve(0, 800, tuple(sorted(values, reverse=True)))
+)
 
 
 def situation(load=0, pv=0, spread=0, soc=None, ahead=(), **changes):
@@ -152,14 +158,15 @@ def test_only_what_the_grant_allows():
     st.none() | st.integers(0, 8_000),
     st.lists(st.integers(-1_500, 1_500), max_size=95).map(tuple),
     st.lists(st.integers(0, 400_000), max_size=6).map(tuple),
-    st.integers(0, 2_000), st.integers(0, 2_000),
+    st.integers(0, 2_000), st.integers(0, 2_000), st.none() | value_curves,
 )  # fmt: skip
 def test_orders_are_gains_within_the_grants_and_what_the_home_can_keep(
-    load, pv, spread, soc, ahead, prices, max_buy, max_sell
+    load, pv, spread, soc, ahead, prices, max_buy, max_sell, curve
 ):
     facts = situation(
-        load, pv, spread, soc, ahead, prices=prices, max_buy_wh=max_buy, max_sell_wh=max_sell
-    )
+        load, pv, spread, soc, ahead, prices=prices, max_buy_wh=max_buy, max_sell_wh=max_sell,
+        curve=curve,
+    )  # fmt: skip
     decision = decide(facts, Policy())
     bought = sum(o.energy_wh for o in decision.orders if o.side == "buy")
     sold = sum(o.energy_wh for o in decision.orders if o.side == "sell")
@@ -175,6 +182,52 @@ def test_orders_are_gains_within_the_grants_and_what_the_home_can_keep(
     assert bought <= max(load - pv, 0) + take
     assert -take <= decision.battery_wh <= give
     assert decision.reason
+    if sold > max(pv - load, 0):  # some of it is stored
+        dearest = max(order.price_uc_per_kwh for order in decision.orders)
+        assert dearest >= Policy().degradation_uc_per_kwh
+
+
+DEAR_TONIGHT = ValueCurve(0, 800, (320_000,) * 5 + (60_000,) * 5)
+"""Four of eight kWh are worth more tonight than anybody pays now."""
+
+
+def test_what_is_worth_more_tonight_is_not_sold_and_the_rest_in_steps():
+    facts = situation(load=100, soc=7_600, curve=DEAR_TONIGHT)
+    sold = decide(facts, Policy()).orders
+    assert {order.side for order in sold} == {"sell"}
+    assert 0 < sum(order.energy_wh for order in sold) <= 7_600 - 4_000
+    assert all(order.price_uc_per_kwh >= Policy().degradation_uc_per_kwh for order in sold)
+    low = situation(load=100, soc=3_900, curve=DEAR_TONIGHT)
+    assert all(order.side == "buy" for order in decide(low, Policy()).orders)
+
+
+def test_asks_rise_with_what_is_given_up():
+    falling = ValueCurve(0, 200, tuple(range(280_000, 40_000, -6_000)))
+    sold = decide(situation(load=0, soc=7_900, curve=falling), Policy()).orders
+    asks = [order.price_uc_per_kwh for order in sold]
+    assert len(asks) > 1
+    assert asks == sorted(asks)
+
+
+def test_a_battery_whose_charge_will_be_dear_is_charged_by_bids_that_fall():
+    falling = ValueCurve(0, 200, tuple(range(400_000, 160_000, -6_000)))
+    bought = decide(situation(load=0, soc=800, curve=falling), Policy()).orders
+    assert {order.side for order in bought} == {"buy"}
+    prices = [order.price_uc_per_kwh for order in bought]
+    assert prices == sorted(prices, reverse=True)
+    assert max(prices) < RETAIL
+
+
+def test_an_auction_gets_only_the_steps_below_its_cap():
+    falling = ValueCurve(0, 200, tuple(range(280_000, 40_000, -6_000)))
+    facts = situation(load=0, soc=7_900, curve=falling)
+    least = min(order.price_uc_per_kwh for order in decide(facts, Policy()).orders)
+    assert answer_auction(facts, Policy(), "reverse", 10_000, least - 1, 0) is None
+    some = answer_auction(facts, Policy(), "reverse", 10_000, least, 0)
+    all_of_it = answer_auction(facts, Policy(), "reverse", 10_000, RETAIL - 1, 0)
+    assert some is not None and all_of_it is not None
+    assert some.energy_wh < all_of_it.energy_wh
+    assert some.price_uc_per_kwh <= least
 
 
 def evening(**changes):

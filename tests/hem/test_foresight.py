@@ -1,0 +1,122 @@
+"""Prices of the slots ahead, and what the battery does in a slot without a contract."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from hem.controller.battery import Battery
+from hem.controller.limits import FREE, Caps, Limit
+from hem.controller.policy import parse_policy
+from hem.ems.planner import Planner
+from hem.ems.value_worker import Question, answer
+from hem.foresight import Foresight, Home
+from market.settlement import Tariff
+from runtime.store import MemoryStore
+from wire.slots import SlotGrid
+
+SLOT_S = 900
+PER_DAY = 96
+FIRST = 1_900_032
+"""A midnight."""
+BATTERY = Battery(8_000, 4_000, 4_000, soc_min_permille=100)
+TARIFF = Tariff(300_000, 80_000, 300_000)
+EVENINGS = """
+[[tariff]]
+from = "17:00"
+to = "21:00"
+import_price = "50 cent/kWh"
+"""
+QUIET_SUN = """
+[[tariff]]
+import_price = "0.20 ¤/kWh"
+export_price = "0.05 ¤/kWh"
+"""
+
+
+async def in_process(question):
+    return msgspec.json.encode(answer(msgspec.json.decode(question, type=Question)))
+
+
+def foresight(text="", *, days=4, prices=None, caps=FREE, speed=1.0):
+    """A home that uses 150 Wh a slot, 500 in the evening, and has no sun."""
+    planner = Planner(MemoryStore(), PER_DAY, SLOT_S, in_process)
+    for slot in range(FIRST - PER_DAY * days, FIRST):
+        planner.observe(slot, 500 if 68 <= slot % PER_DAY < 84 else 150, 0)
+    home = Home(
+        policy=lambda: parse_policy(text, "policy.toml"),
+        tariff=lambda _slot: TARIFF,
+        price=(prices or {}).get,
+        caps=lambda _start_ms, _end_ms: caps,
+        day_s=lambda slot: slot % PER_DAY * SLOT_S,
+    )
+    return Foresight(planner, SlotGrid(SLOT_S), home, speed)
+
+
+def test_without_a_tariff_of_its_own_a_home_has_the_market_s():
+    assert foresight().prices(FIRST) == (300_000, 80_000)
+
+
+def test_the_owner_s_tariff_holds_in_its_hours():
+    ours = foresight(EVENINGS)
+    assert ours.prices(FIRST + 67) == (300_000, 80_000)
+    assert ours.prices(FIRST + 68) == (500_000, 80_000)
+    assert ours.prices(FIRST + 84) == (300_000, 80_000)
+    assert foresight(QUIET_SUN).prices(FIRST) == (200_000, 50_000)
+
+
+def test_prices_are_drawn_to_what_was_traded_for_at_this_time():
+    both = {FIRST + 40 - PER_DAY: 200_000, FIRST + 40 - 2 * PER_DAY: 220_000}
+    assert foresight(prices=both).prices(FIRST + 40) == (255_000, 145_000)
+    once = {FIRST + 40 - PER_DAY: 200_000}
+    assert foresight(prices=once).prices(FIRST + 40) == (275_000, 110_000)
+    strange = {FIRST + 40 - PER_DAY: 900_000}
+    assert foresight(prices=strange).prices(FIRST + 40) == (300_000, 80_000)
+
+
+async def test_before_a_dear_evening_the_battery_is_charged_from_the_grid():
+    ours = foresight(EVENINGS)
+    await ours.look(FIRST + 60, BATTERY, 800)
+    power_w = ours.steer_w(FIRST + 60, 600, 0, 800, BATTERY, SLOT_S)
+    assert power_w is not None
+    assert power_w < -1_000
+    assert ours.steer_w(FIRST + 60, 600, 0, BATTERY.ceiling_wh, BATTERY, SLOT_S) == 0
+
+
+async def test_where_nothing_is_gained_the_device_is_left_to_itself():
+    ours = foresight()
+    await ours.look(FIRST, BATTERY, 4_000)
+    assert ours.steer_w(FIRST, 600, 0, 4_000, BATTERY, SLOT_S) is None
+    assert ours.steer_w(FIRST, 600, 2_000, 4_000, BATTERY, SLOT_S) is None
+
+
+async def test_a_cap_on_imports_is_kept_by_the_battery():
+    caps = Caps(import_limit=Limit("import", 4_200, "dso"))
+    ours = foresight(EVENINGS, caps=caps)
+    await ours.look(FIRST + 60, BATTERY, 800)
+    charging_w = ours.steer_w(FIRST + 60, 3_000, 0, 800, BATTERY, SLOT_S)
+    assert charging_w is not None
+    assert 3_000 - charging_w <= 4_200
+    covering_w = ours.steer_w(FIRST + 60, 6_000, 0, 7_000, BATTERY, SLOT_S)
+    assert covering_w is not None
+    assert 6_000 - covering_w <= 4_204
+
+
+@pytest.mark.parametrize("reason", ["young", "fast"])
+async def test_who_cannot_look_ahead_leaves_the_battery_to_itself(reason):
+    ours = foresight(EVENINGS, days=1) if reason == "young" else foresight(EVENINGS, speed=60.0)
+    await ours.look(FIRST + 60, BATTERY, 800)
+    assert ours.value_after(FIRST + 60) is None
+    assert ours.steer_w(FIRST + 60, 600, 0, 800, BATTERY, SLOT_S) is None
+    assert ours.plan() == []
+
+
+async def test_the_plan_is_two_days_long_and_starts_from_what_is_stored():
+    ours = foresight(EVENINGS)
+    await ours.look(FIRST, BATTERY, 3_000)
+    plan = ours.plan()
+    assert [row.slot for row in plan] == list(range(FIRST, FIRST + 2 * PER_DAY))
+    assert all(BATTERY.floor_wh <= row.soc_wh <= BATTERY.ceiling_wh for row in plan)
+    evening = [row for row in plan if row.slot in range(FIRST + 68, FIRST + 84)]
+    assert sum(row.battery_wh for row in evening) > 4_000
+    assert {row.import_price for row in evening} == {500_000}
