@@ -11,11 +11,16 @@ the meter every second and we do not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+import structlog
 
 from hem.controller.battery import Battery
 from hem.controller.limits import Caps
+from hem.controller.plan import Outlook, Plan, Task
+from hem.controller.plan_check import check_plan
+from hem.controller.planning import Step, assemble
 from hem.controller.policy import Policy
 from hem.controller.sections import TariffBand
 from hem.controller.value_curve import NO_LIMIT_WH, Terms, ValueCurve, dispatch
@@ -28,8 +33,13 @@ TRADE_TRUST_PERMILLE = 500
 DAYS_BACK = (1, 2)
 SAME_W = 30
 """A power so near to self-consumption is no reason to take the battery from it [W]."""
+LIMIT_WH = 10**8
+"""Of a slot without a limit: more than any home's."""
 SLOT_S_MIN = 30.0
 """In shorter slots of real time (a market that runs fast) nobody looks ahead [real s]."""
+
+
+log = structlog.get_logger(component="hem")
 
 
 class Home(NamedTuple):
@@ -60,6 +70,8 @@ class Foresight:
         self._too_fast = grid.length_s / speed < SLOT_S_MIN
         self._slot = -1
         self._soc_wh: int | None = None
+        self._plan: Plan | None = None
+        self._impossible = False
 
     async def look(self, slot: int, battery: Battery | None, soc_wh: int | None) -> None:
         """At a slot's beginning: what comes, and what stored energy is worth."""
@@ -70,22 +82,27 @@ class Foresight:
         limits = [self._limits_wh(ahead) for ahead in range(slot, slot + count)]
         limited = any(limit != (NO_LIMIT_WH, NO_LIMIT_WH) for limit in limits)
         self._slot, self._soc_wh = slot, soc_wh
-        await self._planner.look(
-            Prospect(
-                first_slot=slot,
-                import_price=tuple(paid for paid, _ in prices),
-                export_price=tuple(got for _, got in prices),
-                import_max_wh=tuple(most for most, _ in limits) if limited else None,
-                export_max_wh=tuple(most for _, most in limits) if limited else None,
-                battery=battery,
-                wear=policy.degradation_uc_per_kwh,
-                reluctance=policy.reluctance_uc_per_kwh,
-            )
+        prospect = Prospect(
+            first_slot=slot,
+            import_price=tuple(paid for paid, _ in prices),
+            export_price=tuple(got for _, got in prices),
+            import_max_wh=tuple(most for most, _ in limits) if limited else None,
+            export_max_wh=tuple(most for _, most in limits) if limited else None,
+            battery=battery,
+            wear=policy.degradation_uc_per_kwh,
+            reluctance=policy.reluctance_uc_per_kwh,
         )
+        await self._planner.look(prospect)
+        self._plan = self._judged(prospect)
 
     def value_after(self, slot: int) -> ValueCurve | None:
-        """What stored energy is worth when a slot has ended; None where nobody knows."""
-        return self._planner.value_after(slot, self._slot)
+        """
+        What stored energy is worth when a slot has ended.
+
+        None where nobody knows, or where what follows from it could not be: an impossible plan is
+        acted on by nobody.
+        """
+        return None if self._impossible else self._planner.value_after(slot, self._slot)
 
     def prices(self, slot: int) -> tuple[int, int]:
         """What energy costs and brings in a slot, as far as one can tell [µ¤/kWh]."""
@@ -139,9 +156,28 @@ class Foresight:
         power_w = out_wh * 3600 // seconds_left
         return None if abs(power_w - alone_wh * 3600 // seconds_left) <= SAME_W else power_w
 
-    def plan(self) -> list[Planned]:
-        """What the home will do if all comes as expected."""
-        return self._planner.path(self._soc_wh)
+    @property
+    def plan(self) -> Plan | None:
+        """What the home will do if all comes as expected; None where nobody knows."""
+        return self._plan
+
+    def _judged(self, prospect: Prospect) -> Plan | None:
+        """The plan that follows, if it can be (hem/controller/plan_check.py)."""
+        path = self._planner.path(self._soc_wh)
+        self._impossible = False
+        if not path or path[0].slot != prospect.first_slot:
+            return None
+        task = _task(prospect, path, self._soc_wh, self._grid.length_s)
+        steps = [Step(max(-one.battery_wh, 0), max(one.battery_wh, 0)) for one in path]
+        plan = assemble(task, {}, (), steps, "values")
+        faults = check_plan(task, plan)
+        if faults:
+            self._impossible = True
+            log.error(
+                "impossible plan, by the state of charge", faults=[str(f) for f in faults[:3]]
+            )
+            return None
+        return plan
 
     def _band(self, slot: int) -> TariffBand | None:
         begin_s = self._home.day_s(slot)
@@ -158,3 +194,28 @@ class Foresight:
             for power_w in sides
         )
         return most_in, most_out
+
+
+def _task(prospect: Prospect, path: Sequence[Planned], soc_wh: int | None, slot_s: int) -> Task:
+    """What the plan was made for, for its judge."""
+    most_in, most_out = prospect.import_max_wh, prospect.export_max_wh
+    slots = tuple(
+        Outlook(
+            load_wh=one.load_wh,
+            pv_wh=one.pv_wh,
+            import_price_uc_per_kwh=one.import_price,
+            export_price_uc_per_kwh=one.export_price,
+            import_limit_wh=LIMIT_WH if most_in is None else min(most_in[at], LIMIT_WH),
+            export_limit_wh=LIMIT_WH if most_out is None else min(most_out[at], LIMIT_WH),
+        )
+        for at, one in enumerate(path)
+    )
+    battery = prospect.battery if soc_wh is not None else None
+    return Task(
+        first_slot=prospect.first_slot,
+        slot_seconds=slot_s,
+        slots=slots,
+        battery=battery,
+        soc_wh=soc_wh or 0 if battery is not None else 0,
+        degradation_uc_per_kwh=prospect.wear,
+    )

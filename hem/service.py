@@ -800,17 +800,15 @@ class HomeEnergyManager:
         """What the home will do if all comes as expected, for its page."""
         from hem.web.port import PlanRow  # noqa: PLC0415  (only where there is a page)
 
-        rows = []
-        for one in self.foresight.plan() if self.grant is not None else []:
-            grid_wh = one.load_wh - one.pv_wh - one.battery_wh
-            rows.append(
-                PlanRow(
-                    one.slot, one.load_wh, one.pv_wh, max(-one.battery_wh, 0),
-                    max(one.battery_wh, 0), max(grid_wh, 0), max(-grid_wh, 0), one.soc_wh,
-                    one.import_price, one.export_price,
-                )
-            )  # fmt: skip
-        return rows
+        plan = self.foresight.plan if self.grant is not None else None
+        return [
+            PlanRow(
+                one.slot, one.load_wh, one.pv_wh, one.charge_wh, one.discharge_wh, one.import_wh,
+                one.export_wh, one.soc_wh, one.import_price_uc_per_kwh,
+                one.export_price_uc_per_kwh,
+            )
+            for one in (plan.slots if plan is not None else ())
+        ]  # fmt: skip
 
     async def _figures(self) -> dict[str, Any]:
         """What the household may see of its home, for Home Assistant."""
@@ -874,6 +872,7 @@ class HomeEnergyManager:
             light=LightView() if self.light is None else self.light.view,
             figures={
                 **{k: v for k, v in self._state.items() if isinstance(v, int)},
+                **self.planner.accuracy.figures(),
                 **({"balance_uc": self.wallet.balance["balanceUc"],
                     "locked_uc": self.wallet.balance["lockedUc"]} if trading else {}),
             },

@@ -159,6 +159,9 @@ class PlanSlot(_Record, frozen=True, kw_only=True):
     export_price_uc_per_kwh: Price
 
 
+MadeBy = Literal["solver", "rules", "values"]
+"""By HiGHS, by rules, or by the value of stored energy."""
+
 NoteKind = Literal["import-limit", "export-limit", "car-short", "load-left-out"]
 
 
@@ -185,7 +188,7 @@ class Plan(_Record, frozen=True, kw_only=True):
     """AC, one for each slot; empty without a car [Wh]."""
     cost_uc: Money
     """Import − export + wear − worth of what is stored at the end [µ¤]."""
-    made_by: Literal["solver", "rules"]
+    made_by: MadeBy
     notes: Annotated[tuple[Note, ...], Meta(max_length=3 * SLOTS_MAX)] = ()
     marginal_uc_per_kwh: Annotated[tuple[Price, ...], Meta(max_length=SLOTS_MAX)] = ()
     """What one more kWh of need in a slot would cost; empty where nothing was priced."""

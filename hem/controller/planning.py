@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from hem.controller.plan import Note, Plan, PlanSlot, Task, plan_cost_uc
+from hem.controller.plan import MadeBy, Note, Plan, PlanSlot, Task, plan_cost_uc
 
 IMPORT_MARGIN_WH = 3
 """Kept free below the limit of import for rounding to whole Wh: the car's 1, the battery's 2."""
@@ -85,7 +84,7 @@ def assemble(
     starts: Mapping[str, int],
     car_wh: Sequence[int],
     steps: Sequence[Step],
-    made_by: Literal["solver", "rules"],
+    made_by: MadeBy,
     marginal_uc_per_kwh: Sequence[int] = (),
 ) -> Plan:
     """

@@ -93,6 +93,6 @@ class _Home(Collector):
             devices.add_metric([device], float(status == "ok"))
         yield devices
         for key, value in facts.figures.items():
-            if key in NAMES:
-                name, text = NAMES[key]
+            if key in NAMES or key.startswith("forecast_"):
+                name, text = NAMES.get(key, (key, "Running skill of the home's forecasts"))
                 yield GaugeMetricFamily(f"hearthgrid_hem_{name}", text, value=float(value))

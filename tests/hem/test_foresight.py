@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from hem.controller.battery import Battery
 from hem.controller.limits import FREE, Caps, Limit
@@ -108,15 +111,31 @@ async def test_who_cannot_look_ahead_leaves_the_battery_to_itself(reason):
     await ours.look(FIRST + 60, BATTERY, 800)
     assert ours.value_after(FIRST + 60) is None
     assert ours.steer_w(FIRST + 60, 600, 0, 800, BATTERY, SLOT_S) is None
-    assert ours.plan() == []
+    assert ours.plan is None
 
 
 async def test_the_plan_is_two_days_long_and_starts_from_what_is_stored():
     ours = foresight(EVENINGS)
     await ours.look(FIRST, BATTERY, 3_000)
-    plan = ours.plan()
-    assert [row.slot for row in plan] == list(range(FIRST, FIRST + 2 * PER_DAY))
-    assert all(BATTERY.floor_wh <= row.soc_wh <= BATTERY.ceiling_wh for row in plan)
-    evening = [row for row in plan if row.slot in range(FIRST + 68, FIRST + 84)]
-    assert sum(row.battery_wh for row in evening) > 4_000
-    assert {row.import_price for row in evening} == {500_000}
+    assert ours.plan is not None
+    rows = ours.plan.slots
+    assert [row.slot for row in rows] == list(range(FIRST, FIRST + 2 * PER_DAY))
+    evening = [row for row in rows if row.slot in range(FIRST + 68, FIRST + 84)]
+    assert sum(row.discharge_wh for row in evening) > 4_000
+    assert {row.import_price_uc_per_kwh for row in evening} == {500_000}
+
+
+async def test_nobody_acts_on_a_plan_that_cannot_be(monkeypatch):
+    ours = foresight(EVENINGS)
+    right = ours._planner.path
+
+    def wrong(soc_wh):
+        return [replace(row, battery_wh=9_999) for row in right(soc_wh)]
+
+    monkeypatch.setattr(ours._planner, "path", wrong)
+    with capture_logs() as logs:
+        await ours.look(FIRST, BATTERY, 3_000)
+    assert [line["event"] for line in logs] == ["impossible plan, by the state of charge"]
+    assert ours.plan is None
+    assert ours.value_after(FIRST) is None
+    assert ours.steer_w(FIRST + 60, 600, 0, 800, BATTERY, SLOT_S) is None
