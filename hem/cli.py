@@ -178,6 +178,23 @@ def policy_show(provisioning: Provisioned, as_json: Json = False) -> None:
 
 
 @app.command()
+def plan(provisioning: Provisioned, as_json: Json = False) -> None:
+    """Show what the home expects of the next day, and when to start what may wait."""
+    from zoneinfo import ZoneInfo  # noqa: PLC0415
+
+    from hem.plan_text import plan_facts, plan_of, plan_text  # noqa: PLC0415
+
+    config, grid, now_ms = _at(provisioning)
+    slot = grid.slot_at(now_ms)
+    found, starts = plan_of(config.home.data_dir, slot)
+    if as_json:
+        print(json.dumps(plan_facts(found, starts)))
+        return
+    for line in plan_text(found, starts, slot, grid, ZoneInfo(config.home.timezone)):
+        print(line)
+
+
+@app.command()
 def limit(
     provisioning: Provisioned,
     import_w: Annotated[

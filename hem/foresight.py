@@ -25,6 +25,7 @@ from hem.controller.policy import Policy
 from hem.controller.sections import TariffBand
 from hem.controller.value_curve import NO_LIMIT_WH, Terms, ValueCurve, dispatch
 from hem.ems.planner import Planned, Planner, Prospect
+from hem.ems.starts import Starts
 from market.settlement import Tariff
 from wire.slots import SlotGrid
 
@@ -62,11 +63,14 @@ class Foresight:
 
     Args:
         planner: forecasts and values
+        starts: when loads that may wait should start
         speed: market seconds in a real one
     """
 
-    def __init__(self, planner: Planner, grid: SlotGrid, home: Home, speed: float = 1.0) -> None:
-        self._planner, self._grid, self._home = planner, grid, home
+    def __init__(
+        self, planner: Planner, starts: Starts, grid: SlotGrid, home: Home, speed: float = 1.0
+    ) -> None:
+        self._planner, self._starts, self._grid, self._home = planner, starts, grid, home
         self._too_fast = grid.length_s / speed < SLOT_S_MIN
         self._slot = -1
         self._soc_wh: int | None = None
@@ -94,6 +98,11 @@ class Foresight:
         )
         await self._planner.look(prospect)
         self._plan = self._judged(prospect)
+        if policy.deferrable and self._plan is not None:
+            path = self._planner.path(soc_wh)
+            task = _task(prospect, path, soc_wh, self._grid.length_s)
+            last = self._planner.value_after(slot + count - 1, slot)
+            self._plan = await self._starts.plan(task, policy.deferrable, last) or self._plan
 
     def value_after(self, slot: int) -> ValueCurve | None:
         """

@@ -33,6 +33,7 @@ from hem.config import Provisioning
 from hem.controller.battery import Battery
 from hem.controller.forecast import Forecaster
 from hem.controller.limits import GridSide, Limit
+from hem.controller.plan import to_json
 from hem.controller.policy import Policy
 from hem.controller.setpoint import setpoint_w
 from hem.ems.closing import (
@@ -53,12 +54,14 @@ from hem.ems.home_assistant import HomeAssistant
 from hem.ems.keyring import Keyring
 from hem.ems.light import HomeLight, LightView, trusted_point
 from hem.ems.limit_book import LimitBook
-from hem.ems.planner import Planner
+from hem.ems.planner import PLAN, Planner
 from hem.ems.policy_file import PolicyFile
 from hem.ems.readings import ReadingOutbox
 from hem.ems.renewal import Renewal
 from hem.ems.schedule import Phase, Timetable
+from hem.ems.solver import Solver
 from hem.ems.standing import Standings
+from hem.ems.starts import Starts
 from hem.ems.wallet import Wallet
 from hem.foresight import Foresight, Home
 from hem.gateway.client import GatewayClient, GatewayError
@@ -446,8 +449,9 @@ class HomeEnergyManager:
     def take_up_trade(self) -> None:
         """Make what trades under the present grant; wallet and outbox are there."""
         assert self.grant is not None
+        zone = ZoneInfo(self.config.home.timezone)
         self.foresight = Foresight(
-            self.planner, self.grid,
+            self.planner, Starts(self.store, self.grid, Solver().plan, zone), self.grid,
             Home(
                 policy=lambda: self.policy,
                 tariff=lambda slot: self.trader.rules.tariff(slot),  # noqa: PLW0108 (made below)
@@ -461,7 +465,7 @@ class HomeEnergyManager:
                 genesis=self.genesis, grant=self.grant, policy=self.policy, wallet=self.wallet,
                 outbox=self.outbox, decisions=self.decisions, forecaster=self.forecaster,
                 store=self.store, clock=self.clock, rng=self.rng, state=self.gateway.state,
-                caught_up=lambda: self.client.caught_up, zone=ZoneInfo(self.config.home.timezone),
+                caught_up=lambda: self.client.caught_up, zone=zone,
                 caps=self.limits.between, policy_error=lambda: self.policy_file.error,
                 value_after=self.foresight.value_after,
             )
@@ -529,6 +533,9 @@ class HomeEnergyManager:
         """Forecast, and value what is stored, from what was metered up to now."""
         battery, soc_wh = battery_of(self._state, self.policy) if self._fresh() else (None, None)
         await self.foresight.look(slot, battery, soc_wh)
+        if self.foresight.plan is not None:
+            with self.store.atomic():
+                self.store.put(PLAN, to_json(self.foresight.plan))
 
     async def _trade_ahead(self, slot: int) -> None:
         await self.trader.trade_ahead(slot)

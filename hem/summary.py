@@ -41,7 +41,7 @@ OUTBOX_FILE = "outbox.sqlite"
 
 def summary_of(folder: Path) -> dict[str, Any]:
     """Wallet, what the light client proved of it, outboxes, how far the ledger was read."""
-    with _store(folder, EMS_FILE) as store, _store(folder, OUTBOX_FILE) as queue:
+    with opened(folder, EMS_FILE) as store, opened(folder, OUTBOX_FILE) as queue:
         wallet = Wallet.kept(store)
         return {
             "address": wallet.address,
@@ -63,7 +63,7 @@ def status_of(folder: Path, grid: SlotGrid, now_ms: int) -> dict[str, Any]:
     stand), `withdrawals` (from the DSO).
     """
     facts = summary_of(folder)
-    with _store(folder, EMS_FILE) as store:
+    with opened(folder, EMS_FILE) as store:
         wallet = Wallet.kept(store)
         slot = grid.slot_at(now_ms)
         certificate, grant = store.get(CERTIFICATE), store.get(GRANT)
@@ -114,7 +114,7 @@ def _promises(store: SqliteStore, slot: int, now_ms: int) -> list[dict[str, Any]
 
 def settlements_of(folder: Path) -> list[dict[str, Any]]:
     """The home's settled slots, oldest first."""
-    with _store(folder, EMS_FILE) as store:
+    with opened(folder, EMS_FILE) as store:
         return Wallet.kept(store).settlements()
 
 
@@ -131,7 +131,7 @@ def decisions_of(
     Raises:
         ConfigError: neither of these.
     """
-    with _store(folder, EMS_FILE) as store:
+    with opened(folder, EMS_FILE) as store:
         wallet = Wallet.kept(store)
         metered = {
             row["slot"]: row["netWh"] for row in wallet.settlements() if not row.get("assumed")
@@ -257,7 +257,13 @@ def _clock(slot: int, grid: SlotGrid) -> str:
 
 
 @contextmanager
-def _store(folder: Path, name: str) -> Iterator[SqliteStore]:
+def opened(folder: Path, name: str) -> Iterator[SqliteStore]:
+    """
+    A home's database, as a command reads it.
+
+    Raises:
+        ConfigError: there is none yet.
+    """
     path = folder / name
     if not path.exists():
         raise ConfigError(f"{folder}: this home has not run yet; start it with `hem run`")

@@ -47,6 +47,8 @@ from pydantic import (
 
 from hem.controller.battery import degradation_cost_uc_per_kwh
 from hem.controller.curves import BID_QUANTITY, OFFER_QUANTITY, Curve, check_curve
+from hem.controller.flexible import DeferrablePolicy
+from hem.controller.plan import LOADS_MAX
 from hem.controller.quantities import EnergyPrice, Level
 from hem.controller.sections import (
     NeverSell,
@@ -170,6 +172,8 @@ class Policy(Section):
     """Hours in which nothing is sold."""
     tariff: Annotated[tuple[TariffBand, ...], Field(max_length=RULES_MAX)] = ()
     """What your supplier charges and pays, by hour, where it is not the market's tariff."""
+    deferrable: Annotated[tuple[DeferrablePolicy, ...], Field(max_length=LOADS_MAX)] = ()
+    """Loads that may wait: `hem plan` says when to start them."""
 
     @property
     def trades(self) -> bool:

@@ -33,7 +33,8 @@ DAYS_MIN = 2
 """Before that nobody knows whether tomorrow is like today."""
 USED_FOR_SLOTS = 8
 """A value so old is still used; then the prices and the weather it was made for are gone."""
-HISTORY, ACCURACY = "history", "accuracy"
+HISTORY, ACCURACY, PLAN = "history", "accuracy", "plan"
+"""Where they are kept."""
 
 DEADLINE_S = 20.0
 """From the start of the child to its answer [real s]; a slot has 900."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC
 
 import msgspec
 import pytest
@@ -12,6 +13,8 @@ from hem.controller.battery import Battery
 from hem.controller.limits import FREE, Caps, Limit
 from hem.controller.policy import parse_policy
 from hem.ems.planner import Planner
+from hem.ems.solver import Solver
+from hem.ems.starts import Starts
 from hem.ems.value_worker import Question, answer
 from hem.foresight import Foresight, Home
 from market.settlement import Tariff
@@ -53,7 +56,9 @@ def foresight(text="", *, days=4, prices=None, caps=FREE, speed=1.0):
         caps=lambda _start_ms, _end_ms: caps,
         day_s=lambda slot: slot % PER_DAY * SLOT_S,
     )
-    return Foresight(planner, SlotGrid(SLOT_S), home, speed)
+    grid = SlotGrid(SLOT_S)
+    starts = Starts(MemoryStore(), grid, Solver().plan, UTC)
+    return Foresight(planner, starts, grid, home, speed)
 
 
 def test_without_a_tariff_of_its_own_a_home_has_the_market_s():
@@ -139,3 +144,32 @@ async def test_nobody_acts_on_a_plan_that_cannot_be(monkeypatch):
     assert ours.plan is None
     assert ours.value_after(FIRST) is None
     assert ours.steer_w(FIRST + 60, 600, 0, 800, BATTERY, SLOT_S) is None
+
+
+WASHING = """
+[[tariff]]
+from = "06:00"
+to = "22:00"
+import_price = "50 cent/kWh"
+
+[[deferrable]]
+name = "dishwasher"
+power_w = 1200
+minutes = 60
+earliest = "20:00"
+latest = "06:00"
+"""
+
+
+async def test_a_load_that_may_wait_starts_when_energy_is_cheap_and_keeps_its_slot():
+    ours = foresight(WASHING)
+    await ours.look(FIRST + 70, BATTERY, 800)
+    assert ours.plan is not None
+    (name, at) = min(ours.plan.starts.items(), key=lambda item: item[1])
+    assert name.startswith("dishwasher ")
+    assert FIRST + 88 <= at <= FIRST + PER_DAY + 20
+    assert ours._starts.chosen[name] == at
+    await ours.look(at + 1, BATTERY, 800)
+    assert ours._starts.chosen[name] == at
+    assert ours.plan is not None
+    assert name not in ours.plan.starts

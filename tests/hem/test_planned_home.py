@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC
+
 from home_at_hand import SLOT, award, begin, make_home, register
 
 from hem.controller.policy import parse_policy
+from hem.plan_text import plan_facts, plan_of, plan_text
+from wire.slots import SlotGrid
 
 PER_DAY = 96
 
@@ -88,3 +93,25 @@ async def test_the_page_s_plan_balances(tmp_path):
     for row in rows:
         came = row.import_wh + row.pv_wh + row.discharge_wh
         assert came == row.export_wh + row.load_wh + row.charge_wh
+
+
+async def test_the_plan_is_printed_with_what_to_start_when(tmp_path):
+    washing = (
+        '[[deferrable]]\nname = "dishwasher"\npower_w = 1200\nminutes = 60\n'
+        'earliest = "00:00"\nlatest = "23:45"\n'
+    )
+    home = await planned(tmp_path, 500, tariff_around(SLOT, 3) + washing)
+    plan, starts = plan_of(tmp_path / "data", SLOT)
+    assert plan == home.foresight.plan
+    assert starts
+    lines = list(plan_text(plan, starts, SLOT, home.grid, UTC))
+    assert lines[0].startswith("start dishwasher at ")
+    assert len([line for line in lines if line[2] == ":"]) == 24
+    assert json.loads(json.dumps(plan_facts(plan, starts)))["starts"] == starts
+
+
+def test_a_home_without_a_plan_says_why(tmp_path):
+    make_home(tmp_path)
+    plan, starts = plan_of(tmp_path / "data", SLOT)
+    (line,) = plan_text(plan, starts, SLOT, SlotGrid(900), UTC)
+    assert line == "no plan yet: a home plans once it has seen two days"
