@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
@@ -133,13 +133,7 @@ def decisions_of(
     """
     with opened(folder, EMS_FILE) as store:
         wallet = Wallet.kept(store)
-        metered = {
-            row["slot"]: row["netWh"] for row in wallet.settlements() if not row.get("assumed")
-        }
-        rows = [
-            {**row, "markets": markets_of(wallet, row["slot"]), "fate": _fate(row, wallet, metered)}
-            for row in DecisionLog(store).latest(MANY)
-        ]
+        rows = with_fates(DecisionLog(store).latest(MANY), wallet, wallet.settlements())
     if when.isdecimal():
         rows = [row for row in rows if row["slot"] == int(when)]
     elif when:
@@ -150,7 +144,31 @@ def decisions_of(
     return [{**row, "text": _told(row, grid, zone)} for row in rows]
 
 
-def _fate(row: dict[str, Any], wallet: Wallet, metered: dict[int, int]) -> dict[str, Any]:
+def with_fates(
+    rows: Iterable[Mapping[str, Any]], wallet: Wallet, settled: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Decisions with what became of them: positions by market, and what the meter saw."""
+    metered = {row["slot"]: row["netWh"] for row in settled if not row.get("assumed")}
+    return [
+        {**row, "markets": markets_of(wallet, row["slot"]), "fate": _fate(row, wallet, metered)}
+        for row in rows
+    ]
+
+
+def in_words(row: Mapping[str, Any]) -> str:
+    """
+    A decision as the household is told it; its short reason where no more is known.
+
+    Args:
+        row: of `with_fates`
+    """
+    if "record" not in row:
+        return str(row["reason"])
+    record = msgspec.convert(row["record"], Record)
+    return explain(record, row["orders"], msgspec.convert(row["fate"], Fate))
+
+
+def _fate(row: Mapping[str, Any], wallet: Wallet, metered: dict[int, int]) -> dict[str, Any]:
     """What became of a decision (`hem.controller.explain.Fate`)."""
     slot = row["slot"]
     amounts = wallet.contracted(slot).values()
@@ -170,9 +188,7 @@ def _told(row: dict[str, Any], grid: SlotGrid, zone: tzinfo) -> str:
     if "record" not in row:
         return _sentence(row, grid)
     ends = _local(row["slot"] + 1, grid, zone)
-    record = msgspec.convert(row["record"], Record)
-    text = explain(record, row["orders"], msgspec.convert(row["fate"], Fate))
-    return f"{_local(row['slot'], grid, zone)}–{ends}: {text}"
+    return f"{_local(row['slot'], grid, zone)}–{ends}: {in_words(row)}"
 
 
 def _local(slot: int, grid: SlotGrid, zone: tzinfo) -> str:

@@ -10,7 +10,7 @@ from hem.backup import back_up
 from hem.config import Device
 from hem.ems.daylog import DayRow
 from hem.ems.standing import Standing
-from hem.summary import markets_of
+from hem.summary import in_words, markets_of, with_fates
 from hem.web.port import Account, DeviceFacts, Expected, Moment, Nameplate, PlanRow, Tariff
 from wire.slots import SlotGrid
 
@@ -124,8 +124,12 @@ class LivingHome:
         return self._home.wallet.settlements(last) if self._trades else []
 
     def decisions(self, last: int) -> Sequence[Mapping[str, Any]]:
-        """From the decision log."""
-        return self._home.decisions.latest(last)
+        """From the decision log, in words."""
+        if not self._trades:
+            return self._home.decisions.latest(last)
+        rows, wallet = self._home.decisions.latest(last), self._home.wallet
+        settled = wallet.settlements(2 * last)
+        return [{**row, "text": in_words(row)} for row in with_fates(rows, wallet, settled)]
 
     def contracted(self, slot: int) -> Mapping[str, Mapping[str, int]]:
         """From the wallet."""

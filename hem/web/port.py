@@ -169,7 +169,7 @@ class Household(Protocol):
         ...
 
     def decisions(self, last: int) -> Sequence[Mapping[str, Any]]:
-        """The last decisions (`hem.ems.decisions`), newest first."""
+        """The last decisions (`hem.ems.decisions`), newest first; `text` says them in words."""
         ...
 
     def contracted(self, slot: int) -> Mapping[str, Mapping[str, int]]:

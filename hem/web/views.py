@@ -407,7 +407,7 @@ def trade_view(
         day=moment_of(grid.start_ms(slot), zone).strftime("%a %-d %b"),
         time=clock(slot, grid, zone),
         slot=slot,
-        reason=row["reason"],
+        reason=row.get("text") or row["reason"],
         orders=tuple(
             OrderLine(
                 side="Buy" if order["side"] == "buy" else "Sell",
