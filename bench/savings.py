@@ -36,6 +36,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench.forecast_data import FOLDER
 from bench.report import progress
 from bench.savings_data import House, Tariff, houses, tariffs
 from hem.controller.battery import Battery
@@ -370,9 +371,7 @@ def _switches(cases: list[Case]) -> Table:
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder with the measured homes.")] = Path(
-        "../shared/data"
-    ),
+    data: Annotated[Path, typer.Option(help="Folder with the measured homes.")] = FOLDER,
     homes: Annotated[str, typer.Option(help="Only these, by comma.")] = "",
     days: Annotated[int | None, typer.Option(help="Only so many first days.", min=4)] = None,
     short: Annotated[bool, typer.Option("--short", help="Four homes, 40 days.")] = False,

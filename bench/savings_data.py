@@ -1,17 +1,13 @@
 """
 The homes and prices of `bench.savings`, read from the folders of measurements.
 
-`citylearn_2022`: a year, hourly, PV and battery as its schema says. `lemlab_15houses`: 45 days of
-quarter hours; its PV is per unit, so every home gets 5 kW and the battery of the other set. Of both
-sets some homes were looked at while constants were chosen; `looked_at` says which. Nothing of the
-data is kept here.
+Homes as `bench.forecast_data` reads them, with a battery and three tariffs. Nothing of the data is
+kept here.
 """
 
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.forecast_data import CITYLEARN, LEMLAB, read_citylearn, read_lemlab
+from bench.forecast_data import House as Measured
 from hem.controller.battery import Battery
 from wire.errors import ConfigError
 
 Series = NDArray[np.int64]
 
-HOUR_S, QUARTER_S = 3_600, 900
-LOOKED_AT = {"Building_1", "Building_2", "Building_4", "Building_5",
-             "hh_3055_0", "hh_3114_0", "hh_3193_0", "hh_3216_0", "hh_3241_0"}  # fmt: skip
-PV_W = 5_000
-"""Of the homes whose PV is given per unit."""
+HOUR_S = 3_600
+DAY_AHEAD = "dayahead_epftoolbox"
+BATTERY = Battery(6_400, 5_000, 5_000, soc_min_permille=0)
+"""That of every house of the first set, by its schema; those of the second get it too."""
 STARTS_S = {"citylearn": 1_470_006_000, "lemlab": 1_613_343_600}
 """First slot: 31 July 2016 23:00 as if its clock were UTC, and 14 February 2021 23:00 UTC."""
 PHASES = {"citylearn": 23, "lemlab": 0}
@@ -97,12 +94,17 @@ def houses(data: Path) -> list[House]:
     Raises:
         ConfigError: a folder is missing.
     """
-    for folder in ("citylearn_2022", "lemlab_15houses", "dayahead_epftoolbox"):
+    for folder in (CITYLEARN, LEMLAB, DAY_AHEAD):
         if not (data / folder).is_dir():
             raise ConfigError(
                 f"{data / folder}: no such folder; give --data DIR with {folder} in it"
             )
-    return [*_citylearn(data / "citylearn_2022"), *_lemlab(data / "lemlab_15houses")]
+    found = []
+    for source, read in (("citylearn", read_citylearn), ("lemlab", read_lemlab)):
+        every = read(data / {"citylearn": CITYLEARN, "lemlab": LEMLAB}[source])
+        for looked_at, some in ((True, every.tuned), (False, every.held_out)):
+            found += [_house(source, every.slots_per_day, one, looked_at=looked_at) for one in some]
+    return found
 
 
 def tariffs(data: Path, house: House) -> list[Tariff]:
@@ -110,7 +112,7 @@ def tariffs(data: Path, house: House) -> list[Tariff]:
     count = len(house.load_wh)
     flat_import, flat_export = (np.full(count, price) for price in FLAT_UC_PER_KWH)
     feed_in = np.full(count, FEED_IN_UC_PER_KWH)
-    spot = _day_ahead(data / "dayahead_epftoolbox", house)
+    spot = _day_ahead(data / DAY_AHEAD, house)
     levied = spot * VAT_PERMILLE // 1000 + LEVIES_UC_PER_KWH
     return [
         Tariff("flat", flat_import, flat_export, False, house.phase),
@@ -119,53 +121,24 @@ def tariffs(data: Path, house: House) -> list[Tariff]:
     ]
 
 
-def _citylearn(folder: Path) -> Iterator[House]:
-    schema = json.loads((folder / "schema.json").read_text(encoding="utf-8"))["buildings"]
-    for file in sorted(folder.glob("Building_*.csv"), key=lambda path: int(path.stem[9:])):
-        facts, rows = schema[file.stem], _rows(file)
-        store = facts["electrical_storage"]["attributes"]
-        pv_kw = float(facts["pv"]["attributes"]["nominal_power"])
-        load_wh = [round(float(row["non_shiftable_load"]) * 1000) for row in rows]
-        pv_wh = [round(float(row["solar_generation"]) * pv_kw) for row in rows]
-        battery = _battery(round(store["capacity"] * 1000), round(store["nominal_power"] * 1000))
-        yield _house(file.stem, "citylearn", HOUR_S, load_wh, pv_wh, battery)
-
-
-def _lemlab(folder: Path) -> Iterator[House]:
-    suns = [
-        [float(row["power"]) for row in _rows(file)]
-        for file in sorted((folder / "prosumers" / "pv").glob("pv_*_pu.csv"))
-    ]
-    for number, file in enumerate(sorted((folder / "prosumers" / "hh").glob("hh_*.csv"))):
-        load_wh = [round(float(row["power"]) * QUARTER_S / 3600) for row in _rows(file)]
-        pv_wh = [round(share * PV_W * QUARTER_S / 3600) for share in suns[number % len(suns)]]
-        yield _house(file.stem, "lemlab", QUARTER_S, load_wh, pv_wh, _battery(6_400, 5_000))
-
-
-def _house(
-    name: str, source: str, slot_s: int, load_wh: list[int], pv_wh: list[int], battery: Battery
-) -> House:
+def _house(source: str, slots_per_day: int, one: Measured, *, looked_at: bool) -> House:
     return House(
-        name,
+        one.name,
         source,
-        slot_s,
-        STARTS_S[source] // slot_s,
-        np.array([max(wh, 0) for wh in load_wh], dtype=np.int64),
-        np.array([max(wh, 0) for wh in pv_wh], dtype=np.int64),
-        battery,
-        name in LOOKED_AT,
+        86_400 // slots_per_day,
+        one.first_slot,
+        np.array(one.load_wh, dtype=np.int64),
+        np.array(one.pv_wh, dtype=np.int64),
+        BATTERY,
+        looked_at,
         PHASES[source],
     )
-
-
-def _battery(capacity_wh: int, power_w: int) -> Battery:
-    return Battery(capacity_wh, power_w, power_w, soc_min_permille=0)
 
 
 def _time_of_use(data: Path, house: House) -> Series:
     """The set's own tariff; a home of the other set has dear evenings, 17 to 21 o'clock."""
     if house.source == "citylearn":
-        rows = _rows(data / "citylearn_2022" / "pricing.csv")
+        rows = _rows(data / CITYLEARN / "pricing.csv")
         return np.array([round(float(row["electricity_pricing"]) * 1e6) for row in rows])
     hour = (np.arange(len(house.load_wh)) * house.slot_s // HOUR_S) % 24
     return np.where((hour >= 17) & (hour < 21), 420_000, 240_000).astype(np.int64)

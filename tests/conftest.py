@@ -8,14 +8,17 @@ more than 100 in `make test` asks for the larger of two numbers,
 slow for thousands.
 """
 
+import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
 SEARCHED = 2_000
+SCREENSHOTS = Path(__file__).parents[1] / "docs" / "qa" / "screenshots.py"
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -37,3 +40,18 @@ def logs_as_before():
     processors = list(before["processors"])
     yield
     structlog.configure(**{**before, "processors": processors})
+
+
+@pytest.fixture(scope="session")
+def shots() -> ModuleType:
+    """The screenshot script, when browser and driver are there."""
+    pytest.importorskip("selenium.webdriver.chrome.webdriver", reason="selenium is not complete")
+    spec = importlib.util.spec_from_file_location("screenshots", SCREENSHOTS)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for program in (module.CHROMIUM, module.CHROMEDRIVER):
+        if not program.exists():
+            pytest.skip(f"{program} is missing (apt-get install chromium chromium-driver)")
+    return module

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -12,23 +10,7 @@ from support.console_preview import Preview
 
 from analytics.report import write_report
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "qa" / "screenshots.py"
 SIZES = [(1440, 900, False), (390, 844, True)]
-
-
-@pytest.fixture(scope="module")
-def shots() -> ModuleType:
-    """The screenshot script, when browser and driver are there."""
-    pytest.importorskip("selenium.webdriver.chrome.webdriver", reason="selenium is not complete")
-    spec = importlib.util.spec_from_file_location("screenshots", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for program in (module.CHROMIUM, module.CHROMEDRIVER):
-        if not program.exists():
-            pytest.skip(f"{program} is missing (apt-get install chromium chromium-driver)")
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -17,25 +15,9 @@ from support.patience import PATIENCE_S
 from hem.web.access import Credentials
 from runtime.store import MemoryStore
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "qa" / "screenshots.py"
 SIZES = [(1180, 760, False), (390, 844, True), (320, 600, False)]
 VIEWS = ("", "today", "wallet", "trades", "decisions", "rank", "devices", "policy", "backup")
 EVIL = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def shots() -> ModuleType:
-    """The screenshot script, when browser and driver are there."""
-    pytest.importorskip("selenium.webdriver.chrome.webdriver", reason="selenium is not complete")
-    spec = importlib.util.spec_from_file_location("screenshots", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for program in (module.CHROMIUM, module.CHROMEDRIVER):
-        if not program.exists():
-            pytest.skip(f"{program} is missing (apt-get install chromium chromium-driver)")
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.cookiejar
-import importlib.util
 import json
 import re
 import socket
@@ -27,7 +26,6 @@ from hem.config import load_provisioning
 from hem.setup_file import add_device
 from wire.errors import ConfigError
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "qa" / "screenshots.py"
 STATIC = Path(hem.__file__).parent / "static"
 ENTRY = {"name": "pv", "kind": "sunspec", "host": "192.168.1.4"}
 
@@ -188,21 +186,6 @@ def test_a_link_to_the_file_stays_a_link(home, tmp_path):  # noqa: F811
 
 
 # --- In the browser -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def shots() -> ModuleType:
-    """The screenshot script, when browser and driver are there."""
-    pytest.importorskip("selenium.webdriver.chrome.webdriver", reason="selenium is not complete")
-    spec = importlib.util.spec_from_file_location("screenshots", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for program in (module.CHROMIUM, module.CHROMEDRIVER):
-        if not program.exists():
-            pytest.skip(f"{program} is missing (apt-get install chromium chromium-driver)")
-    return module
 
 
 @pytest.fixture(scope="module")

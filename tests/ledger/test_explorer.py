@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import re
 import time
 from collections.abc import Iterator
@@ -25,7 +24,6 @@ from ledger.proofs import decode_proof, verify
 from runtime.clock import clock_from_environment
 from wire.keys import to_text
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "qa" / "screenshots.py"
 STATIC = Path(ledger.__file__).parent / "static"
 SIZES = [(1440, 900, False), (390, 844, True)]
 EVIL = "<img src=x onerror=alert(1)>"
@@ -50,21 +48,6 @@ def url(little):
     live = LittleNode(chain)
     with serving(build_app(chain.genesis, folder, clock_from_environment(), live)) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def shots() -> ModuleType:
-    """The screenshot script, when browser and driver are there."""
-    pytest.importorskip("selenium.webdriver.chrome.webdriver", reason="selenium is not complete")
-    spec = importlib.util.spec_from_file_location("screenshots", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for program in (module.CHROMIUM, module.CHROMEDRIVER):
-        if not program.exists():
-            pytest.skip(f"{program} is missing (apt-get install chromium chromium-driver)")
-    return module
 
 
 @pytest.fixture(scope="module")
