@@ -13,6 +13,7 @@ import os
 import signal
 from contextlib import suppress
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 from hem.config import MarketFacts, Provisioning, load_market_facts, load_provisioning
@@ -170,13 +171,25 @@ class Gateway:
             return
         async with asyncio.TaskGroup() as group:
             group.create_task(leases.keep_beating(self._give_back))
-            started: list[Any] = []
-            while True:
-                started = [process for process in started if process.poll() is None]
-                if not await leases.alive() and not started:
+            await self._keep_watchdog(leases)
+
+    async def _keep_watchdog(self, leases: LeaseBook) -> None:
+        """Start one whenever none answers; what cannot be started now is tried again."""
+        process: Popen[bytes] | None = None
+        said = False
+        while True:
+            gone = process is None or process.poll() is not None
+            if not await leases.alive() and gone:
+                try:
+                    process = start_watchdog(leases.path)
+                except OSError as error:  # no memory or process is left: that may pass
+                    if not said:
+                        self._log.warning("watchdog not started, tried again", why=str(error))
+                    said = True
+                else:
                     self._log.info("watchdog started", why=leases.trouble)
-                    started.append(start_watchdog(leases.path))
-                await asyncio.sleep(WATCH_EVERY_S)
+                    said = False
+            await asyncio.sleep(WATCH_EVERY_S)
 
     async def _give_back(self, device: str) -> None:
         """What the watchdog has to restore and cannot reach."""

@@ -7,12 +7,17 @@ import asyncio
 import pytest
 from register_server import device_of
 from support.patience import PATIENCE_S
+from test_device_check import home, of  # noqa: F401  (a fixture)
 
-from hem.config import Device
+from hem.config import Device, load_provisioning
+from hem.gateway import service
 from hem.gateway.devices import Site
 from hem.gateway.leases import BOOK, LeaseBook, start_watchdog
 from hem.gateway.modbus import DeviceRefusedError
+from hem.gateway.protocol import BatteryParams, Params
+from hem.gateway.service import Gateway
 from hem.gateway.template import load_template
+from runtime.clock import SystemClock
 
 PRODUCT = "marstek-venus"
 NAME = "battery"
@@ -21,6 +26,16 @@ NAME = "battery"
 class Quiet:
     def info(self, event, **facts): ...
     def warning(self, event, **facts): ...
+
+
+class Notes:
+    def __init__(self):
+        self.events = []
+
+    def info(self, event, **facts):
+        self.events.append(event)
+
+    warning = info
 
 
 def configured(port):
@@ -80,3 +95,50 @@ async def test_when_the_gateway_is_gone_the_watchdog_gives_the_battery_back(tmp_
         finally:
             watchdog.terminate()
             watchdog.wait(PATIENCE_S)
+
+
+@pytest.mark.slow
+async def test_a_watchdog_that_cannot_be_started_is_tried_again_and_said_once(
+    home,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    """A machine without room for a process has some later: the battery can be held then."""
+    failures = [BlockingIOError(11, "Resource temporarily unavailable")] * 2
+    said, started = Notes(), []
+
+    def start(path):
+        if failures:
+            raise failures.pop()
+        started.append(start_watchdog(path))
+        return started[-1]
+
+    monkeypatch.setattr(service, "start_watchdog", start)
+    monkeypatch.setattr(service, "WATCH_EVERY_S", 0.05)
+    async with device_of(PRODUCT) as (_, _, port):
+        config = load_provisioning(home(of(PRODUCT, port, NAME)))
+        book = LeaseBook(tmp_path / BOOK)
+        gateway = Gateway(config, None, SystemClock(), said, leases=book)
+        watching = asyncio.create_task(gateway.watch_over_leases())
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not await book.alive():
+                    assert not watching.done()
+                    await asyncio.sleep(0.05)
+            async with asyncio.timeout(PATIENCE_S):
+                while (await gateway.dispatch("state", Params()))["devices"] != {NAME: "ok"}:
+                    await asyncio.sleep(0.05)
+            order = BatteryParams(power_w=500, lease_s=5)
+            assert await gateway.dispatch("set_battery", order) == {"accepted_w": 500}
+        finally:
+            await gateway.close()
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            book.close()
+            for process in started:
+                process.terminate()
+                process.wait(PATIENCE_S)
+    assert (failures, len(started)) == ([], 1)
+    assert [event for event in said.events if "watchdog" in event] == [
+        "watchdog not started, tried again", "watchdog started",
+    ]  # fmt: skip
