@@ -1,5 +1,5 @@
 """
-Backup and restore of a home's data folder: keys and databases in one tar file of mode 0600.
+Backup and restore of a home's data folder: keys, databases and wishes in one tar file of mode 0600.
 
 Who holds a backup is the home: it has the meter key. Keep it where you keep your passport.
 
@@ -37,6 +37,8 @@ from typing import Any
 
 import msgspec
 
+from hem.ems.limit_book import LIMITS_FILE
+from hem.ems.policy_file import GOOD_FILE
 from hem.locks import only_one
 from ledger.checkpoint import CHECKPOINT_FILE
 from runtime.outbox import EARLIER
@@ -52,7 +54,7 @@ OUTBOX, EMS, REGISTERS = "outbox.sqlite", "ems.sqlite", "gateway/registers.sqlit
 DATABASES = (OUTBOX, EMS, REGISTERS)
 """In the order in which they are copied."""
 SECRETS = ("keys/*.key", "gateway/*.key")
-PLAIN = ("identity.json", CHECKPOINT_FILE)
+PLAIN = ("identity.json", CHECKPOINT_FILE, GOOD_FILE, LIMITS_FILE)
 KEY_FILE = re.compile(r"(keys|gateway)/[a-z0-9][a-z0-9.-]*\.key")
 TAKEN_ONCE = frozenset({"register-address", "receipt", "cpf"})
 """Operations that the ledger takes once, however often they are sent."""
@@ -115,7 +117,6 @@ def restore(source: Path, data_dir: Path, grid: SlotGrid, now_ms: int) -> Restor
     Raises:
         ConfigError: not a whole backup, or the folder holds a home.
     """
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with only_one(data_dir):
         there = [p for p in (*DATABASES, "keys", "gateway") if (data_dir / p).exists()]
         if there:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hem.cli_devices import detect, device_app, setup
+from hem.private import private_files
 from wire.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -308,7 +309,8 @@ def dump(
 def main() -> None:
     """Console script; a mistake is one line and exit code 2."""
     try:
-        app()
+        with private_files():
+            app()
     except ConfigError as error:
         print(f"hem: {error}", file=sys.stderr)
         sys.exit(2)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hem.private import make_data_folder
 from wire.errors import ConfigError
 
 LOCK_FILE = "hem.lock"
@@ -49,9 +50,9 @@ def only_one(folder: Path) -> Iterator[None]:
     Hold a home's folder while the block runs.
 
     Raises:
-        ConfigError: the home runs.
+        ConfigError: the home runs, or the folder cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_data_folder(folder)
     descriptor = lock(folder / LOCK_FILE)
     if descriptor is None:
         raise ConfigError(f"{folder}: this home is running already; stop that one")

@@ -65,6 +65,7 @@ from hem.ems.starts import Starts
 from hem.ems.wallet import Wallet
 from hem.foresight import Foresight, Home
 from hem.gateway.client import GatewayClient, GatewayError
+from hem.private import make_data_folder
 from hem.trader import WATCH_EVERY_MS, Parts, Trader, battery_of
 from ledger.client import LedgerClient, QueryError, Validators
 from ledger.genesis import load_genesis
@@ -151,7 +152,7 @@ class HomeEnergyManager:
         self.genesis = load_genesis(config.market.genesis)
         self.grid = self.genesis.grid
         folder = config.home.data_dir
-        folder.mkdir(parents=True, exist_ok=True)
+        make_data_folder(folder)
         self.policy_file = PolicyFile(config.policy.file, folder)
         self.gateway = GatewayClient(config.gateway.socket)
         self.keyring = Keyring(folder / "keys", rng)

@@ -42,6 +42,7 @@ from starlette.staticfiles import StaticFiles
 from hem.config import Device, load_provisioning
 from hem.gateway.check import alone, label, read_device, shown
 from hem.gateway.form import Entry, FormError, checked, products, toml_of
+from hem.private import make_data_folder
 from hem.setup_file import add_device
 from runtime.http import SecurityHeaders, listen, serving, url_of
 from runtime.log import configure
@@ -240,7 +241,7 @@ def run_setup(provisioning: Path, host: str, port: int, tell: Callable[[str], No
         log.warning("the page is plain HTTP: who listens on that network can take it over")
     access = Access()
     app = build_app(provisioning, access, (f"[{host}]" if ":" in host else host,))
-    config.home.data_dir.mkdir(parents=True, exist_ok=True)
+    make_data_folder(config.home.data_dir)
     url_file = config.home.data_dir / URL_FILE
 
     async def serve() -> None:

@@ -57,6 +57,7 @@ from hem.gateway.leases import (
 from hem.gateway.links import Link, link_for
 from hem.gateway.modbus import DeviceLostError, DeviceRefusedError
 from hem.locks import lock
+from hem.private import private_files
 from runtime.log import configure
 from runtime.sdnotify import keep_alive
 from runtime.store import SqliteStore
@@ -375,9 +376,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("config", type=Path, help="provisioning file, or the gateway's folder")
     parser.add_argument("--while-needed", action="store_true", help="end when nobody needs it")
     options = parser.parse_args(arguments)
+    with private_files():
+        return _watch(options.config, while_needed=options.while_needed)
+
+
+def _watch(config: Path, *, while_needed: bool) -> int:
     log = configure("watchdog")
     try:
-        path = book_of(options.config)
+        path = book_of(config)
         mine = lock(watchdog_file(path), exclusive=True)
         if mine is None:
             log.info("another watchdog is running", book=str(path))
@@ -389,7 +395,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"watchdog: {error}\n")
         return 2
     log.info("watchdog ready", book=str(path))
-    asyncio.run(_until_stopped(watchdog, while_needed=options.while_needed))
+    asyncio.run(_until_stopped(watchdog, while_needed=while_needed))
     log.info("watchdog stopped")
     os.close(mine)
     return 0

@@ -134,6 +134,8 @@ async def data(tmp_path):
     write_secret(folder / "keys" / "address-1.key", HOME.seed)
     (folder / "identity.json").write_text("{}")
     (folder / "checkpoint.json").write_text('{"height": 7}')
+    (folder / "policy.good.toml").write_text("reserve_permille = 100\n")
+    (folder / "limits.json").write_text("[]")
     store = SqliteStore(folder / "ems.sqlite")
     wallet = Wallet(store, HOME.id)
     await wallet.take_event(1, {"event": "address-registered", "address": HOME.id})
@@ -153,15 +155,16 @@ def now_ms(slot, offset_s=60):
 
 def test_a_backup_is_for_its_owner_only_and_brings_everything_back(data, tmp_path):
     target = tmp_path / "home.tar"
-    assert back_up(data, target, "home-01", now_ms(SLOT + 4)) == 8
+    assert back_up(data, target, "home-01", now_ms(SLOT + 4)) == 10
     assert target.stat().st_mode & 0o777 == 0o600
     done = restore(target, tmp_path / "again", GRID, now_ms(SLOT + 4))
-    assert (done.files, done.dropped) == (8, 0)
+    assert (done.files, done.dropped) == (10, 0)
     for name in ("keys/ems.key", "keys/address-1.key", "gateway/meter.key"):
         path = tmp_path / "again" / name
         assert path.read_bytes() == (data / name).read_bytes()
         assert path.stat().st_mode & 0o777 == 0o600
-    assert (tmp_path / "again" / "checkpoint.json").read_text() == '{"height": 7}'
+    for name in ("checkpoint.json", "policy.good.toml", "limits.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (data / name).read_bytes()
     store = SqliteStore(tmp_path / "again" / "ems.sqlite")
     assert Wallet.kept(store).address == HOME.id
     assert ReadingOutbox(store, None, "t").waiting == 1
