@@ -796,7 +796,7 @@ class HomeEnergyManager:
 
         where = self.config.http
         url_file = self.config.home.data_dir / "http.url"
-        listener = listen(where.host, where.port, "http.port")
+        listener = listen(where.host, where.port, "http.port", "http.host")
         page = application(
             LivingHome(self, self._plan_rows), Credentials(self.store), self.rng,
             health_page.application(self.facts), where.names,

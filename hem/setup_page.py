@@ -39,8 +39,9 @@ from starlette.responses import (
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from hem.config import Device, load_provisioning
-from hem.gateway.check import alone, label, read_device, shown
+from hem.config import Device, Provisioning, load_provisioning
+from hem.gateway.check import Notes, alone, label, read_device, shown
+from hem.gateway.devices import Site
 from hem.gateway.form import Entry, FormError, checked, products, toml_of
 from hem.private import make_data_folder
 from hem.setup_file import add_device
@@ -208,17 +209,32 @@ class _Setup:
     async def add(self, request: Request) -> Response:
         """Append the device to the file."""
         entry = await _entry(request)
-        _device(entry)
+        device = _device(entry)
         async with self._busy:
-            if any(entry["name"] == one.name for one in self._devices()):
+            config = load_provisioning(self._provisioning)
+            if any(device.name == one.name for one in config.devices):
                 raise FormError({"name": "is another device's; give it its own"})
+            self._check_used(config, device)
             backup = add_device(self._provisioning, entry)
         return JSONResponse(
             {"added": entry["name"], "backup": backup.name, "entry": toml_of(entry)}
         )
 
-    def _devices(self) -> list[Device]:
-        return load_provisioning(self._provisioning).devices
+    def _check_used(self, config: Provisioning, device: Device) -> None:
+        """
+        Let a device pass that the gateway would use, as far as that shows without its answer.
+
+        Raises:
+            ConfigError: it would be disabled.
+        """
+        site = Site([*config.devices, device], config.gateway.timeout_s, Notes(),
+                    folder=config.home.data_dir.parent)  # fmt: skip
+        site.close()
+        why = site.disabled.get(device.name)
+        if why is not None:
+            raise ConfigError(
+                f"{device.name!r} would not be used: {why}; see {self._provisioning.name}"
+            )
 
 
 def run_setup(provisioning: Path, host: str, port: int, tell: Callable[[str], None]) -> None:
@@ -236,7 +252,7 @@ def run_setup(provisioning: Path, host: str, port: int, tell: Callable[[str], No
     log = configure("setup")
     if _is_wildcard(host):
         raise ConfigError(f"--host: {host} is every address; give the one that is to be called")
-    listener = listen(host, port, "--port")
+    listener = listen(host, port, "--port", "--host")
     if host not in LOOPBACK and not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
         log.warning("the page is plain HTTP: who listens on that network can take it over")
     access = Access()

@@ -7,6 +7,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from errno import EADDRNOTAVAIL
 from pathlib import Path
 
 import structlog
@@ -56,12 +57,13 @@ class _Server(uvicorn.Server):
         yield
 
 
-def listen(host: str, port: int, where: str) -> socket.socket:
+def listen(host: str, port: int, where: str, where_host: str = "") -> socket.socket:
     """
     A listening socket; port 0 takes a free one.
 
     Args:
-        where: what the operator wrote, for the error: an option or a key
+        where: of the port, for the error: the option or key that the operator wrote
+        where_host: of the host, where it is another one
 
     Raises:
         ConfigError: not possible there.
@@ -72,9 +74,14 @@ def listen(host: str, port: int, where: str) -> socket.socket:
     try:
         listener.bind((host, port))
         listener.listen(128)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         listener.close()
-        reason = error.strerror or str(error)
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, UnicodeError | socket.gaierror) or error.errno == EADDRNOTAVAIL:
+            raise ConfigError(
+                f"{where_host or where}: cannot listen on {host!r}: {reason};"
+                " give an address of this machine"
+            ) from None
         raise ConfigError(
             f"{where}: cannot listen on {host}:{port}: {reason}; give another port"
         ) from None

@@ -117,9 +117,9 @@ class Site:
         if not wanted:  # it will say when it is reached
             self._roleless.append(device)
             device.on_arrival = lambda: self._attach(config, device)
-        elif not (wanted - self._taken()):
-            kind = config.kind if len(wanted) == 1 else " and ".join(sorted(wanted))
-            self._disable(config, f"the site already has a {kind}")
+        elif wanted <= (taken := self._taken()).keys():
+            there = " and ".join(f"{taken[each]!r} for {each}" for each in sorted(wanted))
+            self._disable(config, f"the site already has {there}")
         else:
             self._attach(config, device)
 
@@ -164,9 +164,10 @@ class Site:
                 case "load":
                     self.loads.append(Load(config, device, self._log))
 
-    def _taken(self) -> set[str]:
+    def _taken(self) -> dict[str, str]:
+        """Who plays what one device can play only: name of the device, by capability."""
         roles = {"grid": self.meter, "battery": self.battery}
-        return {capability for capability, role in roles.items() if role is not None}
+        return {capability: role.name for capability, role in roles.items() if role is not None}
 
     def link(self, connection: Connection) -> Link:
         """The link to a place; devices of one place share it, for many accept only one."""
@@ -180,8 +181,13 @@ class Site:
         return new_budget(self._store, device, hold)
 
     def _disable(self, config: DeviceConfig, why: str) -> None:
-        self._disabled[config.name] = f"disabled: {why}"
+        self._disabled[config.name] = why
         self._log.warning("device disabled", device=config.name, why=why)
+
+    @property
+    def disabled(self) -> dict[str, str]:
+        """Why a device is not used, by its name."""
+        return dict(self._disabled)
 
     @property
     def devices(self) -> list[Connected]:
@@ -212,7 +218,8 @@ class Site:
             export_wh=meter.export_wh if meter else None,
             generation_wh=sum(known) if complete else None,
             battery=battery.limits if battery else None,
-            devices={d.name: d.status for d in self.devices} | self._disabled,
+            devices={d.name: d.status for d in self.devices}
+            | {name: f"disabled: {why}" for name, why in self._disabled.items()},
             loads_w={name: power_w for name, power_w in loads_w.items() if power_w is not None},
         )
 

@@ -333,7 +333,7 @@ async def test_an_unknown_kind_is_disabled_with_a_reason_and_the_site_runs():
         state = await site.poll(0.0)
         assert state.devices["meter"] == "ok"
         assert state.devices["warp"] == "disabled: unknown kind 'warp-core'"
-        assert state.devices["meter-2"].startswith("disabled: the site already has")
+        assert state.devices["meter-2"] == "disabled: the site already has 'meter' for grid"
         site.close()
 
 

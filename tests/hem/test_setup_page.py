@@ -312,3 +312,28 @@ def test_a_port_that_is_taken_is_one_line(home):  # noqa: F811
         )  # fmt: skip
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "--port: cannot listen" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["nonsense.invalid", "192.0.2.1", "a..b"])
+def test_a_host_that_is_none_of_this_machine_is_one_line_about_the_host(home, host):  # noqa: F811
+    file = home(of("eastron-sdm630", 9, "meter"))
+    done = subprocess.run(
+        [sys.executable, "-m", "hem.cli", "setup", str(file), "--host", host],
+        capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"--host: cannot listen on '{host}'" in done.stderr
+    assert "give an address of this machine" in done.stderr
+
+
+def test_a_second_meter_at_the_grid_is_refused_with_one_line(setup):
+    """The gateway would disable it; what is not yet known of a device is no reason to refuse."""
+    setup.enter()
+    before = setup.file.read_bytes()
+    status, text = setup.ask("/api/add", sunspec(name="meter-2", use=["grid"]))
+    assert status == 409
+    assert json.loads(text)["error"] == (
+        "'meter-2' would not be used: the site already has 'meter' for grid; see provisioning.toml"
+    )
+    assert setup.file.read_bytes() == before
+    assert setup.ask("/api/add", sunspec(name="hybrid"))[0] == 200
