@@ -227,11 +227,13 @@ class Http(Section):
     """Where the page, health and metrics are served; nowhere unless the section is there."""
 
     host: str = "127.0.0.1"
-    """The loopback interface; the page has a password, health and metrics have none."""
+    """The loopback interface; the page has a password, health has none."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8_100
     """0 takes a free one; `http.url` in the data folder says which."""
     names: tuple[HostName, ...] = ("hem.local",)
     """Names under which the page may be called, besides localhost and any address."""
+    metrics: Literal["private", "open"] = "private"
+    """`/metrics` tells the balance: to this machine and who is logged in, or (`open`) to all."""
 
 
 class LocalBroker(Section):

@@ -800,6 +800,7 @@ class HomeEnergyManager:
         page = application(
             LivingHome(self, self._plan_rows), Credentials(self.store), self.rng,
             health_page.application(self.facts), where.names,
+            metrics_open=where.metrics == "open",
         )  # fmt: skip
         async with serving(page, listener, url_file):
             yield

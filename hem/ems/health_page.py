@@ -2,8 +2,8 @@
 `/api/health` and `/metrics`: how the home is, for monitoring.
 
 `/api/health` answers 200 while the home is ok or degraded and 503 when it is failing. Nothing here
-is secret, and nothing names the home's address on the ledger; both are for this machine only unless
-the owner binds them elsewhere.
+names the home's address on the ledger; `/metrics` tells its balance. Who may ask is the page's
+business (`hem.web.app`).
 """
 
 from __future__ import annotations

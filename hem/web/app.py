@@ -11,12 +11,14 @@ The household's page over HTTP.
 Without a password set, only `/start` is served. Every page but `/login` and `/start` needs a
 session; every POST needs a form of ours (`hem.web.access`), its Origin and a bounded body. Nothing
 is loaded from elsewhere: plotly.js is the installed package's own file, and the package itself is
-not imported. `/api/health` and `/metrics` belong to monitoring and pass by all of this.
+not imported. `/api/health` and `/metrics` belong to monitoring: under our names too, but without a
+session; `/metrics`, which tells the balance, to this machine only unless the owner opened it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -74,7 +76,11 @@ from runtime.ports import Rng
 from wire.errors import ConfigError
 
 HERE = Path(__file__).parent
-MONITORING = frozenset({"/api/health", "/metrics"})
+METRICS = "/metrics"
+MONITORING = frozenset({"/api/health", METRICS})
+METRICS_REFUSED = PlainTextResponse(
+    "Log in, ask from this home's own machine, or set http.metrics in its file.\n", 403
+)
 LOOPBACK = frozenset({"localhost"})
 SESSION, VISIT = "hem_session", "hem_visit"
 BODY_BYTES_MAX = 64 * 1024
@@ -116,6 +122,8 @@ def application(
     names: tuple[str, ...] = (),
     zone: tzinfo | None = None,
     now_s: Callable[[], float] = time.monotonic,
+    *,
+    metrics_open: bool = False,
 ) -> ASGIApp:
     """
     The page as an ASGI application.
@@ -125,14 +133,17 @@ def application(
         names: under which the page may be called, besides localhost and any address
         zone: in which times are shown; the machine's own when None
         now_s: seconds that never go back
+        metrics_open: `/metrics` is for all, not for this machine and who is logged in only
     """
     page = _Page(household, credentials, rng, zone, now_s)
     handlers = {404: page.not_found, HTTPException: page.refused}
     inner = Starlette(routes=list(_routes(page)), exception_handlers=handlers)
-    guarded = SecurityHeaders(_Guard(inner, LOOPBACK | {name.lower() for name in names}), HEADERS)
+    ours = LOOPBACK | {name.lower() for name in names}
+    guarded = SecurityHeaders(_Guard(inner, ours), HEADERS)
+    watched = _Guard(monitoring if metrics_open else page.for_monitor(monitoring), ours)
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        chosen = monitoring if scope.get("path") in MONITORING else guarded
+        chosen = watched if scope.get("path") in MONITORING else guarded
         await chosen(scope, receive, send)
 
     return answer
@@ -233,6 +244,16 @@ class _Page:
 
         async def guarded(request: Request) -> Response:
             return await taker(request, await self._form(request, VISIT))
+
+        return guarded
+
+    def for_monitor(self, monitoring: ASGIApp) -> ASGIApp:
+        """`/metrics` for this machine, and for who has a session."""
+
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            request = Request(scope)
+            told = scope["path"] != METRICS or on_this_machine(request) or self._knows(request)
+            await (monitoring if told else METRICS_REFUSED)(scope, receive, send)
 
         return guarded
 
@@ -517,6 +538,21 @@ class _Page:
         return self._templates.TemplateResponse(
             request, template, {**facts, "token": token, "here": here}, status
         )
+
+
+def on_this_machine(request: Request) -> bool:
+    """
+    Whether the request began on this machine.
+
+    A proxy beside us speaks for others: the server takes their address from `X-Forwarded-For`.
+    """
+    if request.client is None:
+        return False
+    try:
+        address = ipaddress.ip_address(request.client.host)
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 async def _bounded_body(request: Request) -> bytes:

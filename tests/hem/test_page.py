@@ -8,12 +8,13 @@ from dataclasses import replace
 from urllib.parse import urlencode, urlsplit
 
 import pytest
+from starlette.requests import Request
 from support.http import serving
 from support.page_household import PASSWORD, WELL, MadeUpHome, page_of, troubled
 from support.patience import PATIENCE_S
 
 from hem.web.access import GUESSES, SESSION_S, Credentials
-from hem.web.app import BODY_BYTES_MAX, HERE
+from hem.web.app import BODY_BYTES_MAX, HERE, on_this_machine
 from runtime.store import MemoryStore
 
 VIEWS = (
@@ -254,11 +255,48 @@ def test_every_answer_has_a_strict_policy_and_nothing_secret(owner, url):
             assert not re.search(r'(?:src|href)="(?![/#])', text), "nothing from elsewhere"
 
 
-def test_monitoring_passes_by(url):
+AWAY = {"X-Forwarded-For": "192.168.1.9"}
+"""A visitor elsewhere, as a proxy on this machine tells it."""
+
+
+def test_monitoring_asks_for_no_session_on_this_machine_and_has_its_own_headers(url):
     for path in ("/api/health", "/metrics"):
-        status, headers, text = Visitor(url).get(path, Host="prometheus.example")
+        status, headers, text = Visitor(url).get(path)
         assert (status, text) == (200, "monitored")
         assert "content-security-policy" not in headers
+
+
+def test_monitoring_answers_under_our_names_only(url):
+    """A page elsewhere that binds its own name to this address reads nothing (DNS rebinding)."""
+    for path in ("/api/health", "/metrics"):
+        for host, status in (("evil.example", 421), ("hem.local", 200), ("192.168.1.5:8100", 200)):
+            assert Visitor(url).get(path, Host=host)[0] == status
+
+
+def test_the_balance_is_told_to_this_machine_and_to_who_is_logged_in(owner, url):
+    status, _, text = Visitor(url).get("/metrics", **AWAY)
+    assert status == 403
+    assert "monitored" not in text and "http.metrics" in text
+    assert Visitor(url).get("/api/health", **AWAY)[0] == 200
+    assert owner.get("/metrics", **AWAY)[0] == 200
+    owner.post("/logout", {}, form="/")
+    assert owner.get("/metrics", **AWAY)[0] == 403
+
+
+def test_metrics_that_the_owner_opened_are_for_all_under_our_names(home):
+    with serving(page_of(home, metrics_open=True)) as address:
+        assert Visitor(address).get("/metrics", **AWAY)[0] == 200
+        assert Visitor(address).get("/metrics", Host="evil.example", **AWAY)[0] == 421
+
+
+@pytest.mark.parametrize(
+    ("address", "here"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("::ffff:127.0.0.1", True),
+     ("192.168.1.9", False), ("::ffff:192.168.1.9", False), ("unix:", False), (None, False)],
+)  # fmt: skip
+def test_this_machine_is_the_loopback_interface(address, here):
+    client = None if address is None else (address, 1)
+    assert on_this_machine(Request({"type": "http", "client": client})) is here
 
 
 # --- Views ---------------------------------------------------------------------------------------
@@ -271,6 +309,12 @@ def test_now_says_what_flows_where(home, owner):
     home.moment_now = replace(WELL, fresh=False, soc_permille=-1, price_uc_per_kwh=None)
     _, _, text = owner.get("/")
     assert "may be old" in text and "no battery" in text
+
+
+def test_devices_says_how_to_set_one_up(owner):
+    _, _, text = owner.get("/devices")
+    assert 'href="#set-up"' in text and 'id="set-up"' in text
+    assert "hem setup provisioning.toml" in text
 
 
 def test_today_says_when_there_is_no_plan(home, owner):
