@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -23,8 +24,10 @@ from support.page_household import PASSWORD, MadeUpHome, page_of  # noqa: E402
 VIEWS = (
     "now", "today", "wallet", "trades", "decisions", "rank", "devices", "policy", "backup",
 )  # fmt: skip
-SHOWN = ("now", "today", "wallet")
 SIZES = (("", 1180, 760, False), ("-phone", 390, 844, True))
+SHOWN = {"": ("now", "today"), "-phone": ("now", "wallet")}
+"""Views that the documentation shows, by the size's suffix."""
+ALL = {suffix: VIEWS for suffix, *_ in SIZES}
 POLICY = """participation = "RE+TE"        # trade, and be rewarded for using one's own
 reserve_permille = 200         # of the battery, never sold
 sell_price_min = 120000        # µ¤/kWh
@@ -33,15 +36,15 @@ markets = ["double-auction", "auctions", "order-book"]
 """
 
 
-def take_all(url: str, out: Path, views: tuple[str, ...]) -> list[str]:
-    """Save the pictures; what was wrong with the pages."""
+def take_all(url: str, out: Path, views: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Save the pictures of these views by size; what was wrong with the pages."""
     wrong = []
     for suffix, width, height, dark in SIZES:
         with browser(width, height, dark=dark) as driver:
             driver.get(url + "/login")
             driver.find_element("id", "password").send_keys(PASSWORD)
             driver.find_element("css selector", "main button.main").click()
-            for view in views:
+            for view in views[suffix]:
                 set_view(driver, width, height, dark=dark)
                 driver.get(f"{url}/{'' if view == 'now' else view}")
                 wait_ready(driver)
@@ -68,7 +71,7 @@ def main() -> int:
         home = MadeUpHome(Path(folder))
         home.policy_file.write_text(POLICY, encoding="utf-8")
         with serving(page_of(home)) as url:
-            wrong = take_all(url, options.out, VIEWS if options.all else SHOWN)
+            wrong = take_all(url, options.out, ALL if options.all else SHOWN)
     for line in wrong:
         sys.stderr.write(f"page: {line}\n")
     return 1 if wrong else 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -15,6 +18,7 @@ from support.patience import PATIENCE_S
 from hem.web.access import Credentials
 from runtime.store import MemoryStore
 
+DOCS = Path(__file__).parents[2] / "docs"
 SIZES = [(1180, 760, False), (390, 844, True), (320, 600, False)]
 VIEWS = ("", "today", "wallet", "trades", "decisions", "rank", "devices", "policy", "backup")
 EVIL = "<img src=x onerror=alert(1)>"
@@ -172,3 +176,12 @@ def test_a_new_home_is_opened_with_its_code_by_keyboard_alone(shots, driver, hom
         driver.get(url + "/wallet")
         assert driver.current_url == url + "/login"
     assert shots.complaints(driver) == []
+
+
+def test_the_documentation_shows_the_pictures_that_are_taken_for_it_and_no_others(shots):
+    spec = importlib.util.spec_from_file_location("hem_page", DOCS / "qa" / "hem_page.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    taken = {f"hem-{view}{suffix}.png" for suffix, views in module.SHOWN.items() for view in views}
+    assert set(re.findall(r"hem-[a-z-]+\.png", (DOCS / "how-to/the-page.md").read_text())) == taken
+    assert {path.name for path in (DOCS / "assets").glob("hem-*.png")} == taken
