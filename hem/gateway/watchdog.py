@@ -295,10 +295,16 @@ class Watchdog:
         with suppress(TimeoutError, OSError, ValueError):
             async with asyncio.timeout(QUESTION_S):
                 line = await reader.readline()
-                answer = {"answer": self._answer(line), "stuck": sorted(self._stuck)}
+                answer = {"answer": self._answer(line), "stuck": self._asked_for()}
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
         writer.close()
+
+    def _asked_for(self) -> list[str]:
+        """What the gateway shall restore: its lease may be cleared before we have noticed."""
+        with suppress(sqlite3.Error):
+            return sorted(device for device in self._stuck if self._row(device) is not None)
+        return sorted(self._stuck)
 
     def _answer(self, line: bytes) -> str:
         try:
