@@ -56,13 +56,22 @@ class ValueCurve:
             raise ValueError(f"a value beyond {PRICE_MAX} µ¤/kWh")
 
     def marginal(self, soc_wh: int) -> int:
-        """What one more stored kWh is worth at a charge [µ¤/kWh]; nothing above the last."""
+        """What a stored kWh is worth at a charge [µ¤/kWh]; above the last segment as in it."""
         index = max(soc_wh - self.floor_wh, 0) // self.step_wh
-        return self.marginals[index] if index < len(self.marginals) else 0
+        return self.marginals[min(index, len(self.marginals) - 1)]
 
     def level_wh(self, price: int) -> int:
-        """Charge up to which a stored kWh is worth more than `price` [Wh]."""
-        return self.floor_wh + self.step_wh * bisect_left(self.marginals, -price, key=_negated)
+        """
+        Charge up to which a stored kWh is worth more than `price` [Wh].
+
+        Where that holds to the end there is no such charge, and `NO_LIMIT_WH` says so: whoever is
+        charged above the last segment (its length is rounded, the owner's range may have been
+        wider) has no reason to give that away.
+        """
+        index = bisect_left(self.marginals, -price, key=_negated)
+        if index == len(self.marginals):
+            return NO_LIMIT_WH
+        return self.floor_wh + self.step_wh * index
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -99,6 +108,8 @@ class Terms:
     """Least gain for which self-consumption is left."""
     import_max_wh: int = NO_LIMIT_WH
     export_max_wh: int = NO_LIMIT_WH
+    keep_wh: int = 0
+    """Stored above the battery's floor, for the home alone: never sold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +161,7 @@ def dispatch(
     )
     give_wh = max(
         min(deficit_wh, (soc_wh - at.cover_to_wh) * out // 1000),
-        (soc_wh - at.sell_to_wh) * out // 1000,
+        (soc_wh - max(at.sell_to_wh, battery.floor_wh + terms.keep_wh)) * out // 1000,
         deficit_wh - terms.import_max_wh,
         0,
     )

@@ -194,3 +194,13 @@ def test_a_curve_is_kept_as_it_is():
         400_000,
         0,
     )
+
+
+def test_a_full_battery_sells_nothing_of_what_rounding_leaves_above_the_last_segment():
+    """Forty segments of 180 Wh end 27 Wh below the ceiling of 8.03 kWh; those are worth as much."""
+    battery = Battery(8_030, 4_000, 4_000, soc_min_permille=100)
+    curve = ValueCurve(battery.floor_wh, 180, (200_000,) * 40)
+    bare = Terms(import_price=300_000, export_price=80_000)
+    assert battery.ceiling_wh > battery.floor_wh + 40 * 180
+    assert dispatch(0, battery.ceiling_wh, curve, battery, bare, SECONDS) == 0
+    assert curve.marginal(battery.ceiling_wh) == 200_000
