@@ -819,6 +819,7 @@ class Trader:
         return replace(
             situation,
             curve=self._parts.value_after(slot),
+            owed_wh=early.owed_wh(slot),
             soc_wh=soc_wh,
             battery=battery,
             retail=tariff.retail_uc_per_kwh,

@@ -86,6 +86,8 @@ class Situation:
     """What stored energy is worth after the slot; None where nobody knows (ADR 0009)."""
     coming_wh: int = 0
     """Bought − sold in the slot that runs, and still to come: not in `soc_wh` yet."""
+    owed_wh: int = 0
+    """What the battery has to give in later slots for what is sold or promised in them [Wh]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,9 +428,11 @@ def _stored_offers(
     power_wh = battery.max_discharge_w * seconds // 3600
     after_wh = self_consumption(battery, soc_wh, situation.forecast.net_wh, seconds)[0]
     reserve_wh = battery.capacity_wh * policy.reserve_permille // 1000
+    # The curve was made without what was promised since, and sees only what the home needs.
+    owed_wh = -(-situation.owed_wh * 1000 // battery.discharge_permille)
     limit_wh = min(
         power_wh * OFFER_POWER_PERMILLE // 1000 - max(situation.forecast.net_wh, 0),
-        battery.discharge_limit_wh(after_wh - reserve_wh, seconds),
+        battery.discharge_limit_wh(after_wh - reserve_wh - owed_wh, seconds),
     )
     found = offers(
         curve, battery, after_wh, max(limit_wh - spread_wh, 0), _terms(situation, policy), seconds

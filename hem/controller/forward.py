@@ -133,6 +133,15 @@ class Early:
         promised_wh = self.battery_wh.get(slot, 0) - self._early_wh(slot)
         return self._plain(slot).net_wh + promised_wh
 
+    def owed_wh(self, slot: int) -> int:
+        """What stored energy must give after a slot for trades, beyond the home's need [Wh]."""
+        traded = {*self.contracted_wh, *self.promised_wh, *self.battery_wh, *self._planned_wh}
+        return sum(
+            max(max(self.net_wh(later), 0) - max(self._plain(later).net_wh, 0), 0)
+            for later in traded
+            if later > slot
+        )
+
     def _early_wh(self, slot: int) -> int:
         return (
             self.contracted_wh.get(slot, 0)

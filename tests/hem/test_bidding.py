@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hem.controller.battery import Battery
 from hem.controller.bidding import Situation, answer_auction, decide
 from hem.controller.forecast import Forecast
+from hem.controller.forward import Early
 from hem.controller.policy import Policy
 from hem.controller.value_curve import ValueCurve
 
@@ -216,6 +217,29 @@ def test_a_battery_whose_charge_will_be_dear_is_charged_by_bids_that_fall():
     prices = [order.price_uc_per_kwh for order in bought]
     assert prices == sorted(prices, reverse=True)
     assert max(prices) < RETAIL
+
+
+def test_what_is_promised_for_later_slots_is_not_sold_now_as_well():
+    """The curve knows the home's need, not its promises: 2 kWh at 19:00 are sold once."""
+    curve = ValueCurve(0, 800, (90_000,) * 10)
+    free = situation(soc=2_400, ahead=NIGHT, curve=curve)
+    early = Early({}, {12: 2_000}, {}, lambda _slot: Forecast(100, 0, 0, NIGHT))
+    owing = replace(free, owed_wh=early.owed_wh(free.slot))
+    assert owing.owed_wh == 2_000
+    sold_wh, left_wh = (
+        sum(order.energy_wh for order in decide(one, Policy(reserve_permille=0)).orders)
+        for one in (free, owing)
+    )
+    kept_wh = BATTERY.after(2_400, 0, left_wh)
+    assert sold_wh > left_wh
+    assert BATTERY.discharge_limit_wh(kept_wh, 10**9) >= 2_000
+
+
+def test_what_the_sun_gives_in_its_own_slot_is_not_owed_by_the_battery():
+    early = Early({20: 500}, {12: 700, 5: 900}, {14: 300}, lambda _slot: Forecast(0, 800, 0, ()))
+    assert early.owed_wh(7) == 0
+    dark = Early({20: 500}, {12: 700, 5: 900}, {14: 300}, lambda _slot: Forecast(100, 0, 0, ()))
+    assert dark.owed_wh(7) == 1_000
 
 
 def test_an_auction_gets_only_the_steps_below_its_cap():
