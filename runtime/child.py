@@ -18,6 +18,8 @@ from runtime.process import die_with_parent
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """numpy starts threads for every core when it is imported."""
 ANSWER_BYTES_MAX = 1_000_000
+REST_BYTES = 65_536
+"""What is read at once of an output that nobody wants any more."""
 
 
 class ChildError(Exception):
@@ -62,7 +64,7 @@ async def _ask(command: Sequence[str], question: bytes, bytes_max: int) -> bytes
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
         # A child killed while we are cancelled must still be reaped.
-        await asyncio.shield(child.wait())
+        await asyncio.shield(_reap(child))
 
 
 async def _exchange(child: asyncio.subprocess.Process, question: bytes, bytes_max: int) -> bytes:
@@ -82,6 +84,14 @@ async def _exchange(child: asyncio.subprocess.Process, question: bytes, bytes_ma
     if code != 0:
         raise ChildError(f"crashed: exit code {code}")
     return bytes(answer)
+
+
+async def _reap(child: asyncio.subprocess.Process) -> None:
+    """Wait for the end of a child; asyncio does not see it while its output is not read."""
+    assert child.stdout is not None
+    while await child.stdout.read(REST_BYTES):
+        pass
+    await child.wait()
 
 
 async def _write(stdin: asyncio.StreamWriter, question: bytes) -> None:

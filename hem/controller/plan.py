@@ -26,8 +26,9 @@ from wire.errors import MalformedError, OversizedError
 from wire.units import cost_uc
 
 BYTES_MAX = 1_000_000
-"""Of a task or a plan as JSON: four times the longest horizon with every field at its largest."""
-SLOTS_MAX = 400
+"""Of a task or a plan as JSON: more than the longest horizon with every field at its largest."""
+SLOTS_MAX = 960
+"""Two days of three-minute slots."""
 LOADS_MAX = 16
 
 Energy = Annotated[int, Meta(ge=0, le=10**8)]

@@ -21,6 +21,7 @@ import structlog
 from hem.controller.accuracy import Accuracy
 from hem.controller.battery import Battery
 from hem.controller.history import History, HistoryError
+from hem.controller.plan import SLOTS_MAX
 from hem.controller.value_curve import Terms, ValueCurve, dispatch
 from hem.ems.value_worker import Answer, Bands, Curve, Question
 from runtime.child import ChildError, ask_child
@@ -72,6 +73,8 @@ class Prospect:
     battery: Battery | None = None
     wear: int = 0
     reluctance: int = 0
+    keep_wh: int = 0
+    """Stored above the battery's floor, for the home alone [Wh]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,7 @@ class Planner:
 
     def count(self) -> int:
         """Slots that an outlook has."""
-        return HORIZON_S // self._slot_s
+        return min(HORIZON_S // self._slot_s, SLOTS_MAX)
 
     async def look(self, prospect: Prospect) -> None:
         """Make the outlook anew. Never raises: without one, `value_after` has no answer."""
@@ -191,6 +194,7 @@ class Planner:
                     export_price=ahead.export_price[at],
                     wear=ahead.wear,
                     reluctance=ahead.reluctance,
+                    keep_wh=ahead.keep_wh,
                 )
                 if ahead.import_max_wh is not None:
                     terms = replace(terms, import_max_wh=ahead.import_max_wh[at])
@@ -270,5 +274,9 @@ def _curve(one: Curve, battery: Battery | None) -> ValueCurve:
     """
     curve = ValueCurve(one.floorWh, one.stepWh, one.marginals)
     if battery is None or curve.floor_wh != battery.floor_wh:
+        raise ChildError("a value curve of another battery")
+    # Segments are whole Wh: the last ends below the ceiling, or is the least there is.
+    count, range_wh = len(curve.marginals), battery.ceiling_wh - battery.floor_wh
+    if curve.step_wh != max(range_wh // count, 1):
         raise ChildError("a value curve of another battery")
     return curve

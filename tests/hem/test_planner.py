@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import sys
+from dataclasses import replace
 from functools import partial
 
 import msgspec
@@ -11,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from hem.controller.battery import Battery
+from hem.controller.plan import SLOTS_MAX
 from hem.ems.planner import USED_FOR_SLOTS, Planner, Prospect
 from hem.ems.value_worker import Question, answer
 from runtime.child import ChildError, ask_child
@@ -172,3 +175,34 @@ async def test_a_child_answers_crashes_talks_too_much_or_is_late():
         await ask_child([*python, "import time; time.sleep(60)"], b"", 0.5)
     with pytest.raises(ChildError, match="does not start"):
         await CHILD(["/nowhere/at/all"], b"")
+
+
+async def test_a_child_that_talks_on_while_nobody_listens_is_ended_at_once():
+    """Its output is left unread, and asyncio sees no end of a child before the end of that."""
+    talks_on = """if True:
+        import fcntl, sys
+        fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 1 << 20)
+        sys.stdout.write("x" * 4_000_000)
+    """
+    async with asyncio.timeout(60):
+        with pytest.raises(ChildError, match="says more than 1000 bytes"):
+            await ask_child([sys.executable, "-c", talks_on], b"", 50.0, bytes_max=1_000)
+
+
+async def test_curves_of_a_battery_of_another_size_are_not_used():
+    """Both may be emptied to the same charge: the range, not the floor, tells them apart."""
+
+    async def other(question):
+        asked = msgspec.json.decode(question, type=Question)
+        small = replace(BATTERY, capacity_wh=BATTERY.capacity_wh // 2, soc_min_permille=200)
+        return await in_process(msgspec.json.encode(msgspec.structs.replace(asked, battery=small)))
+
+    planner, now = planner_of(5, other), FIRST + 120
+    await planner.look(prospect(now))
+    assert planner.why_not == "a value curve of another battery"
+
+
+@pytest.mark.parametrize("minutes", [1, 3, 5, 15, 60])
+def test_the_outlook_fits_into_a_plan_whatever_the_slot(minutes):
+    count = Planner(MemoryStore(), 1_440 // minutes, 60 * minutes, in_process).count()
+    assert count == min(2_880 // minutes, SLOTS_MAX)
