@@ -95,6 +95,7 @@ class Foresight:
             battery=battery,
             wear=policy.degradation_uc_per_kwh,
             reluctance=policy.reluctance_uc_per_kwh,
+            keep_wh=battery.capacity_wh * policy.reserve_permille // 1000 if battery else 0,
         )
         await self._planner.look(prospect)
         self._plan = self._judged(prospect)
@@ -115,13 +116,7 @@ class Foresight:
 
     def prices(self, slot: int) -> tuple[int, int]:
         """What energy costs and brings in a slot, as far as one can tell [µ¤/kWh]."""
-        tariff, policy = self._home.tariff(slot), self._home.policy()
-        paid, got = tariff.retail_uc_per_kwh, tariff.feed_in_uc_per_kwh
-        band = self._band(slot)
-        if band is not None and band.import_price is not None:
-            paid = int(policy.price_uc(band.import_price))
-        if band is not None and band.export_price is not None:
-            got = int(policy.price_uc(band.export_price))
+        paid, got = self.bare_prices(slot)
         per_day = 86_400 // self._grid.length_s
         seen = [self._home.price(slot - per_day * days) for days in DAYS_BACK]
         traded = [price for price in seen if price is not None and got < price < paid]
@@ -133,11 +128,33 @@ class Foresight:
             min(got + (middle - got) * trust // 1000, paid),
         )
 
+    def bare_prices(self, slot: int) -> tuple[int, int]:
+        """What energy costs and brings in a slot if nothing is traded for it [µ¤/kWh]."""
+        tariff, policy = self._home.tariff(slot), self._home.policy()
+        paid, got = tariff.retail_uc_per_kwh, tariff.feed_in_uc_per_kwh
+        band = self._band(slot)
+        if band is not None and band.import_price is not None:
+            paid = int(policy.price_uc(band.import_price))
+        if band is not None and band.export_price is not None:
+            got = int(policy.price_uc(band.export_price))
+        return paid, got
+
     def steer_w(
-        self, slot: int, load_w: int, pv_w: int, soc_wh: int, battery: Battery, seconds_left: int
+        self,
+        slot: int,
+        load_w: int,
+        pv_w: int,
+        soc_wh: int,
+        battery: Battery,
+        seconds_left: int,
+        reserve_wh: int = 0,
     ) -> int | None:
         """
         The battery's power in a slot without a contract [W, + discharge].
+
+        Args:
+            slot: that runs; nothing was traded for it, so what flows costs and brings the tariff
+            reserve_wh: kept for the home: beyond its own need only what is above it is discharged
 
         Returns:
             None where the battery is to be left to itself.
@@ -146,7 +163,7 @@ class Foresight:
         if curve is None or seconds_left <= 0:
             return None
         policy = self._home.policy()
-        paid, got = self.prices(slot)
+        paid, got = self.bare_prices(slot)
         import_max_wh, export_max_wh = self._limits_wh(slot)
         terms = Terms(
             import_price=paid,
@@ -155,6 +172,7 @@ class Foresight:
             reluctance=policy.reluctance_uc_per_kwh,
             import_max_wh=import_max_wh * seconds_left // self._grid.length_s,
             export_max_wh=export_max_wh * seconds_left // self._grid.length_s,
+            keep_wh=reserve_wh,
         )
         net_wh = (load_w - pv_w) * seconds_left // 3600
         out_wh = dispatch(net_wh, soc_wh, curve, battery, terms, seconds_left)
@@ -173,15 +191,14 @@ class Foresight:
     def _judged(self, prospect: Prospect) -> Plan | None:
         """The plan that follows, if it can be (hem/controller/plan_check.py)."""
         path = self._planner.path(self._soc_wh)
-        self._impossible = False
         if not path or path[0].slot != prospect.first_slot:
-            return None
+            return None  # the outlook is still the last one, and so is what was found of it
         task = _task(prospect, path, self._soc_wh, self._grid.length_s)
         steps = [Step(max(-one.battery_wh, 0), max(one.battery_wh, 0)) for one in path]
         plan = assemble(task, {}, (), steps, "values")
         faults = check_plan(task, plan)
+        self._impossible = bool(faults)
         if faults:
-            self._impossible = True
             log.error(
                 "impossible plan, by the state of charge", faults=[str(f) for f in faults[:3]]
             )

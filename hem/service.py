@@ -705,13 +705,13 @@ class HomeEnergyManager:
         now_ms = self.clock.now_ms()
         caps = self.limits.between(now_ms, now_ms + 1)
         seconds_left = max(1, (self.grid.end_ms(slot) - now_ms) // 1000)
+        reserve_wh = battery.capacity_wh * self.trader.reserve_permille(slot, state) // 1000
         if position is None:
-            await self._by_value(slot, state, soc_wh, battery, seconds_left)
+            await self._by_value(slot, state, soc_wh, battery, seconds_left, reserve_wh)
             return
         net_so_far_wh = (
             state["import_wh"] - opening.import_wh - state["export_wh"] + opening.export_wh
         )  # fmt: skip
-        reserve_wh = battery.capacity_wh * self.trader.reserve_permille(slot, state) // 1000
         power_w = setpoint_w(
             position.net_wh, net_so_far_wh, seconds_left, state["load_w"], state["pv_w"],
             soc_wh, battery, True, reserve_wh, caps,
@@ -719,11 +719,12 @@ class HomeEnergyManager:
         await self._hold(power_w)
 
     async def _by_value(
-        self, slot: int, state: dict[str, Any], soc_wh: int, battery: Battery, seconds_left: int
-    ) -> None:
+        self, slot: int, state: dict[str, Any], soc_wh: int, battery: Battery, seconds_left: int,
+        reserve_wh: int,
+    ) -> None:  # fmt: skip
         """Without a contract the battery goes by what stored energy is worth, or by itself."""
         power_w = self.foresight.steer_w(
-            slot, state["load_w"], state["pv_w"], soc_wh, battery, seconds_left
+            slot, state["load_w"], state["pv_w"], soc_wh, battery, seconds_left, reserve_wh
         )
         if power_w is not None:
             await self._hold(power_w)

@@ -18,6 +18,7 @@ from hem.ems.starts import Starts
 from hem.ems.value_worker import Question, answer
 from hem.foresight import Foresight, Home
 from market.settlement import Tariff
+from runtime.child import ChildError
 from runtime.store import MemoryStore
 from wire.slots import SlotGrid
 
@@ -173,3 +174,67 @@ async def test_a_load_that_may_wait_starts_when_energy_is_cheap_and_keeps_its_sl
     assert ours._starts.chosen[name] == at
     assert ours.plan is not None
     assert name not in ours.plan.starts
+
+
+async def test_in_a_slot_without_a_contract_energy_costs_the_tariff_whatever_was_traded():
+    """Neighbours' prices of other days are no reason to buy at retail what is in the battery."""
+    traded = {FIRST + at - PER_DAY * days: 250_000 for at in range(PER_DAY) for days in (1, 2)}
+    ours = foresight(prices=traded)
+    await ours.look(FIRST + 40, BATTERY, 7_500)
+    assert ours.prices(FIRST + 40) == (275_000, 165_000)
+    assert ours.bare_prices(FIRST + 40) == (300_000, 80_000)
+    assert ours.steer_w(FIRST + 40, 600, 0, 7_500, BATTERY, SLOT_S) is None
+
+
+DEAR_HOUR = """
+reserve_permille = 500
+[[tariff]]
+from = "10:00"
+to = "11:00"
+import_price = "0.50 ¤/kWh"
+export_price = "0.45 ¤/kWh"
+[[tariff]]
+from = "11:00"
+to = "10:00"
+import_price = "0.10 ¤/kWh"
+export_price = "0.05 ¤/kWh"
+"""
+
+
+async def test_what_the_owner_keeps_is_never_sold_and_still_serves_the_home():
+    ours = foresight(DEAR_HOUR)
+    await ours.look(FIRST + 40, BATTERY, 6_000)
+    reserve_wh = BATTERY.capacity_wh // 2
+    assert ours.steer_w(FIRST + 40, 600, 0, 6_000, BATTERY, SLOT_S, reserve_wh) > 600
+    assert ours.steer_w(FIRST + 40, 600, 0, 4_500, BATTERY, SLOT_S, reserve_wh) is None
+    assert ours.plan is not None
+    kept_wh = BATTERY.floor_wh + reserve_wh
+    sold = [slot for slot in ours.plan.slots if slot.discharge_wh > slot.load_wh]
+    assert sold
+    assert all(slot.soc_wh >= kept_wh - slot.load_wh for slot in sold)
+
+
+async def test_an_impossible_outlook_stays_so_while_there_is_no_other(monkeypatch):
+    ours = foresight(EVENINGS)
+    right = ours._planner.path
+
+    def wrong(soc_wh):
+        return [replace(row, battery_wh=9_999) for row in right(soc_wh)]
+
+    async def failing(_question):
+        raise ChildError("late")
+
+    monkeypatch.setattr(ours._planner, "path", wrong)
+    await ours.look(FIRST, BATTERY, 3_000)
+    monkeypatch.setattr(ours._planner, "_ask", failing)
+    await ours.look(FIRST + 1, BATTERY, 3_000)
+    assert ours.value_after(FIRST + 1) is None
+
+
+async def test_above_the_owner_s_range_stored_energy_is_not_thrown_away():
+    """A ceiling that was lowered: what is above it waits for the evening, as what is below does."""
+    lowered = replace(BATTERY, soc_max_permille=600)
+    ours = foresight(EVENINGS)
+    await ours.look(FIRST + 60, lowered, 7_500)
+    assert ours.steer_w(FIRST + 68, 600, 0, 7_500, lowered, SLOT_S) in (None, 600)
+    assert all(row.export_wh == 0 for row in ours.plan.slots)

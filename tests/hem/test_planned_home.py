@@ -115,3 +115,32 @@ def test_a_home_without_a_plan_says_why(tmp_path):
     plan, starts = plan_of(tmp_path / "data", SLOT)
     (line,) = plan_text(plan, starts, SLOT, SlotGrid(900), UTC)
     assert line == "no plan yet: a home plans once it has seen two days"
+
+
+async def test_without_a_contract_the_reserve_stays_with_the_home(tmp_path):
+    begin_h = SLOT % PER_DAY // 4
+    dear = (
+        "reserve_permille = 400\n"
+        f'[[tariff]]\nfrom = "{begin_h:02}:00"\nto = "{(begin_h + 1) % 24:02}:00"\n'
+        'import_price = "0.50 ¤/kWh"\nexport_price = "0.45 ¤/kWh"\n'
+        f'[[tariff]]\nfrom = "{(begin_h + 1) % 24:02}:00"\nto = "{begin_h:02}:00"\n'
+        'import_price = "0.10 ¤/kWh"\nexport_price = "0.05 ¤/kWh"\n'
+    )
+    home = await planned(tmp_path, 900, dear)
+    await home._tick(SLOT)
+    assert home.gateway.orders[-1][0] > home.gateway.load_w
+    orders = len(home.gateway.orders)
+    home.gateway.soc_permille = 400
+    home.clock.to(SLOT, 180)
+    await home._tick(SLOT)
+    assert all(power_w <= home.gateway.load_w for power_w, _ in home.gateway.orders[orders:])
+
+
+async def test_a_bid_leaves_in_the_battery_what_is_promised_for_later(tmp_path):
+    home = await planned(tmp_path, 500)
+    await register(home)
+    early = home.trader._early()
+    assert home.trader._ahead(await home.trader._unlimited(SLOT + 1), SLOT + 1, early).owed_wh == 0
+    early.plan(SLOT + 8, -1_500)
+    base = await home.trader._unlimited(SLOT + 1)
+    assert home.trader._ahead(base, SLOT + 1, early).owed_wh == 1_500
