@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,8 @@ app = typer.Typer(
 )
 claim_app = typer.Typer(help="One-time codes for enrolment.", no_args_is_help=True)
 app.add_typer(claim_app, name="claim")
+audit_app = typer.Typer(help="What was done, by whom, to whom.", no_args_is_help=True)
+app.add_typer(audit_app, name="audit")
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the CSM-DB.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -137,18 +140,44 @@ def ban(
         csmdb.ban(participant, reason)
 
 
-@app.command()
-def audit(folder: Folder, as_json: Json = False) -> None:
-    """Check the chain of the audit log and print it."""
+@audit_app.command("verify")
+def audit_verify(
+    folder: Folder,
+    expect: Annotated[
+        str, typer.Option(help="SEQ:DIGEST that an earlier check printed; must still be there.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Check the chain of the audit log to its sealed end; exit 1 says what does not fit."""
+    from csmdb.audit import AuditBrokenError  # noqa: PLC0415
+
     with _open(folder) as csmdb:
-        count = csmdb.repository.check_audit()
-        rows = list(csmdb.repository.audit_rows())
+        try:
+            head = csmdb.repository.check_audit(expect)
+        except AuditBrokenError as error:
+            print(f"csmdb: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+    if as_json:
+        print(json.dumps({"rows": head.seq, "digest": head.digest}))
+    else:
+        print(f"{head.seq} rows, chain unbroken; head {head.seq}:{head.digest}")
+
+
+@audit_app.command("show")
+def audit_show(
+    folder: Folder,
+    subject: Annotated[str, typer.Option(help="Only what is about this id.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Print the audit log."""
+    with _open(folder) as csmdb:
+        rows = list(csmdb.repository.audit_rows(subject))
     if as_json:
         print(json.dumps(rows))
         return
     for row in rows:
-        print(f"{row['seq']:6} {row['time_ms']} {row['actor']} {row['action']} {row['outcome']}")
-    print(f"{count} rows, chain unbroken")
+        words = (row[name] for name in ("actor", "action", "subject", "outcome"))
+        print(f"{row['seq']:6} {_time(row['time_ms'])} {' '.join(word for word in words if word)}")
 
 
 @app.command()
@@ -180,6 +209,10 @@ def _open(folder: Path) -> Any:
 
 def _split(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _time(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="seconds")
 
 
 def _short(value: object) -> str:

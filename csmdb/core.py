@@ -57,6 +57,8 @@ CODE_BYTES = 10
 """80 random bits: hashing without salt or stretching is enough, and nobody guesses one."""
 _CODE_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no I, L, O, U
 PAGE_ROWS = 400
+OPERATOR = "operator"
+"""Who acts at the command line, in the audit log."""
 
 
 def make_code(random: bytes) -> str:
@@ -193,7 +195,12 @@ class Desk:
         return self._certify(who, [meter], now_ms - SKEW_MS, now_ms)
 
     def certify_service(
-        self, public: bytes, roles: tuple[str, ...], name: str, now_ms: int
+        self,
+        public: bytes,
+        roles: tuple[str, ...],
+        name: str,
+        now_ms: int,
+        actor: str = OPERATOR,
     ) -> Certificate:
         """
         A certificate for a service of the operator: no meter, no limits.
@@ -223,7 +230,7 @@ class Desk:
         with self.rows.atomic():
             self.rows.put_participant(participant)
             certificate = self._certify(participant, [], 0, now_ms)
-            self._log(now_ms, "operator", "certify-service", certificate)
+            self._log(now_ms, actor, "certify-service", certificate, subject)
         return certificate
 
     def _certify(
@@ -505,10 +512,15 @@ class Desk:
     def _per_slot_wh(self, power_w: int) -> int:
         return power_w * self.grid.length_s // 3600
 
-    def _log(self, now_ms: int, actor: str, action: str, decision: object) -> None:
+    def _log(
+        self, now_ms: int, actor: str, action: str, decision: object, subject: str = ""
+    ) -> None:
+        subject = subject or actor
         if isinstance(decision, Refused):
-            self.rows.audit(now_ms, actor, action, decision.refusal.value, decision.detail)
+            # a ban's reason is what an operator wrote, maybe of a person: not for the chain
+            detail = "" if decision.refusal is Refusal.BANNED else decision.detail
+            self.rows.audit(now_ms, actor, action, decision.refusal.value, detail, subject=subject)
             return
         records = decision if isinstance(decision, list) else [decision]
         detail = hashlib.sha256(msgspec.json.encode(records, order="sorted")).hexdigest()
-        self.rows.audit(now_ms, actor, action, "OK", detail)
+        self.rows.audit(now_ms, actor, action, "OK", detail, subject=subject)

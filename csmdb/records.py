@@ -146,6 +146,16 @@ class Repository(Protocol):
         """Meters with addresses valid from `from_slot` on, ordered by (participant, address)."""
         ...
 
-    def audit(self, time_ms: int, actor: str, action: str, outcome: str, detail: str) -> None:
-        """Append to the audit log."""
+    def audit(
+        self,
+        time_ms: int,
+        actor: str,
+        action: str,
+        outcome: str,
+        detail: str,
+        *,
+        subject: str = "",
+        personal: dict[str, str] | None = None,
+    ) -> None:
+        """Append to the audit log; what is personal goes beside the chain."""
         ...

@@ -1,36 +1,41 @@
-"""The repository port on SQLite (sqlite-utils), and the hash-chained audit log."""
+"""The repository port on a database: statements, and rows turned into values."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import secrets
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-from sqlite_utils import Database
-
+from csmdb import audit
+from csmdb.audit import AuditBrokenError, AuditRow, Head, Personal
 from csmdb.records import AddressRow, Claim, Participant
-from csmdb.schema import open_database
+from csmdb.schema import AUDIT_OF_SUBJECTS
+from csmdb.storage import Storage
 from wire.certificates import AddressGrant, Certificate, Meter, ValidatorGrant, dump_text, parse
-from wire.errors import ConfigError, HearthgridError
-from wire.keys import from_text, id_of
-from wire.metering import ZERO_DIGEST
+from wire.errors import ConfigError
+from wire.keys import SigningKey, from_text, id_of
 
 
-class AuditBrokenError(HearthgridError):
-    """A row of the audit log was changed, removed or put in."""
+class SqlRepository:
+    """
+    All of the CSM-DB in one database.
 
+    Args:
+        db: at the present schema
+        issuing_key: what seals the audit log's head is derived from it
+    """
 
-class SqliteRepository:
-    """All of the CSM-DB in one file."""
-
-    def __init__(self, path: Path) -> None:
-        self.db: Database = open_database(path)
+    def __init__(self, db: Storage, issuing_key: SigningKey) -> None:
+        self.db = db
+        self._audit_key = issuing_key.derive("csmdb/audit").seed
+        if AUDIT_OF_SUBJECTS.name in db.applied:
+            self._seal_first_release()
 
     def close(self) -> None:
-        """Release the file."""
+        """Release the database."""
         self.db.close()
 
     def atomic(self) -> AbstractContextManager[object]:
@@ -85,9 +90,9 @@ class SqliteRepository:
     def put_participant(self, participant: Participant) -> None:
         """Add or change somebody."""
         row = {name: getattr(participant, name) for name in Participant.__slots__}
-        self.db.table("participants").upsert(
-            {**row, "roles": json.dumps(participant.roles)}, pk="id"
-        )
+        row["roles"] = json.dumps(participant.roles)
+        changes = ", ".join(f"{name} = excluded.{name}" for name in row if name != "id")
+        self._insert("participants", f"ON CONFLICT (id) DO UPDATE SET {changes}", **row)
 
     def set_ban(self, participant: str, reason: str) -> None:
         """
@@ -96,10 +101,10 @@ class SqliteRepository:
         Raises:
             ConfigError: nobody has this identity.
         """
-        cursor = self.db.execute(
+        changed = self.db.execute(
             "UPDATE participants SET banned = ? WHERE id = ?", [reason, participant]
         )
-        if cursor.rowcount != 1:
+        if changed != 1:
             raise ConfigError(f"{participant}: nobody has this identity")
 
     def meter_of(self, participant: str) -> Meter | None:
@@ -193,8 +198,11 @@ class SqliteRepository:
 
     def add_validator_grant(self, participant: str, grant: ValidatorGrant) -> None:
         """Keep what was signed."""
+        last = self._one("SELECT COALESCE(MAX(id), 0) AS id FROM validator_grants")
+        assert last is not None
         self._insert(
             "validator_grants",
+            id=last["id"] + 1,
             validator=grant.validator,
             participant=participant,
             meter_key=grant.meter_key,
@@ -209,56 +217,105 @@ class SqliteRepository:
             "SELECT m.participant, m.meter_key, COALESCE(g.address, '') AS address, p.validator"
             " FROM meters m JOIN participants p ON p.id = m.participant"
             " LEFT JOIN address_grants g"
-            "   ON g.participant = m.participant AND g.end_slot >= :from_slot"
-            " WHERE (m.participant, COALESCE(g.address, '')) > (:participant, :address)"
-            " ORDER BY 1, 3 LIMIT :limit",
-            {
-                "from_slot": from_slot,
-                "participant": after[0],
-                "address": after[1],
-                "limit": limit,
-            },
+            "   ON g.participant = m.participant AND g.end_slot >= ?"
+            " WHERE (m.participant, COALESCE(g.address, '')) > (?, ?)"
+            " ORDER BY 1, 3 LIMIT ?",
+            [from_slot, *after, limit],
         )
         return [AddressRow(**row) for row in rows]
 
     # --- the audit log --------------------------------------------------------------------------
 
-    def audit(self, time_ms: int, actor: str, action: str, outcome: str, detail: str) -> None:
-        """Append to the audit log."""
-        last = self._one("SELECT seq, digest FROM audit ORDER BY seq DESC LIMIT 1")
-        row = {
-            "seq": last["seq"] + 1 if last else 1,
-            "time_ms": time_ms,
-            "actor": actor,
-            "action": action,
-            "outcome": outcome,
-            "detail": detail,
-            "previous": last["digest"] if last else ZERO_DIGEST,
-        }
-        self._insert("audit", **row, digest=_digest(row))
+    def audit(
+        self,
+        time_ms: int,
+        actor: str,
+        action: str,
+        outcome: str,
+        detail: str,
+        *,
+        subject: str = "",
+        personal: dict[str, str] | None = None,
+    ) -> None:
+        """Append to the audit log; what is personal goes beside the chain."""
+        beside = None
+        if personal:
+            salt = secrets.token_hex(audit.SALT_BYTES)
+            beside = Personal(salt, json.dumps(personal, sort_keys=True, ensure_ascii=False))
+        row = audit.follow(
+            self._audit_head(), time_ms=time_ms, actor=actor, action=action, outcome=outcome,
+            detail=detail, subject=subject, commitment=beside.commitment if beside else "",
+        )  # fmt: skip
+        self._insert("audit", **asdict(row))
+        if beside is not None:
+            self._insert("audit_personal", seq=row.seq, **asdict(beside))
+        self._put_head(row.seq, row.digest)
 
-    def check_audit(self) -> int:
+    def check_audit(self, expect: str = "") -> Head:
         """
-        Follow the chain of the audit log.
+        Follow the chain of the audit log to its sealed head.
+
+        Args:
+            expect: `SEQ:DIGEST` of a row that must be there, as an earlier check gave it
 
         Returns:
-            How many rows it has.
+            The head.
 
         Raises:
-            AuditBrokenError: the first row that does not fit.
+            AuditBrokenError: what does not fit, from the oldest row on.
         """
-        previous, seq = ZERO_DIGEST, 0
-        for row in self.audit_rows():
-            digest = row.pop("digest")
-            seq += 1
-            if row["seq"] != seq or row["previous"] != previous or _digest(row) != digest:
-                raise AuditBrokenError(f"audit row {row['seq']} does not follow row {seq - 1}")
-            previous = digest
-        return seq
+        with self.db.atomic():
+            head = self._audit_head()
+            if head is None:
+                raise AuditBrokenError("the log has no sealed end")
+            personal = {
+                row.pop("seq"): Personal(**row)
+                for row in self.db.query("SELECT * FROM audit_personal")
+            }
+            rows = (AuditRow(**row) for row in self.db.query("SELECT * FROM audit ORDER BY seq"))
+            audit.check(rows, head, personal, self._audit_key)
+            if expect and expect not in (
+                f"{row['seq']}:{row['digest']}"
+                for row in self.db.query("SELECT seq, digest FROM audit")
+            ):
+                raise AuditBrokenError(f"row {expect[:80]} is not in the log")
+        return head
 
-    def audit_rows(self) -> Iterator[dict[str, Any]]:
-        """Every row of the audit log, oldest first."""
-        yield from self.db.query("SELECT * FROM audit ORDER BY seq")
+    def audit_rows(self, subject: str = "") -> Iterator[dict[str, Any]]:
+        """
+        Rows of the audit log, oldest first, with what is personal while it is there.
+
+        Args:
+            subject: only what is about it
+        """
+        rows = self.db.query(
+            "SELECT a.*, COALESCE(p.document, '{}') AS personal"
+            " FROM audit a LEFT JOIN audit_personal p ON p.seq = a.seq"
+            " WHERE ? = '' OR a.subject = ? ORDER BY a.seq",
+            [subject, subject],
+        )
+        for row in rows:
+            yield {**row, "personal": json.loads(row["personal"])}
+
+    def _audit_head(self) -> Head | None:
+        row = self._one("SELECT seq, digest, seal FROM audit_head")
+        return Head(**row) if row is not None else None
+
+    def _put_head(self, seq: int, digest: str) -> None:
+        self._insert(
+            "audit_head",
+            "ON CONFLICT (id) DO UPDATE SET"
+            " seq = excluded.seq, digest = excluded.digest, seal = excluded.seal",
+            id=1,
+            **asdict(audit.make_head(self._audit_key, seq, digest)),
+        )
+
+    def _seal_first_release(self) -> None:
+        """Once: the log of a file that had no sealed head ends where it ends."""
+        last = self._one("SELECT seq, digest FROM audit ORDER BY seq DESC LIMIT 1")
+        if last is not None:
+            with self.db.atomic():
+                self._put_head(last["seq"], last["digest"])
 
     # --- for people -----------------------------------------------------------------------------
 
@@ -292,10 +349,7 @@ class SqliteRepository:
     def _one(self, sql: str, *values: object) -> dict[str, Any] | None:
         return next(iter(self.db.query(sql, list(values))), None)
 
-    def _insert(self, table: str, **row: object) -> None:
-        self.db.table(table).insert(row)
-
-
-def _digest(row: dict[str, Any]) -> str:
-    text = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    def _insert(self, table: str, then: str = "", /, **row: object) -> None:
+        places = ", ".join("?" for _ in row)
+        sql = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places}) {then}"  # noqa: S608
+        self.db.execute(sql, list(row.values()))

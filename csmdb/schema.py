@@ -1,5 +1,5 @@
 """
-Tables of the CSM-DB and their migrations.
+Tables of the CSM-DB and their migrations, as SQL that every database behind the port takes.
 
     claims             one-time codes, hashed; what their holder may become
     participants       who was enrolled, or which service was certified
@@ -8,150 +8,94 @@ Tables of the CSM-DB and their migrations.
     address_grants     who asked for which address: only here does an address lead to a home
     validator_grants   which meter speaks for which validator
     audit              what was decided, append-only, each row holding the digest of the one before
+    audit_personal     what of a row of `audit` names a person, until it is erased
+    audit_head         the last row of `audit`, sealed
 
-A participant's rows can be erased on request; `audit` keeps identities (hashes of keys) and names
-of operations, no names of people, serial numbers or registers.
+What is personal can be erased on request (`csmdb.privacy`); `audit` keeps identities (hashes of
+keys), names of operations and commitments, no names of people, serial numbers or registers.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from pathlib import Path
-
-from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
-
-migrations = Migrations("csmdb")
+from dataclasses import dataclass
 
 
-@migrations()
-def first_tables(db: Database) -> None:
-    """The tables of the first release."""
-    db.create_table(
-        "claims",
-        {
-            "code_hash": str,
-            "roles": str,
-            "max_import_w": int,
-            "max_export_w": int,
-            "feeder": str,
-            "validator": str,
-            "expires_ms": int,
-            "used_by": str,
-            "used_ms": int,
-        },
-        pk="code_hash",
-        not_null={"roles", "max_import_w", "max_export_w", "feeder", "validator", "expires_ms"},
-    )
-    db.create_table(
-        "participants",
-        {
-            "id": str,
-            "key": str,
-            "box_key": str,
-            "roles": str,
-            "feeder": str,
-            "max_import_w": int,
-            "max_export_w": int,
-            "validator": str,
-            "name": str,
-            "enrolled_ms": int,
-            "banned": str,
-        },
-        pk="id",
-        not_null={"key", "box_key", "roles", "feeder", "validator", "name", "banned"},
-    )
-    db.create_table(
-        "meters",
-        {
-            "meter_id": str,
-            "meter_key": str,
-            "participant": str,
-            "type": str,
-            "serial": str,
-            "vendor": str,
-            "model": str,
-            "firmware": str,
-        },
-        pk="meter_id",
-        foreign_keys=[("participant", "participants", "id")],
-    )
-    db.table("meters").create_index(["vendor", "model", "serial"], unique=True)
-    db.table("meters").create_index(["participant"], unique=True)
-    db.create_table(
-        "certificates",
-        {"serial_no": int, "subject": str, "document": str, "not_after_ms": int},
-        pk="serial_no",
-    )
-    db.table("certificates").create_index(["subject"])
-    db.create_table(
-        "address_grants",
-        {
-            "address": str,
-            "participant": str,
-            "meter_key": str,
-            "start_slot": int,
-            "end_slot": int,
-            "document": str,
-        },
-        pk="address",
-        foreign_keys=[("participant", "participants", "id")],
-    )
-    db.table("address_grants").create_index(["participant", "address"])
-    db.create_table(
-        "validator_grants",
-        {
-            "id": int,
-            "validator": str,
-            "participant": str,
-            "meter_key": str,
-            "start_slot": int,
-            "end_slot": int,
-            "document": str,
-        },
-        pk="id",
-        foreign_keys=[("participant", "participants", "id")],
-    )
-    db.table("validator_grants").create_index(["validator"])
-    db.create_table(
-        "audit",
-        {
-            "seq": int,
-            "time_ms": int,
-            "actor": str,
-            "action": str,
-            "outcome": str,
-            "detail": str,
-            "previous": str,
-            "digest": str,
-        },
-        pk="seq",
-    )
-    for event in ("UPDATE", "DELETE"):
-        db.execute(
-            f"CREATE TRIGGER audit_no_{event.lower()} BEFORE {event} ON audit"
-            " BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
-        )
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """A step to the present schema; it is never changed once released."""
+
+    name: str
+    statements: tuple[str, ...]
+    sqlite: tuple[str, ...] = ()
+    """Statements in SQLite's own words, after the common ones."""
 
 
-@migrations()
-def meters_without_serial(db: Database) -> None:
-    """Two meters that tell no serial are two: many do not."""
-    columns = "vendor, model, serial"
-    db.execute("DROP INDEX idx_meters_vendor_model_serial")
-    db.execute(f"CREATE UNIQUE INDEX idx_meters_serial ON meters ({columns}) WHERE serial <> ''")
+APPEND_ONLY = "the audit log is append-only"
 
+FIRST_TABLES = Migration(
+    "first_tables",
+    (
+        """CREATE TABLE claims (
+            code_hash TEXT PRIMARY KEY, roles TEXT NOT NULL, max_import_w BIGINT NOT NULL,
+            max_export_w BIGINT NOT NULL, feeder TEXT NOT NULL, validator TEXT NOT NULL,
+            expires_ms BIGINT NOT NULL, used_by TEXT, used_ms BIGINT)""",
+        """CREATE TABLE participants (
+            id TEXT PRIMARY KEY, key TEXT NOT NULL, box_key TEXT NOT NULL, roles TEXT NOT NULL,
+            feeder TEXT NOT NULL, max_import_w BIGINT, max_export_w BIGINT,
+            validator TEXT NOT NULL, name TEXT NOT NULL, enrolled_ms BIGINT,
+            banned TEXT NOT NULL)""",
+        """CREATE TABLE meters (
+            meter_id TEXT PRIMARY KEY, meter_key TEXT,
+            participant TEXT REFERENCES participants (id), type TEXT, serial TEXT, vendor TEXT,
+            model TEXT, firmware TEXT)""",
+        "CREATE UNIQUE INDEX idx_meters_vendor_model_serial ON meters (vendor, model, serial)",
+        "CREATE UNIQUE INDEX idx_meters_participant ON meters (participant)",
+        """CREATE TABLE certificates (
+            serial_no BIGINT PRIMARY KEY, subject TEXT, document TEXT, not_after_ms BIGINT)""",
+        "CREATE INDEX idx_certificates_subject ON certificates (subject)",
+        """CREATE TABLE address_grants (
+            address TEXT PRIMARY KEY, participant TEXT REFERENCES participants (id),
+            meter_key TEXT, start_slot BIGINT, end_slot BIGINT, document TEXT)""",
+        "CREATE INDEX idx_address_grants_participant_address"
+        " ON address_grants (participant, address)",
+        """CREATE TABLE validator_grants (
+            id BIGINT PRIMARY KEY, validator TEXT,
+            participant TEXT REFERENCES participants (id), meter_key TEXT, start_slot BIGINT,
+            end_slot BIGINT, document TEXT)""",
+        "CREATE INDEX idx_validator_grants_validator ON validator_grants (validator)",
+        """CREATE TABLE audit (
+            seq BIGINT PRIMARY KEY, time_ms BIGINT, actor TEXT, action TEXT, outcome TEXT,
+            detail TEXT, previous TEXT, digest TEXT)""",
+    ),
+    sqlite=tuple(
+        f"CREATE TRIGGER audit_no_{event.lower()} BEFORE {event} ON audit"
+        f" BEGIN SELECT RAISE(ABORT, '{APPEND_ONLY}'); END"
+        for event in ("UPDATE", "DELETE")
+    ),
+)
 
-def open_database(path: Path) -> Database:
-    """
-    Open (or make) the database and bring it to the present schema.
+METERS_WITHOUT_SERIAL = Migration(
+    "meters_without_serial",
+    (
+        # two meters that tell no serial are two: many do not
+        "DROP INDEX idx_meters_vendor_model_serial",
+        "CREATE UNIQUE INDEX idx_meters_serial ON meters (vendor, model, serial)"
+        " WHERE serial <> ''",
+    ),
+)
 
-    WAL with synchronous=FULL: a certificate that was handed out must survive a power cut.
-    """
-    connection = sqlite3.connect(path, check_same_thread=False, timeout=10)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA foreign_keys=ON")
-    db = Database(connection, execute_plugins=False)
-    migrations.apply(db)
-    return db
+AUDIT_OF_SUBJECTS = Migration(
+    "audit_of_subjects",
+    (
+        "ALTER TABLE audit ADD COLUMN subject TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE audit ADD COLUMN commitment TEXT NOT NULL DEFAULT ''",
+        "CREATE INDEX idx_audit_subject ON audit (subject)",
+        """CREATE TABLE audit_personal (
+            seq BIGINT PRIMARY KEY, salt TEXT NOT NULL, document TEXT NOT NULL)""",
+        """CREATE TABLE audit_head (
+            id BIGINT PRIMARY KEY CHECK (id = 1), seq BIGINT NOT NULL, digest TEXT NOT NULL,
+            seal TEXT NOT NULL)""",
+    ),
+)
+
+MIGRATIONS = (FIRST_TABLES, METERS_WITHOUT_SERIAL, AUDIT_OF_SUBJECTS)

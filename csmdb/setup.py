@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from csmdb.core import CLAIM_DAYS, DAY_MS, Desk, check_roles, hash_code, make_code
+from csmdb.core import CLAIM_DAYS, DAY_MS, OPERATOR, Desk, check_roles, hash_code, make_code
 from csmdb.records import Claim
-from csmdb.repository import SqliteRepository
+from csmdb.repository import SqlRepository
+from csmdb.sqlite import SqliteStorage
 from runtime.clock import clock_from_environment
 from runtime.keyfiles import read_key, read_secret, write_secret
 from runtime.ports import Clock, Rng
@@ -50,7 +51,7 @@ class CsmDb:
     grid: SlotGrid
     issuing_key: SigningKey
     box: BoxKey
-    repository: SqliteRepository
+    repository: SqlRepository
     clock: Clock
     rng: Rng
 
@@ -80,6 +81,7 @@ class CsmDb:
         validator: str = "",
         *,
         days: int = CLAIM_DAYS,
+        actor: str = OPERATOR,
     ) -> str:
         """
         Let somebody enrol.
@@ -89,6 +91,7 @@ class CsmDb:
             max_import_w, max_export_w: limits of the connection [W]
             validator: identity of the validator the home hosts, or empty
             days: how long the code can be used [d]
+            actor: who does it, for the audit log
 
         Returns:
             The one-time code. It is not kept: only its hash is.
@@ -114,11 +117,15 @@ class CsmDb:
         )
         with self.repository.atomic():
             self.repository.add_claim(claim)
-            self.repository.audit(now_ms, "operator", "add-claim", "OK", claim.code_hash)
+            self.repository.audit(now_ms, actor, "add-claim", "OK", "", subject=claim.code_hash)
         return code
 
     def issue_service_certificate(
-        self, public_key: bytes, roles: list[str] | tuple[str, ...], name: str = ""
+        self,
+        public_key: bytes,
+        roles: list[str] | tuple[str, ...],
+        name: str = "",
+        actor: str = OPERATOR,
     ) -> Certificate:
         """
         A certificate for an aggregator, analytics, validator or observer.
@@ -126,7 +133,7 @@ class CsmDb:
         Raises:
             ConfigError: unknown roles, or the key of a home.
         """
-        return self.desk.certify_service(public_key, tuple(roles), name, self.clock.now_ms())
+        return self.desk.certify_service(public_key, tuple(roles), name, self.clock.now_ms(), actor)
 
     def license_validator(self, public_key: bytes, controller: str, days: int) -> ValidatorLicence:
         """
@@ -147,11 +154,11 @@ class CsmDb:
         )
         with self.repository.atomic():
             self.repository.audit(
-                now_ms, "operator", "licence", "OK", f"{given.validator} {days} d"
+                now_ms, OPERATOR, "licence", "OK", f"{days} d", subject=given.validator
             )
         return seal(given, self.issuing_key, self.market)
 
-    def ban(self, participant: str, reason: str) -> None:
+    def ban(self, participant: str, reason: str, actor: str = OPERATOR) -> None:
         """
         Refuse everything that somebody asks from now on (an empty reason lifts the ban).
 
@@ -162,7 +169,13 @@ class CsmDb:
         with self.repository.atomic():
             self.repository.set_ban(participant, reason)
             self.repository.audit(
-                now_ms, "operator", "ban" if reason else "unban", "OK", participant
+                now_ms,
+                actor,
+                "ban" if reason else "unban",
+                "OK",
+                "",
+                subject=participant,
+                personal={"reason": reason} if reason else None,
             )
 
     def close(self) -> None:
@@ -244,7 +257,7 @@ def open_csmdb(folder: Path, *, clock: Clock | None = None, rng: Rng | None = No
         grid=grid,
         issuing_key=issuing,
         box=box,
-        repository=SqliteRepository(database),
+        repository=SqlRepository(SqliteStorage(database), issuing),
         clock=clock or clock_from_environment(),
         rng=rng or SystemRng(),
     )

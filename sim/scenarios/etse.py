@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from csmdb.records import Refused
-from csmdb.repository import SqliteRepository
+from csmdb.repository import SqlRepository
 from csmdb.setup import CsmDb
+from csmdb.sqlite import SqliteStorage
 from runtime.rng import SystemRng
 from sim.scenarios import Outcome, Tell, expect, scenario
 from sim.scenarios.balances import read
@@ -64,7 +65,7 @@ class _Desk:
         key = stage.issuer.key
         self.csmdb = CsmDb(
             folder, stage.genesis.market, stage.genesis.grid, key, BoxKey(key.derive("box").seed),
-            SqliteRepository(folder / "csmdb.sqlite"), stage.clock, SystemRng(),
+            SqlRepository(SqliteStorage(folder / "csmdb.sqlite"), key), stage.clock, SystemRng(),
         )  # fmt: skip
 
     def enrol(self, name: str) -> _Node:
