@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -138,6 +139,46 @@ def ban(
     """Refuse what a participant asks for, or lift that."""
     with _open(folder) as csmdb:
         csmdb.ban(participant, reason)
+
+
+@app.command()
+def person(
+    folder: Folder,
+    participant: str,
+    name: Annotated[str, typer.Option(help="Of the person or company.")] = "",
+    contact: Annotated[str, typer.Option(help="Telephone, e-mail.")] = "",
+    address: Annotated[str, typer.Option(help="Of the house.")] = "",
+    meter_location: Annotated[str, typer.Option(help="Where the meter hangs.")] = "",
+) -> None:
+    """Keep who a participant is; takes the place of what was known."""
+    from csmdb.privacy import set_person  # noqa: PLC0415
+    from csmdb.records import Person  # noqa: PLC0415
+
+    with _open(folder) as csmdb:
+        set_person(csmdb, participant, Person(name, contact, address, meter_location))
+
+
+@app.command()
+def erase(folder: Folder, participant: str, as_json: Json = False) -> None:
+    """
+    Erase what is personal of a participant. Keys and grants that the market needs stay.
+
+    Backups that were made before still have it: delete them too.
+    """
+    from csmdb.privacy import erase as erase_person  # noqa: PLC0415
+
+    with _open(folder) as csmdb:
+        _print(asdict(erase_person(csmdb, participant)), as_json)
+
+
+@app.command()
+def export(folder: Folder, participant: str, as_json: Json = False) -> None:
+    """Print everything that is kept about a participant."""
+    from csmdb.privacy import export as export_person  # noqa: PLC0415
+
+    with _open(folder) as csmdb:
+        found = export_person(csmdb, participant)
+    print(json.dumps(found, indent=None if as_json else 2))
 
 
 @audit_app.command("verify")

@@ -45,6 +45,18 @@ class Participant:
 
 
 @dataclass(frozen=True, slots=True)
+class Person:
+    """Who a participant is; every field may be empty."""
+
+    name: str = ""
+    contact: str = ""
+    """A telephone number, an e-mail address."""
+    address: str = ""
+    """Of the house; not a trading address."""
+    meter_location: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AddressRow:
     """An address of a meter, for the DSO's audit."""
 

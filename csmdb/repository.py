@@ -11,7 +11,7 @@ from typing import Any
 
 from csmdb import audit
 from csmdb.audit import AuditBrokenError, AuditRow, Head, Personal
-from csmdb.records import AddressRow, Claim, Participant
+from csmdb.records import AddressRow, Claim, Participant, Person
 from csmdb.schema import AUDIT_OF_SUBJECTS
 from csmdb.storage import Storage
 from wire.certificates import AddressGrant, Certificate, Meter, ValidatorGrant, dump_text, parse
@@ -132,6 +132,33 @@ class SqlRepository:
         meter_id = id_of(from_text(meter.meter_key))
         self._insert("meters", meter_id=meter_id, participant=participant, **fields)
 
+    # --- persons --------------------------------------------------------------------------------
+
+    def person(self, participant: str) -> Person:
+        """Who somebody is, as far as it was told."""
+        row = self._one(
+            "SELECT name, contact, address, meter_location FROM persons WHERE participant = ?",
+            participant,
+        )
+        return Person(**row) if row is not None else Person()
+
+    def put_person(self, participant: str, person: Person) -> None:
+        """Set who somebody is."""
+        self.forget_person(participant)
+        self._insert("persons", participant=participant, **asdict(person))
+
+    def forget_person(self, participant: str) -> None:
+        """Take out who somebody is."""
+        self.db.execute("DELETE FROM persons WHERE participant = ?", [participant])
+
+    def forget_meter(self, participant: str) -> None:
+        """Take out all of somebody's meter but its key."""
+        self.db.execute(
+            "UPDATE meters SET type = '', serial = '', vendor = '', model = '', firmware = ''"
+            " WHERE participant = ?",
+            [participant],
+        )
+
     # --- what was signed ------------------------------------------------------------------------
 
     def next_serial_no(self) -> int:
@@ -147,6 +174,18 @@ class SqlRepository:
             participant,
         )
         return parse(Certificate, row["document"]) if row is not None else None
+
+    def certificates_of(self, participant: str) -> list[Certificate]:
+        """All certificates of somebody, the oldest first."""
+        sql = "SELECT document FROM certificates WHERE subject = ? ORDER BY serial_no"
+        return [parse(Certificate, row["document"]) for row in self.db.query(sql, [participant])]
+
+    def replace_certificate(self, certificate: Certificate) -> None:
+        """Keep another document under the same number."""
+        self.db.execute(
+            "UPDATE certificates SET document = ? WHERE serial_no = ?",
+            [dump_text(certificate), certificate.serial_no],
+        )
 
     def add_certificate(self, certificate: Certificate) -> None:
         """Keep what was signed."""
@@ -175,6 +214,16 @@ class SqlRepository:
             end_slot=grant.end_slot,
             document=dump_text(grant),
         )
+
+    def address_grants_of(self, participant: str) -> list[AddressGrant]:
+        """All address grants of somebody."""
+        sql = "SELECT document FROM address_grants WHERE participant = ? ORDER BY address"
+        return [parse(AddressGrant, row["document"]) for row in self.db.query(sql, [participant])]
+
+    def validator_grants_of(self, participant: str) -> list[ValidatorGrant]:
+        """All validator grants of somebody, the oldest first."""
+        sql = "SELECT document FROM validator_grants WHERE participant = ? ORDER BY id"
+        return [parse(ValidatorGrant, row["document"]) for row in self.db.query(sql, [participant])]
 
     def live_addresses(self, participant: str, start_slot: int, end_slot: int) -> int:
         """How many grants of somebody touch these slots."""
@@ -296,6 +345,13 @@ class SqlRepository:
         )
         for row in rows:
             yield {**row, "personal": json.loads(row["personal"])}
+
+    def forget_audit(self, subject: str) -> int:
+        """Take out what is personal of the log's rows about somebody; gives how many."""
+        return self.db.execute(
+            "DELETE FROM audit_personal WHERE seq IN (SELECT seq FROM audit WHERE subject = ?)",
+            [subject],
+        )
 
     def _audit_head(self) -> Head | None:
         row = self._one("SELECT seq, digest, seal FROM audit_head")

@@ -3,6 +3,7 @@ Tables of the CSM-DB and their migrations, as SQL that every database behind the
 
     claims             one-time codes, hashed; what their holder may become
     participants       who was enrolled, or which service was certified
+    persons            name, contact, address and meter's place of a participant, when told
     meters             the certified smart meter of a home (TMI section IV: type, serial, vendor, …)
     certificates       everything signed for a participant, newest last
     address_grants     who asked for which address: only here does an address lead to a home
@@ -98,4 +99,13 @@ AUDIT_OF_SUBJECTS = Migration(
     ),
 )
 
-MIGRATIONS = (FIRST_TABLES, METERS_WITHOUT_SERIAL, AUDIT_OF_SUBJECTS)
+PERSONS = Migration(
+    "persons",
+    (
+        """CREATE TABLE persons (
+            participant TEXT PRIMARY KEY REFERENCES participants (id), name TEXT NOT NULL,
+            contact TEXT NOT NULL, address TEXT NOT NULL, meter_location TEXT NOT NULL)""",
+    ),
+)
+
+MIGRATIONS = (FIRST_TABLES, METERS_WITHOUT_SERIAL, AUDIT_OF_SUBJECTS, PERSONS)

@@ -1,0 +1,173 @@
+"""Access to and erasure of what is personal."""
+
+import json
+import sqlite3
+
+import pytest
+from support.brokers import make_key
+from support.csmdb_site import NOW_MS, StandingClock, enrolled, run_csmdb
+
+from csmdb.core import CERTIFICATE_DAYS, DAY_MS
+from csmdb.privacy import erase, set_person
+from csmdb.records import Person
+from csmdb.service import CsmDbService
+from csmdb.setup import create, open_csmdb
+from wire.certificates import AddressGrant, ValidatorGrant, check, dump_text
+from wire.errors import ConfigError
+from wire.keys import to_text
+
+PERSON = Person(
+    "Annemarie Musterfrau", "annemarie@example.org", "Wiesengrund 17, 4711 Nirgendwo",
+    "Kellerabgang links",
+)  # fmt: skip
+METER = {
+    "serial": "SERIAL-77-Q", "vendor": "Zaehlerwerk", "model": "ZW-3000", "firmware": "9.9.zw",
+}  # fmt: skip
+REASON = "Musterfraus Siegel gebrochen"
+WORDS = [
+    *(getattr(PERSON, name) for name in ("name", "contact", "address", "meter_location")),
+    *METER.values(), REASON, "Musterfrau", "SERIAL-77",
+]  # fmt: skip
+VALIDATOR = make_key("validator").id
+
+
+@pytest.fixture
+def csmdb(tmp_path):
+    with create(tmp_path / "csmdb", "test", clock=StandingClock()) as opened:
+        yield opened
+
+
+@pytest.fixture
+def home(csmdb):
+    """Somebody of whom everything there is was told, twice, and others beside."""
+    for number in range(20):
+        enrolled(csmdb, f"other-{number}")
+    home = enrolled(csmdb, "home-1", **METER)
+    set_person(csmdb, home.ems.id, Person("Annemarie Musterfrau", address="Musterfrau-Hof 1"))
+    set_person(csmdb, home.ems.id, PERSON)
+    csmdb.desk.grant_addresses(home.ems.id, {"addresses": [home.address_row()]}, NOW_MS)
+    csmdb.desk.renew(home.ems.id, NOW_MS + CERTIFICATE_DAYS * DAY_MS)
+    csmdb.ban(home.ems.id, REASON)
+    return home
+
+
+def found_in(folder):
+    """Which of the words stand, byte for byte, in which file."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {
+        (path.name, word) for path in files for word in WORDS if word.encode() in path.read_bytes()
+    }
+
+
+def test_after_an_erasure_no_file_has_a_byte_of_it_also_while_the_service_runs(csmdb, home):
+    """Every table, the log's readable part, free pages and the write-ahead log."""
+    service = CsmDbService.on(csmdb, bus=None)
+    assert {word for _, word in found_in(csmdb.folder)} == set(WORDS)
+    said = json.loads(run_csmdb("erase", csmdb.folder, home.ems.id, "--json"))
+    assert said == {"certificates": 2, "log_rows": 3}
+    assert service.csmdb.repository.participant(home.ems.id).name == ""
+    assert found_in(csmdb.folder) == set()
+
+
+def test_an_erasure_leaves_what_the_market_needs(csmdb, home):
+    identity, address = home.ems.id, home.address().id
+    before = csmdb.repository.certificate_of(identity)
+    grant = csmdb.repository.address_grant(address)
+    erase(csmdb, identity)
+    after = csmdb.repository.certificate_of(identity)
+    check(after, csmdb.issuing_key.public, "test")
+    for name in ("subject", "key", "roles", "feeder", "max_import_w", "serial_no", "not_after_ms"):
+        assert getattr(after, name) == getattr(before, name)
+    assert after.meter[0].meter_key == to_text(home.meter.public)
+    assert csmdb.repository.address_grant(address) == grant
+    assert csmdb.repository.participant(identity).banned
+    csmdb.ban(identity, "")
+    assert csmdb.desk.renew(identity, NOW_MS) == after
+    row = {"addresses": [home.address_row(1)]}
+    assert isinstance(csmdb.desk.grant_addresses(identity, row, NOW_MS)[0], AddressGrant)
+
+
+def test_an_erasure_leaves_the_log_whole_and_says_that_it_was_done(csmdb, home):
+    before = csmdb.repository.check_audit()
+    erase(csmdb, home.ems.id)
+    csmdb.repository.check_audit(f"{before.seq}:{before.digest}")
+    rows = list(csmdb.repository.audit_rows(home.ems.id))
+    assert (rows[-1]["action"], rows[-1]["subject"]) == ("erase", home.ems.id)
+    assert not any(row["personal"] for row in rows)
+    assert [row["action"] for row in rows if row["commitment"]] == ["set-person"] * 2 + ["ban"]
+
+
+def test_an_erasure_touches_nobody_else(csmdb, home):
+    other = enrolled(csmdb, "other-90")
+    set_person(csmdb, other.ems.id, Person("Bert"))
+    erase(csmdb, home.ems.id)
+    assert csmdb.repository.person(other.ems.id) == Person("Bert")
+    assert csmdb.repository.meter_of(other.ems.id).serial == "SN-other-90"
+    assert list(csmdb.repository.audit_rows(other.ems.id))[-1]["personal"] == {"name": "Bert"}
+
+
+def test_what_is_told_after_an_erasure_is_kept_and_may_be_erased_again(csmdb, home):
+    erase(csmdb, home.ems.id)
+    set_person(csmdb, home.ems.id, PERSON)
+    csmdb.repository.check_audit()
+    erase(csmdb, home.ems.id)
+    csmdb.repository.check_audit()
+    assert found_in(csmdb.folder) == set()
+
+
+def test_a_file_that_somebody_reads_is_erased_in_the_end(csmdb, home):
+    """Nothing is claimed while old pages may still be there; doing it again does it."""
+    reader = sqlite3.connect(csmdb.folder / "csmdb.sqlite")
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM persons").fetchall()
+    error = run_csmdb("erase", csmdb.folder, home.ems.id, code=2)
+    assert "do it again" in error
+    reader.close()
+    run_csmdb("erase", csmdb.folder, home.ems.id)
+    assert found_in(csmdb.folder) == set()
+
+
+def test_an_export_tells_everything(csmdb, home):
+    told = json.loads(run_csmdb("export", csmdb.folder, home.ems.id, "--json"))
+    text = json.dumps(told, ensure_ascii=False)
+    assert [word for word in WORDS if word not in text] == []
+    assert home.address().id in text
+    assert told["audit"][-1]["action"] == "export"
+    tables = [row["name"] for row in csmdb.repository.db.query(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE '%sqlite%'"
+    )]  # fmt: skip
+    assert set(tables) - {"audit_head"} == {
+        "claims", "participants", "persons", "meters", "certificates", "address_grants",
+        "validator_grants", "audit", "audit_personal",
+    }, "a table that an export does not look into"  # fmt: skip
+
+
+def test_what_goes_to_the_ledger_names_nobody(csmdb, home):
+    """A chain holds grants, so it verifies whoever was erased. Certificates stay off it."""
+    csmdb.ban(home.ems.id, "")
+    code = csmdb.add_claim(["prosumer"], 1, 1, "feeder-1", VALIDATOR)
+    host = type(home)("host")
+    csmdb.desk.enroll(host.ems.id, host.enrolment(code, serial="SERIAL-77-H"), NOW_MS)
+    asked = {"validator": VALIDATOR, "meterKey": to_text(make_key("p").public)}
+    grants = [
+        csmdb.desk.grant_validator(host.ems.id, asked, NOW_MS),
+        *csmdb.desk.grant_addresses(home.ems.id, {"addresses": [home.address_row()]}, NOW_MS),
+    ]
+    assert [type(one) for one in grants] == [ValidatorGrant, AddressGrant]
+    owner = [home.ems.id, host.ems.id, to_text(home.meter.public), to_text(host.meter.public)]
+    for grant in grants:
+        assert not [word for word in (*WORDS, *owner) if word in dump_text(grant)]
+
+
+def test_nobody_and_too_long_a_name_are_refused(csmdb, home):
+    assert "nobody has this identity" in run_csmdb("erase", csmdb.folder, "hg1no", code=2)
+    assert "nobody has this identity" in run_csmdb("export", csmdb.folder, "hg1no", code=2)
+    with pytest.raises(ConfigError, match="name"):
+        set_person(csmdb, home.ems.id, Person("x" * 201))
+
+
+def test_the_command_keeps_who_somebody_is(csmdb, home):
+    words = ["--name", "Ann", "--meter-location", "cellar"]
+    run_csmdb("person", csmdb.folder, home.ems.id, *words)
+    with open_csmdb(csmdb.folder, clock=StandingClock()) as again:
+        assert again.repository.person(home.ems.id) == Person("Ann", meter_location="cellar")
