@@ -181,6 +181,32 @@ def export(folder: Folder, participant: str, as_json: Json = False) -> None:
     print(json.dumps(found, indent=None if as_json else 2))
 
 
+@app.command()
+def backup(
+    folder: Folder,
+    target: Annotated[Path, typer.Argument(help="File to write; never overwritten.")],
+    as_json: Json = False,
+) -> None:
+    """Write keys and database into one file, also while it runs. Guard it: it can certify."""
+    from csmdb.backup import back_up  # noqa: PLC0415
+
+    with _open(folder) as csmdb:
+        _print({"rows": back_up(csmdb, target)}, as_json)
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="New folder.")],
+    source: Annotated[Path, typer.Argument(help="File of `csmdb backup`.")],
+    as_json: Json = False,
+) -> None:
+    """Bring a CSM-DB back. What was erased or banned since, do again."""
+    from csmdb.backup import restore as bring_back  # noqa: PLC0415
+
+    restored = bring_back(source, folder)
+    _print({"rows": restored.rows, "made": _time(restored.made_ms)}, as_json)
+
+
 @audit_app.command("verify")
 def audit_verify(
     folder: Folder,

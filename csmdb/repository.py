@@ -13,7 +13,7 @@ from csmdb import audit
 from csmdb.audit import AuditBrokenError, AuditRow, Head, Personal
 from csmdb.records import AddressRow, Claim, Participant, Person
 from csmdb.schema import AUDIT_OF_SUBJECTS
-from csmdb.storage import Storage
+from csmdb.storage import Storage, insert
 from wire.certificates import AddressGrant, Certificate, Meter, ValidatorGrant, dump_text, parse
 from wire.errors import ConfigError
 from wire.keys import SigningKey, from_text, id_of
@@ -313,7 +313,7 @@ class SqlRepository:
         Raises:
             AuditBrokenError: what does not fit, from the oldest row on.
         """
-        with self.db.atomic():
+        with self.db.snapshot():
             head = self._audit_head()
             if head is None:
                 raise AuditBrokenError("the log has no sealed end")
@@ -406,6 +406,4 @@ class SqlRepository:
         return next(iter(self.db.query(sql, list(values))), None)
 
     def _insert(self, table: str, then: str = "", /, **row: object) -> None:
-        places = ", ".join("?" for _ in row)
-        sql = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places}) {then}"  # noqa: S608
-        self.db.execute(sql, list(row.values()))
+        insert(self.db, table, row, then)

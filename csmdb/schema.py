@@ -109,3 +109,17 @@ PERSONS = Migration(
 )
 
 MIGRATIONS = (FIRST_TABLES, METERS_WITHOUT_SERIAL, AUDIT_OF_SUBJECTS, PERSONS)
+
+TABLES = {
+    "claims": "code_hash",
+    "participants": "id",
+    "persons": "participant",
+    "meters": "meter_id",
+    "certificates": "serial_no",
+    "address_grants": "address",
+    "validator_grants": "id",
+    "audit": "seq",
+    "audit_personal": "seq",
+    "audit_head": "id",
+}
+"""Every table and its key, those that others refer to first."""

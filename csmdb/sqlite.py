@@ -50,6 +50,15 @@ class SqliteStorage:
             self._db.rollback()
             raise
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """What is read inside is of one moment; nobody who writes is held up."""
+        self._db.conn.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.rollback()
+
     def query(self, sql: str, values: Sequence[object] = ()) -> Iterator[dict[str, Any]]:
         """The rows of a SELECT, by name of the column."""
         return self._db.query(sql, list(values))

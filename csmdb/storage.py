@@ -7,7 +7,7 @@ databases behind this port have in common.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -34,6 +34,10 @@ class Storage(Protocol):
         """
         ...
 
+    def snapshot(self) -> AbstractContextManager[object]:
+        """What is read inside is of one moment; nobody who writes is held up."""
+        ...
+
     def query(self, sql: str, values: Sequence[object] = ()) -> Iterator[dict[str, Any]]:
         """The rows of a SELECT, by name of the column."""
         ...
@@ -54,3 +58,16 @@ class Storage(Protocol):
     def close(self) -> None:
         """Release it."""
         ...
+
+
+def insert(db: Storage, table: str, row: Mapping[str, object], then: str = "") -> None:
+    """
+    Put a row into a table.
+
+    Args:
+        table, row: names are our own, never from outside
+        then: what follows, like ON CONFLICT
+    """
+    places = ", ".join("?" for _ in row)
+    sql = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places}) {then}"  # noqa: S608
+    db.execute(sql, list(row.values()))
