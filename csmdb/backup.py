@@ -24,19 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from csmdb.audit import AuditBrokenError
+from csmdb.config import open_storage, write_config
+from csmdb.files import write_private
+from csmdb.repository import SqlRepository
 from csmdb.schema import MIGRATIONS, TABLES
-from csmdb.setup import (
-    BOX_KEY,
-    CERTIFICATE,
-    DATABASE,
-    FACTS,
-    ISSUING_KEY,
-    CsmDb,
-    open_csmdb,
-)
+from csmdb.setup import BOX_KEY, CERTIFICATE, FACTS, ISSUING_KEY, CsmDb, check_empty
 from csmdb.sqlite import SqliteStorage
 from csmdb.storage import Storage, insert
-from runtime.ports import Clock
+from runtime.keyfiles import read_key
 from wire.errors import ConfigError
 
 FORMAT = 1
@@ -80,12 +75,15 @@ def back_up(csmdb: CsmDb, target: Path) -> int:
     return count
 
 
-def restore(source: Path, folder: Path, clock: Clock | None = None) -> Restored:
+def restore(source: Path, folder: Path, storage_url: str = "") -> Restored:
     """
     Bring a CSM-DB back into a new (or empty) folder.
 
+    Args:
+        storage_url: of an empty database, to which the rows go; without, SQLite in the folder
+
     Raises:
-        ConfigError: not a whole backup, or the folder holds something.
+        ConfigError: not a whole backup, or folder or database hold something.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: holds something; restore into a new folder")
@@ -93,15 +91,16 @@ def restore(source: Path, folder: Path, clock: Clock | None = None) -> Restored:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".restore-") as scratch:
         copy, fresh = Path(scratch) / "backup", Path(scratch) / "csmdb"
         fresh.mkdir(mode=0o700)
+        if storage_url:
+            write_config(fresh, storage_url)
         try:
             shutil.copyfile(source, copy)
             manifest, files = _read(source, copy)
-            restored = Restored(_restore_rows(copy, fresh), int(manifest["made_ms"]))
+            for name, content in files.items():
+                write_private(fresh / name, content)
+            restored = Restored(_restore_rows(source, copy, fresh), int(manifest["made_ms"]))
         except (OSError, sqlite3.Error, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{source}: not a backup of a CSM-DB ({error})") from None
-        for name, content in files.items():
-            _write_private(fresh / name, content)
-        _check(source, fresh, clock)
         fresh.rename(folder)
     _sync(folder.parent)
     return restored
@@ -161,21 +160,16 @@ def _read(source: Path, copy: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return manifest, files
 
 
-def _restore_rows(copy: Path, fresh: Path) -> int:
-    """Rows into the new database, by way of the present schema."""
-    with closing(SqliteStorage(copy)) as source:
-        os.close(os.open(fresh / DATABASE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        with closing(SqliteStorage(fresh / DATABASE)) as target, target.atomic():
-            return copy_rows(source, target)
-
-
-def _check(source: Path, fresh: Path, clock: Clock | None) -> None:
-    """What was restored opens, and its log is whole."""
-    try:
-        with open_csmdb(fresh, clock=clock) as csmdb:
-            csmdb.repository.check_audit()
-    except AuditBrokenError as error:
-        raise ConfigError(f"{source}: {error}; use another backup") from None
+def _restore_rows(source: Path, copy: Path, fresh: Path) -> int:
+    """Rows whose log is whole into the new database, by way of the present schema."""
+    with closing(SqliteStorage(copy)) as rows:
+        try:
+            SqlRepository(rows, read_key(fresh / ISSUING_KEY)).check_audit()
+        except AuditBrokenError as error:
+            raise ConfigError(f"{source}: {error}; use another backup") from None
+        with closing(open_storage(fresh)) as target, target.atomic():
+            check_empty(target, str(fresh))
+            return copy_rows(rows, target)
 
 
 def _digest(db: sqlite3.Connection) -> str:
@@ -195,14 +189,6 @@ def _everything(db: sqlite3.Connection, there: set[str]) -> Iterator[tuple[str, 
 
 
 # --- Files ---------------------------------------------------------------------------------------
-
-
-def _write_private(path: Path, content: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _with_logs(path: Path) -> list[Path]:

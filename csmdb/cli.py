@@ -25,6 +25,7 @@ audit_app = typer.Typer(help="What was done, by whom, to whom.", no_args_is_help
 app.add_typer(audit_app, name="audit")
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the CSM-DB.")]
+STORAGE = "postgresql://… of an empty database; without, SQLite in the folder."
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -33,12 +34,13 @@ def init(
     folder: Folder,
     market: Annotated[str, typer.Option(help="Name of the market, [a-z0-9-].")],
     slot_s: Annotated[int, typer.Option(help="Length of a slot [s].")] = 900,
+    storage: Annotated[str, typer.Option(help=STORAGE)] = "",
     as_json: Json = False,
 ) -> None:
     """Make issuing key, box key and database."""
     from csmdb.setup import FACTS, create  # noqa: PLC0415  (help should not wait for imports)
 
-    with create(folder, market, slot_length_s=slot_s):
+    with create(folder, market, slot_length_s=slot_s, storage_url=storage):
         facts = json.loads((folder / FACTS).read_text())
     _print(facts, as_json)
 
@@ -198,12 +200,13 @@ def backup(
 def restore(
     folder: Annotated[Path, typer.Argument(help="New folder.")],
     source: Annotated[Path, typer.Argument(help="File of `csmdb backup`.")],
+    storage: Annotated[str, typer.Option(help=STORAGE)] = "",
     as_json: Json = False,
 ) -> None:
     """Bring a CSM-DB back. What was erased or banned since, do again."""
     from csmdb.backup import restore as bring_back  # noqa: PLC0415
 
-    restored = bring_back(source, folder)
+    restored = bring_back(source, folder, storage)
     _print({"rows": restored.rows, "made": _time(restored.made_ms)}, as_json)
 
 

@@ -77,7 +77,7 @@ def read_identity(value: dict[str, Any], name: str) -> str:
 
 def read_text(text: object, name: str, limit: int = MAX_TEXT) -> str:
     """A short text. Raises MalformedError."""
-    if type(text) is not str or len(text) > limit:
+    if type(text) is not str or len(text) > limit or "\0" in text:  # PostgreSQL takes no NUL
         raise MalformedError("expected a short text", field=name, limit=limit)
     return text
 

@@ -4,6 +4,7 @@ The folder of a CSM-DB: made once, opened by the service, the command line and t
     issuing.key        seed of the issuing key, the trust anchor's private half (mode 0600)
     box.key            seed of the key that requests are sealed to (mode 0600)
     csmdb.sqlite       claims, participants, meters, certificates, grants, audit log
+    csmdb.toml         when there is one: where the database is instead (csmdb.config)
     certificate.json   the CSM-DB's own certificate, for its connection to the broker
     csmdb.json         what everybody may know: market, slot length, identity, public keys
 
@@ -15,14 +16,16 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from csmdb.config import CONFIG, open_storage, write_config
 from csmdb.core import CLAIM_DAYS, DAY_MS, OPERATOR, Desk, check_roles, hash_code, make_code
 from csmdb.records import Claim
 from csmdb.repository import SqlRepository
-from csmdb.sqlite import SqliteStorage
+from csmdb.storage import Storage
 from runtime.clock import clock_from_environment
 from runtime.keyfiles import read_key, read_secret, write_secret
 from runtime.ports import Clock, Rng
@@ -35,7 +38,6 @@ from wire.slots import DEFAULT_SLOT_S, SlotGrid
 
 ISSUING_KEY = "issuing.key"
 BOX_KEY = "box.key"
-DATABASE = "csmdb.sqlite"
 CERTIFICATE = "certificate.json"
 FACTS = "csmdb.json"
 CONNECTION_MAX_W = 10_000_000
@@ -199,14 +201,18 @@ def create(
     market: str,
     *,
     slot_length_s: int = DEFAULT_SLOT_S,
+    storage_url: str = "",
     clock: Clock | None = None,
     rng: Rng | None = None,
 ) -> CsmDb:
     """
     Make keys and database in a new (or empty) folder.
 
+    Args:
+        storage_url: of an empty database; without, SQLite in the folder
+
     Raises:
-        ConfigError: there is a CSM-DB already, or market or slot length are not usable.
+        ConfigError: there is a CSM-DB already, or market, slot length or database are not usable.
     """
     if (folder / ISSUING_KEY).exists():
         raise ConfigError(f"{folder}: there is a CSM-DB already")
@@ -216,6 +222,10 @@ def create(
     except (TopicError, ValueError) as error:
         raise ConfigError(str(error)) from None
     folder.mkdir(parents=True, exist_ok=True)
+    if storage_url:
+        write_config(folder, storage_url)
+        with closing(open_storage(folder)) as storage:
+            check_empty(storage, f"{folder / CONFIG}: storage.url")
     issuing, box = SigningKey(os.urandom(KEY_BYTES)), BoxKey(os.urandom(KEY_BYTES))
     facts = {
         "market": market,
@@ -228,6 +238,17 @@ def create(
     write_secret(folder / BOX_KEY, box.seed)
     write_secret(folder / ISSUING_KEY, issuing.seed)
     return open_csmdb(folder, clock=clock, rng=rng)
+
+
+def check_empty(storage: Storage, where: str) -> None:
+    """
+    Raise unless nothing was ever written to a database.
+
+    Raises:
+        ConfigError: something was.
+    """
+    if next(storage.query("SELECT seq FROM audit LIMIT 1"), None) is not None:
+        raise ConfigError(f"{where}: this database holds a CSM-DB; give an empty one")
 
 
 def open_csmdb(folder: Path, *, clock: Clock | None = None, rng: Rng | None = None) -> CsmDb:
@@ -248,16 +269,13 @@ def open_csmdb(folder: Path, *, clock: Clock | None = None, rng: Rng | None = No
     box = BoxKey(read_secret(folder / BOX_KEY))
     if facts.get("id") != issuing.id:
         raise ConfigError(f"{folder / FACTS}: id is not that of {ISSUING_KEY}")
-    database = folder / DATABASE
-    if not database.exists():
-        os.close(os.open(database, os.O_WRONLY | os.O_CREAT, 0o600))
     csmdb = CsmDb(
         folder=folder,
         market=market,
         grid=grid,
         issuing_key=issuing,
         box=box,
-        repository=SqlRepository(SqliteStorage(database), issuing),
+        repository=SqlRepository(open_storage(folder), issuing),
         clock=clock or clock_from_environment(),
         rng=rng or SystemRng(),
     )

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.csmdb_site import NOW_MS, StandingClock, enrolled, run_csmdb
+from support.csmdb_site import NOW_MS, StandingClock, drop_triggers, enrolled, run_csmdb
 
 from csmdb.audit import AuditBrokenError, AuditRow, Personal, check, digest_of, follow, make_head
 from csmdb.setup import create, open_csmdb
@@ -115,20 +115,10 @@ def test_words_put_beside_a_row_that_had_none_are_found():
     broken(personal=PERSONAL | {len(ROWS): Personal("00" * 32, "{}")})
 
 
-@pytest.fixture
-def csmdb(tmp_path):
-    with create(tmp_path / "csmdb", "test", clock=StandingClock()) as opened:
-        yield opened
-
-
-def forge(csmdb, *statements):
-    """Somebody with the file in his hands."""
-    with sqlite3.connect(csmdb.folder / "csmdb.sqlite") as file:
-        for trigger in ("audit_no_update", "audit_no_delete"):
-            file.execute(f"DROP TRIGGER {trigger}")
-        for statement in statements:
-            file.execute(statement)
-    file.close()
+def forge(csmdb, statement):
+    """Somebody with the database in his hands."""
+    drop_triggers(csmdb.repository.db)
+    csmdb.repository.db.execute(statement)
 
 
 @pytest.mark.parametrize(

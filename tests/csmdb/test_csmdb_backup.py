@@ -11,14 +11,8 @@ from csmdb.backup import back_up, restore
 from csmdb.privacy import erase, export, set_person
 from csmdb.records import Person
 from csmdb.schema import TABLES
-from csmdb.setup import create, open_csmdb
+from csmdb.setup import open_csmdb
 from wire.errors import ConfigError
-
-
-@pytest.fixture
-def csmdb(tmp_path):
-    with create(tmp_path / "csmdb", "test", clock=StandingClock()) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -51,9 +45,31 @@ def test_a_restored_database_is_the_one_that_was_backed_up_and_goes_on(csmdb, ho
     assert {path.stat().st_mode & 0o077 for path in (tmp_path / "new").glob("*.key")} == {0}
 
 
-def test_every_table_is_in_a_backup(csmdb):
-    names = csmdb.repository.db.query("SELECT name FROM sqlite_master WHERE type = 'table'")
-    assert {row["name"] for row in names if "sqlite" not in row["name"]} == set(TABLES)
+def test_every_table_is_in_a_backup(csmdb, storage_url):
+    listing = (
+        "SELECT table_name AS name FROM information_schema.tables WHERE table_schema = 'public'"
+        if storage_url
+        else "SELECT name FROM sqlite_master WHERE type = 'table'"
+    )
+    names = {row["name"] for row in csmdb.repository.db.query(listing)}
+    assert {name for name in names if "sqlite" not in name and "migra" not in name} == set(TABLES)
+
+
+@pytest.mark.parametrize("target", ["sqlite", "postgresql"])
+def test_a_backup_moves_a_database_to_another_storage(csmdb, home, tmp_path, target, request):
+    back_up(csmdb, tmp_path / "b")
+    words = []
+    if target == "postgresql":
+        url = request.getfixturevalue("postgres").fresh()
+        words = ["--storage", url]
+    run_csmdb("restore", tmp_path / "new", tmp_path / "b", *words)
+    with open_csmdb(tmp_path / "new", clock=StandingClock()) as restored:
+        assert everything(restored) == everything(csmdb)
+        restored.repository.check_audit()
+    if words:
+        again = run_csmdb("restore", tmp_path / "other", tmp_path / "b", *words, code=2)
+        assert "give an empty one" in again
+        assert not (tmp_path / "other").exists()
 
 
 def test_a_backup_of_a_running_database_is_of_one_moment(csmdb, home, tmp_path):
@@ -80,7 +96,7 @@ def test_a_backup_of_a_running_database_is_of_one_moment(csmdb, home, tmp_path):
         thread.join()
     assert failed == []
     for number in range(5):
-        restore(tmp_path / f"b{number}", tmp_path / f"new{number}", StandingClock())
+        restore(tmp_path / f"b{number}", tmp_path / f"new{number}")
         with open_csmdb(tmp_path / f"new{number}", clock=StandingClock()) as restored:
             rows = everything(restored)
             homes = {row["participant"] for row in rows["meters"]}
@@ -96,7 +112,7 @@ def test_a_backup_made_after_an_erasure_has_nothing_of_it(csmdb, home, tmp_path)
     raw = (tmp_path / "after").read_bytes()
     assert b"Musterfrau" not in raw
     assert b"SN-home-1" not in raw
-    restore(tmp_path / "after", tmp_path / "new", StandingClock())
+    restore(tmp_path / "after", tmp_path / "new")
     with open_csmdb(tmp_path / "new", clock=StandingClock()) as restored:
         assert export(restored, home.ems.id)["person"]["name"] == ""
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.brokers import make_key
+from support.csmdb_site import NOW_MS, StandingClock, drop_triggers
 from support.enrolment import AskingHome
 
 from csmdb.audit import AuditBrokenError
@@ -17,19 +18,7 @@ from wire.certificates import AddressGrant, Certificate, ValidatorGrant, check, 
 from wire.errors import ConfigError, MalformedError, Refusal
 from wire.keys import to_text
 
-NOW_MS = 1_780_000_000_000
 VALIDATOR = make_key("validator").id
-
-
-class StandingClock:
-    def now_ms(self):
-        return NOW_MS
-
-
-@pytest.fixture
-def csmdb(tmp_path):
-    with create(tmp_path / "csmdb", "test", clock=StandingClock()) as opened:
-        yield opened
 
 
 def claim(csmdb, roles=("prosumer",), validator=""):
@@ -181,7 +170,8 @@ def test_a_malformed_enrolment_is_named_so(csmdb, change):
 
 def test_codes_are_not_kept_and_typing_errors_are_forgiven(csmdb):
     code = claim(csmdb)
-    assert code.replace("-", "").encode() not in (csmdb.folder / "csmdb.sqlite").read_bytes()
+    rows = [*csmdb.repository.db.query("SELECT * FROM claims"), *csmdb.repository.audit_rows()]
+    assert code.replace("-", "") not in repr(rows).replace("-", "")
     assert hash_code(code.lower().replace("-", " ").replace("1", "l")) == hash_code(code)
 
 
@@ -420,15 +410,15 @@ def test_the_banned_are_refused_everything(csmdb):
 def test_the_audit_log_is_append_only_and_chained(csmdb):
     enrolled(csmdb)
     assert csmdb.repository.check_audit().seq >= 3
-    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+    with pytest.raises(Exception, match="append-only"):
         csmdb.repository.db.execute("UPDATE audit SET actor = 'nobody' WHERE seq = 2")
-    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+    with pytest.raises(Exception, match="append-only"):
         csmdb.repository.db.execute("DELETE FROM audit WHERE seq = 1")
 
 
 def test_a_forged_audit_row_is_found(csmdb):
     enrolled(csmdb)
-    csmdb.repository.db.execute("DROP TRIGGER audit_no_update")
+    drop_triggers(csmdb.repository.db)
     csmdb.repository.db.execute("UPDATE audit SET outcome = 'BANNED' WHERE seq = 2")
     with pytest.raises(AuditBrokenError, match="row 2"):
         csmdb.repository.check_audit()

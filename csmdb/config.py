@@ -1,0 +1,106 @@
+"""
+`csmdb.toml` in the folder of a CSM-DB: where its database is. Without the file, or a key: defaults.
+
+    [storage]
+    url = "postgresql://csmdb@db.example/csmdb"   # default: csmdb.sqlite in the folder
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from csmdb.files import write_private
+from csmdb.sqlite import SqliteStorage
+from csmdb.storage import Storage
+from wire.errors import ConfigError
+
+CONFIG = "csmdb.toml"
+DATABASE = "csmdb.sqlite"
+SCHEMES = ("postgresql://", "postgres://")
+
+
+class Section(BaseModel):
+    """Base of the sections: a key we do not know is a mistake, not a wish."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StorageSection(Section):
+    """Where the tables are."""
+
+    url: str = ""
+    """`postgresql://…`; empty: SQLite, in the folder."""
+
+    @field_validator("url")
+    @classmethod
+    def _known(cls, url: str) -> str:
+        if url and not url.startswith(SCHEMES):
+            raise ValueError("expected postgresql://USER@HOST/DATABASE, or nothing for SQLite")
+        return url
+
+
+class CsmDbConfig(Section):
+    """All of the file."""
+
+    storage: StorageSection = StorageSection()
+
+
+def load_config(folder: Path) -> CsmDbConfig:
+    """
+    Read and check the folder's configuration.
+
+    Raises:
+        ConfigError: names file, key and what would be right.
+    """
+    path = folder / CONFIG
+    try:
+        return CsmDbConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return CsmDbConfig()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: {where}: {first['msg']}") from None
+
+
+def write_config(folder: Path, storage_url: str) -> None:
+    """
+    Write the configuration of a new folder, for its owner only: the URL may hold a password.
+
+    Raises:
+        ConfigError: not such a URL.
+    """
+    try:
+        StorageSection(url=storage_url)
+    except ValidationError as error:
+        raise ConfigError(f"--storage: {error.errors()[0]['msg']}") from None
+    write_private(folder / CONFIG, f"[storage]\nurl = {json.dumps(storage_url)}\n")
+
+
+def open_storage(folder: Path) -> Storage:
+    """
+    The database that a folder's configuration names, at the present schema.
+
+    Raises:
+        ConfigError: it cannot be opened.
+    """
+    url = load_config(folder).storage.url
+    if not url:
+        database = folder / DATABASE
+        if not database.exists():
+            write_private(database, "")
+        return SqliteStorage(database)
+    where = f"{folder / CONFIG}: storage.url"
+    try:
+        from csmdb.postgres import PostgresStorage  # noqa: PLC0415  (psycopg is an extra)
+    except ImportError as error:
+        raise ConfigError(f"{where}: {error}; install hearthgrid[postgres]") from None
+    return PostgresStorage(url, where)
