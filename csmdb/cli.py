@@ -23,6 +23,8 @@ claim_app = typer.Typer(help="One-time codes for enrolment.", no_args_is_help=Tr
 app.add_typer(claim_app, name="claim")
 audit_app = typer.Typer(help="What was done, by whom, to whom.", no_args_is_help=True)
 app.add_typer(audit_app, name="audit")
+token_app = typer.Typer(help="Operators' tokens for the HTTP API.", no_args_is_help=True)
+app.add_typer(token_app, name="token")
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the CSM-DB.")]
 STORAGE = "postgresql://… of an empty database; without, SQLite in the folder."
@@ -248,6 +250,45 @@ def audit_show(
     for row in rows:
         words = (row[name] for name in ("actor", "action", "subject", "outcome"))
         print(f"{row['seq']:6} {_time(row['time_ms'])} {' '.join(word for word in words if word)}")
+
+
+@token_app.command("new")
+def token_new(
+    folder: Folder,
+    role: Annotated[str, typer.Argument(help="viewer, registrar or security.")],
+    name: Annotated[str, typer.Option(help="Whose it is, for lists.")] = "",
+    days: Annotated[int, typer.Option(min=1, max=3650, help="How long it is good [d].")] = 90,
+    as_json: Json = False,
+) -> None:
+    """Print a token. It is shown once."""
+    from csmdb.tokens import make_token  # noqa: PLC0415
+
+    with _open(folder) as csmdb:
+        token = make_token(csmdb, role, name, days)
+    print(json.dumps({"token": token}) if as_json else token)
+
+
+@token_app.command("list")
+def token_list(folder: Folder, as_json: Json = False) -> None:
+    """List tokens, without their secrets."""
+    with _open(folder) as csmdb:
+        rows = csmdb.repository.list_tokens()
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print(f"{row['id']}  {row['role']:9}  until {_time(row['expires_ms'])}  {row['name']}")
+
+
+@token_app.command("revoke")
+def token_revoke(
+    folder: Folder, token_id: Annotated[str, typer.Argument(help="As `list` shows it.")]
+) -> None:
+    """End a token now."""
+    from csmdb.tokens import revoke_token  # noqa: PLC0415
+
+    with _open(folder) as csmdb:
+        revoke_token(csmdb, token_id)
 
 
 @app.command()

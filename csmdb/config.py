@@ -1,8 +1,12 @@
 """
-`csmdb.toml` in the folder of a CSM-DB: where its database is. Without the file, or a key: defaults.
+`csmdb.toml` in the folder of a CSM-DB: where its database is, and the HTTP API.
 
     [storage]
     url = "postgresql://csmdb@db.example/csmdb"   # default: csmdb.sqlite in the folder
+
+    [http]
+    port = 8335                                   # without it, no HTTP; 0 takes a free one
+    names = ["csmdb.example"]                     # under which a TLS proxy passes calls on
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import json
 import tomllib
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from csmdb.files import write_private
 from csmdb.sqlite import SqliteStorage
@@ -43,10 +47,22 @@ class StorageSection(Section):
         return url
 
 
+class HttpSection(Section):
+    """
+    The operators' API, on the loopback interface only: tokens are not for the open network.
+
+    A proxy with TLS passes calls on.
+    """
+
+    port: int | None = Field(default=None, ge=0, le=65_535)
+    names: tuple[str, ...] = ()
+
+
 class CsmDbConfig(Section):
     """All of the file."""
 
     storage: StorageSection = StorageSection()
+    http: HttpSection = HttpSection()
 
 
 def load_config(folder: Path) -> CsmDbConfig:

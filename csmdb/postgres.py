@@ -97,6 +97,9 @@ class PostgresStorage:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """What is read inside is of one moment; nobody who writes is held up."""
+        if self._in_transaction():  # whoever writes is the only one
+            yield
+            return
         self._come_back()
         with self._db.transaction():
             self._db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")

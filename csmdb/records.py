@@ -57,6 +57,20 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
+class Token:
+    """What is kept of a token."""
+
+    id: str
+    role: str
+    name: str
+    """Whose it is, for lists."""
+    digest: str
+    created_ms: int
+    expires_ms: int
+    """Also set to now by a revocation."""
+
+
+@dataclass(frozen=True, slots=True)
 class AddressRow:
     """An address of a meter, for the DSO's audit."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from csmdb import audit
 from csmdb.audit import AuditBrokenError, AuditRow, Head, Personal
-from csmdb.records import AddressRow, Claim, Participant, Person
+from csmdb.records import AddressRow, Claim, Participant, Person, Token
 from csmdb.schema import AUDIT_OF_SUBJECTS
 from csmdb.storage import Storage, insert
 from wire.certificates import AddressGrant, Certificate, Meter, ValidatorGrant, dump_text, parse
@@ -337,13 +337,19 @@ class SqlRepository:
         Args:
             subject: only what is about it
         """
-        rows = self.db.query(
-            "SELECT a.*, COALESCE(p.document, '{}') AS personal"
+        return self._audit_rows("? = '' OR a.subject = ?", [subject, subject], 2**53)
+
+    def audit_page(self, after: int, limit: int) -> list[dict[str, Any]]:
+        """Rows of the audit log from the one after `after` on, as `audit_rows` gives them."""
+        return list(self._audit_rows("a.seq > ?", [after], limit))
+
+    def _audit_rows(self, where: str, values: list[object], limit: int) -> Iterator[dict[str, Any]]:
+        sql = (
+            "SELECT a.*, COALESCE(p.document, '{}') AS personal"  # noqa: S608  (our own words)
             " FROM audit a LEFT JOIN audit_personal p ON p.seq = a.seq"
-            " WHERE ? = '' OR a.subject = ? ORDER BY a.seq",
-            [subject, subject],
+            f" WHERE {where} ORDER BY a.seq LIMIT ?"
         )
-        for row in rows:
+        for row in self.db.query(sql, [*values, limit]):
             yield {**row, "personal": json.loads(row["personal"])}
 
     def forget_audit(self, subject: str) -> int:
@@ -373,6 +379,30 @@ class SqlRepository:
             with self.db.atomic():
                 self._put_head(last["seq"], last["digest"])
 
+    # --- operators' tokens ----------------------------------------------------------------------
+
+    def add_token(self, token: Token) -> None:
+        """Keep a token's hash."""
+        self._insert("tokens", **asdict(token))
+
+    def token(self, token_id: str) -> Token | None:
+        """A token by its id, ended or not."""
+        row = self._one("SELECT * FROM tokens WHERE id = ?", token_id)
+        return Token(**row) if row is not None else None
+
+    def end_token(self, token_id: str, time_ms: int) -> bool:
+        """End a token; False when there is none."""
+        sql = "UPDATE tokens SET expires_ms = ? WHERE id = ?"
+        return self.db.execute(sql, [time_ms, token_id]) == 1
+
+    def list_tokens(self) -> list[dict[str, Any]]:
+        """Tokens, without their hashes."""
+        return list(
+            self.db.query(
+                "SELECT id, role, name, created_ms, expires_ms FROM tokens ORDER BY created_ms, id"
+            )
+        )
+
     # --- for people -----------------------------------------------------------------------------
 
     def list_participants(self) -> list[dict[str, Any]]:
@@ -387,6 +417,13 @@ class SqlRepository:
                 " ORDER BY p.enrolled_ms, p.id"
             )
         ]
+
+    def participant_page(self, after: str, limit: int) -> list[Participant]:
+        """Participants and services by id, from the one after `after` on."""
+        rows = self.db.query(
+            "SELECT * FROM participants WHERE id > ? ORDER BY id LIMIT ?", [after, limit]
+        )
+        return [Participant(**{**row, "roles": tuple(json.loads(row["roles"]))}) for row in rows]
 
     def list_claims(self) -> list[dict[str, Any]]:
         """Claims and whether they were used (never the codes: they are not kept)."""

@@ -8,6 +8,7 @@ Tables of the CSM-DB and their migrations, as SQL that every database behind the
     certificates       everything signed for a participant, newest last
     address_grants     who asked for which address: only here does an address lead to a home
     validator_grants   which meter speaks for which validator
+    tokens             operators' tokens for the HTTP API, hashed
     audit              what was decided, append-only, each row holding the digest of the one before
     audit_personal     what of a row of `audit` names a person, until it is erased
     audit_head         the last row of `audit`, sealed
@@ -108,7 +109,16 @@ PERSONS = Migration(
     ),
 )
 
-MIGRATIONS = (FIRST_TABLES, METERS_WITHOUT_SERIAL, AUDIT_OF_SUBJECTS, PERSONS)
+TOKENS = Migration(
+    "tokens",
+    (
+        """CREATE TABLE tokens (
+            id TEXT PRIMARY KEY, role TEXT NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL,
+            created_ms BIGINT NOT NULL, expires_ms BIGINT NOT NULL)""",
+    ),
+)
+
+MIGRATIONS = (FIRST_TABLES, METERS_WITHOUT_SERIAL, AUDIT_OF_SUBJECTS, PERSONS, TOKENS)
 
 TABLES = {
     "claims": "code_hash",
@@ -118,6 +128,7 @@ TABLES = {
     "certificates": "serial_no",
     "address_grants": "address",
     "validator_grants": "id",
+    "tokens": "id",
     "audit": "seq",
     "audit_personal": "seq",
     "audit_head": "id",

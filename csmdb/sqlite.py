@@ -42,7 +42,10 @@ class SqliteStorage:
             with self._db.atomic():
                 yield
             return
-        self._db.conn.execute("BEGIN IMMEDIATE")  # a reader that turns writer could be too late
+        try:
+            self._db.conn.execute("BEGIN IMMEDIATE")  # a reader that turns writer may be too late
+        except sqlite3.OperationalError as error:
+            raise StorageDownError(f"the file is busy ({error}); do it again") from None
         try:
             yield
             self._db.conn.execute("COMMIT")
@@ -53,6 +56,9 @@ class SqliteStorage:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """What is read inside is of one moment; nobody who writes is held up."""
+        if self._db.conn.in_transaction:  # which is of one moment already
+            yield
+            return
         self._db.conn.execute("BEGIN")
         try:
             yield

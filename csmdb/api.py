@@ -1,0 +1,315 @@
+"""
+The CSM-DB's HTTP API for operators. What may be asked stands in `csmdb.api_table`.
+
+A call passes, in this order: rate limit by address, route, token, role, parameters, body. Every
+call under a token, and every one refused for want of one, is a row of the audit log; a change and
+the row of its call are one transaction. What the rate limit refuses is counted, not logged: a flood
+must not fill the log. Refusals are `application/problem+json` with a name.
+
+It runs on the loop and the connection of the service, so that both see one database.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from csmdb import api_models as models
+from csmdb import privacy
+from csmdb.api_models import Code, Model, Problem
+from csmdb.api_table import ENDPOINTS, MAX_BODY_BYTES, QUERY, Endpoint, openapi
+from csmdb.audit import AuditBrokenError
+from csmdb.records import Participant, Person
+from csmdb.setup import CsmDb
+from csmdb.storage import StorageDownError
+from csmdb.tokens import find_token
+from runtime.http import SecurityHeaders
+from runtime.metrics import count_refusal
+from runtime.rate_limit import RateLimit
+from wire.errors import ConfigError, Refusal
+from wire.keys import is_id
+
+COMPONENT = "csmdb"
+BURST, PER_S, MAX_ASKERS = 60.0, 10.0, 10_000
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+NOBODY = "http"
+"""The actor of a call without a token that counts."""
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+class RefusedError(Exception):
+    """A call that is not answered; carries the problem."""
+
+    def __init__(self, status: int, code: Code, detail: str) -> None:
+        super().__init__(detail)
+        title = code.value.replace("_", " ").capitalize()
+        self.problem = Problem(title=title, status=status, code=code, detail=detail)
+
+
+def build_app(
+    csmdb: CsmDb, names: tuple[str, ...] = (), *, burst: float = BURST, per_s: float = PER_S
+) -> Starlette:
+    """
+    The API as an ASGI application.
+
+    Args:
+        names: host names it answers under, beside those of the loopback interface
+    """
+    api = _Api(csmdb, RateLimit(burst, per_s, MAX_ASKERS))
+    return Starlette(
+        routes=[Route(one.path, api.endpoint(one), methods=[one.method]) for one in ENDPOINTS],
+        middleware=[
+            Middleware(SecurityHeaders, headers=HEADERS),
+            Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, *names]),
+        ],
+        exception_handlers={HTTPException: api.no_route},
+    )
+
+
+class _Api:
+    def __init__(self, csmdb: CsmDb, rate: RateLimit) -> None:
+        self._csmdb = csmdb
+        self._rows = csmdb.repository
+        self._rate = rate
+
+    def endpoint(self, one: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+        """The handler of an endpoint."""
+
+        async def handle(request: Request) -> Response:
+            try:
+                return await take(request)
+            except StorageDownError as error:
+                return _problem(RefusedError(503, Code.BUSY, str(error)))
+
+        async def take(request: Request) -> Response:
+            actor = NOBODY
+            try:
+                self._admit(request)
+                actor = self._actor(request, one)
+                words = _parameters(request, one)
+                if one.body is not None:
+                    words["body"] = await _body(request, one.body)
+                return self._do(one, actor, words, _subject(request))
+            except RefusedError as error:
+                return self._refuse(one, actor, _subject(request), error)
+
+        return handle
+
+    async def no_route(self, request: Request, error: Exception) -> Response:
+        """What starlette refuses: no such path, another method."""
+        assert isinstance(error, HTTPException)
+        code = Code.METHOD_NOT_ALLOWED if error.status_code == 405 else Code.NOT_FOUND
+        try:
+            self._admit(request)
+        except RefusedError as refused:
+            return _problem(refused)
+        self._log(NOBODY, "http unknown", code.value, "")
+        return _problem(RefusedError(error.status_code, code, "/openapi.json says what is here"))
+
+    # --- the course of a call -------------------------------------------------------------------
+
+    def _admit(self, request: Request) -> None:
+        asker = request.client.host if request.client is not None else ""
+        if not self._rate.admit(asker, self._csmdb.clock.monotonic_s()):
+            count_refusal(COMPONENT, Refusal.RATE_LIMITED)
+            raise RefusedError(429, Code.RATE_LIMITED, "ask again in a second")
+
+    def _actor(self, request: Request, one: Endpoint) -> str:
+        if not one.roles:
+            return NOBODY
+        scheme, _, text = request.headers.get("authorization", "").partition(" ")
+        token = find_token(self._csmdb, text) if scheme.lower() == "bearer" else None
+        if token is None:
+            raise RefusedError(401, Code.NO_TOKEN, "a token of `csmdb token new` is needed")
+        if token.role not in one.roles:
+            code = Code.NOT_ALLOWED.value
+            self._log(f"token/{token.id}", _action(one), code, _subject(request))
+            raise RefusedError(403, Code.NOT_ALLOWED, f"for {', '.join(one.roles)}")
+        return f"token/{token.id}"
+
+    def _do(self, one: Endpoint, actor: str, words: dict[str, Any], subject: str) -> Response:
+        """Answer, with the row of the call in the same transaction where that can be."""
+        answer: Callable[..., Model | dict[str, Any]] = getattr(self, one.name)
+        if one.roles:
+            words["actor"] = actor
+        try:
+            if not one.roles:
+                found = answer(**words)
+            elif one.own_transaction:
+                found = answer(**words)
+                self._log(actor, _action(one), "OK", subject)
+            else:
+                with self._rows.atomic():
+                    found = answer(**words)
+                    self._log(actor, _action(one), "OK", subject)
+        except ConfigError as error:
+            raise RefusedError(400, Code.BAD_PARAMETER, str(error)) from None
+        except (StorageDownError, AuditBrokenError) as error:
+            raise RefusedError(503, Code.BUSY, str(error)) from None
+        return _response(found, one.status)
+
+    def _refuse(self, one: Endpoint, actor: str, subject: str, error: RefusedError) -> Response:
+        code = error.problem.code
+        # 403 was logged with its token; 429 must not be
+        if one.roles and code not in (Code.NOT_ALLOWED, Code.RATE_LIMITED):
+            self._log(actor, _action(one), code.value, subject)
+        return _problem(error)
+
+    def _log(self, actor: str, action: str, outcome: str, subject: str) -> None:
+        now_ms = self._csmdb.clock.now_ms()
+        with self._rows.atomic():
+            self._rows.audit(now_ms, actor, action, outcome, "", subject=subject)
+
+    # --- endpoints ------------------------------------------------------------------------------
+
+    def healthz(self) -> Model:
+        self._rows.next_serial_no()
+        return models.Health(status="ok", market=self._csmdb.market)
+
+    def openapi(self) -> dict[str, Any]:
+        return openapi()
+
+    def participants(self, after: str, limit: int, actor: str) -> Model:
+        page = self._rows.participant_page(after, limit)
+        last = page[-1].id if len(page) == limit else ""
+        return models.ParticipantPage(participants=[_facts(one) for one in page], next=last)
+
+    def participant(self, participant: str, actor: str) -> Model:
+        return _facts(self._known(participant))
+
+    def export(self, participant: str, actor: str) -> dict[str, Any]:
+        self._known(participant)
+        return privacy.export(self._csmdb, participant, actor)
+
+    def put_person(self, participant: str, body: models.PersonFacts, actor: str) -> Model:
+        self._known(participant)
+        privacy.set_person(self._csmdb, participant, Person(**body.model_dump()), actor)
+        return models.Done()
+
+    def erase(self, participant: str, actor: str) -> Model:
+        self._known(participant)
+        return models.ErasedFacts(**asdict(privacy.erase(self._csmdb, participant, actor)))
+
+    def ban(self, participant: str, body: models.BanOrder, actor: str) -> Model:
+        self._known(participant)
+        self._csmdb.ban(participant, body.reason, actor)
+        return models.Done()
+
+    def unban(self, participant: str, actor: str) -> Model:
+        self._known(participant)
+        self._csmdb.ban(participant, "", actor)
+        return models.Done()
+
+    def claims(self, actor: str) -> Model:
+        found = self._rows.list_claims()
+        return models.ClaimList(claims=[models.ClaimFacts(**one) for one in found])
+
+    def add_claim(self, body: models.ClaimOrder, actor: str) -> Model:
+        code = self._csmdb.add_claim(**body.model_dump(), actor=actor)
+        return models.ClaimCode(claim_code=code)
+
+    def audit(self, seq: int, limit: int, actor: str) -> Model:
+        found = self._rows.audit_page(seq, limit)
+        shown = models.AuditFacts.model_fields
+        rows = [models.AuditFacts(**{name: row[name] for name in shown}) for row in found]
+        return models.AuditPage(rows=rows)
+
+    def audit_head(self, actor: str) -> Model:
+        head = self._rows.check_audit()
+        return models.AuditHead(seq=head.seq, digest=head.digest)
+
+    def _known(self, participant: str) -> Participant:
+        who = self._rows.participant(participant) if is_id(participant) else None
+        if who is None:
+            raise RefusedError(404, Code.NOT_FOUND, "nobody has this identity")
+        return who
+
+
+def _facts(who: Participant) -> models.ParticipantFacts:
+    names = models.ParticipantFacts.model_fields
+    known = {name: getattr(who, name) for name in names}
+    return models.ParticipantFacts(
+        **{**known, "roles": list(who.roles), "banned": bool(who.banned)}
+    )
+
+
+def _action(one: Endpoint) -> str:
+    return f"http {one.method} {one.path}"
+
+
+def _subject(request: Request) -> str:
+    """Whom a call is about, when that is an identity."""
+    named = str(request.path_params.get("participant", ""))
+    return named if is_id(named) else ""
+
+
+def _parameters(request: Request, one: Endpoint) -> dict[str, Any]:
+    words: dict[str, Any] = dict(request.path_params)
+    for name in request.query_params:
+        if name not in one.query:
+            raise RefusedError(400, Code.BAD_PARAMETER, f"{name[:32]}: not a parameter here")
+    for name in one.query:
+        text = request.query_params.get(name)
+        words[name] = QUERY[name]["default"] if text is None else _value(name, text)
+    return words
+
+
+def _value(name: str, text: str) -> int | str:
+    schema = QUERY[name]
+    if schema["type"] == "string":
+        if len(text) <= schema["maxLength"] and re.fullmatch(schema["pattern"], text):
+            return text
+        raise RefusedError(400, Code.BAD_PARAMETER, f"{name}: expected a participant's id")
+    low, high = schema["minimum"], schema["maximum"]
+    value = int(text) if re.fullmatch(r"[0-9]{1,16}", text) else -1
+    if not low <= value <= high:
+        raise RefusedError(400, Code.BAD_PARAMETER, f"{name}: expected {low} to {high}")
+    return value
+
+
+async def _body(request: Request, model: type[Model]) -> Model:
+    """The body, bounded while it comes; what is wrong with it is named without quoting it."""
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > MAX_BODY_BYTES:
+            raise RefusedError(413, Code.OVERSIZED, f"at most {MAX_BODY_BYTES} bytes")
+    try:
+        return model.model_validate_json(bytes(raw))
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        where = ".".join(str(part)[:32] for part in first["loc"]) or "body"
+        raise RefusedError(400, Code.BAD_BODY, f"{where}: {first['type']}") from None
+
+
+def _response(found: Model | dict[str, Any], status: int) -> Response:
+    if isinstance(found, Model):
+        body: str | bytes = found.model_dump_json(by_alias=True)
+    else:
+        body = msgspec.json.encode(found)
+    return Response(body, status, media_type="application/json")
+
+
+def _problem(error: RefusedError) -> Response:
+    problem = error.problem
+    headers = {429: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}
+    body = problem.model_dump_json(by_alias=True)
+    return Response(
+        body, problem.status, headers.get(problem.status), media_type="application/problem+json"
+    )
