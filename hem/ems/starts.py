@@ -15,18 +15,22 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta, tzinfo
 
 import msgspec
+import structlog
 
 from hem.controller.flexible import DeferrablePolicy
 from hem.controller.plan import Deferrable, Plan, Task, Worth
 from hem.controller.value_curve import ValueCurve
 from runtime.ports import Store
 from wire.canonical import decode, encode
+from wire.errors import WireError
 from wire.slots import SlotGrid
 
 STARTS = "starts"
 KEEP_SLOTS = 192
 DAYS = 3
 """Windows that begin yesterday, today or tomorrow may lie ahead."""
+
+log = structlog.get_logger(component="hem")
 
 MakePlan = Callable[[Task], Awaitable[Plan | None]]
 
@@ -90,7 +94,11 @@ class Starts:
 
     def _kept(self) -> dict[str, int]:
         raw = self._store.get(STARTS)
-        return {} if raw is None else dict(decode(raw))
+        try:
+            return {} if raw is None else dict(decode(raw))
+        except (WireError, TypeError, ValueError) as error:
+            log.warning("chosen starts lost", why=str(error))
+            return {}
 
 
 def _parts(curve: ValueCurve | None) -> tuple[Worth, ...]:

@@ -238,3 +238,12 @@ async def test_above_the_owner_s_range_stored_energy_is_not_thrown_away():
     await ours.look(FIRST + 60, lowered, 7_500)
     assert ours.steer_w(FIRST + 68, 600, 0, 7_500, lowered, SLOT_S) in (None, 600)
     assert all(row.export_wh == 0 for row in ours.plan.slots)
+
+
+def test_broken_starts_in_the_store_are_lost_and_no_more():
+    store = MemoryStore()
+    with store.atomic():
+        store.put("starts", b"\xff")
+    with capture_logs() as logs:
+        assert Starts(store, SlotGrid(SLOT_S), Solver().plan, UTC).chosen == {}
+    assert [line["event"] for line in logs] == ["chosen starts lost"]

@@ -225,9 +225,9 @@ class Scene:
         return [event for _, event in events]
 
     async def caught_up(self):
-        """Until nothing waits; what the ledger said meanwhile."""
+        """Until nothing waits, days of slots one by one; what the ledger said meanwhile."""
         told = []
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(3 * PATIENCE_S):
             while self.home.readings.waiting or self.home.outbox.waiting:
                 told += await self.tell_events()
                 await asyncio.sleep(0.01)
