@@ -172,7 +172,7 @@ class Foresight:
             reluctance=policy.reluctance_uc_per_kwh,
             import_max_wh=import_max_wh * seconds_left // self._grid.length_s,
             export_max_wh=export_max_wh * seconds_left // self._grid.length_s,
-            keep_wh=reserve_wh,
+            keep_wh=reserve_wh if self._may_sell(slot, got) else battery.capacity_wh,
         )
         net_wh = (load_w - pv_w) * seconds_left // 3600
         out_wh = dispatch(net_wh, soc_wh, curve, battery, terms, seconds_left)
@@ -182,6 +182,13 @@ class Foresight:
         )
         power_w = out_wh * 3600 // seconds_left
         return None if abs(power_w - alone_wh * 3600 // seconds_left) <= SAME_W else power_w
+
+    def _may_sell(self, slot: int, price: int) -> bool:
+        """Does the owner let stored energy go to the grid in a slot, for this price?"""
+        policy, begin_s = self._home.policy(), self._home.day_s(slot)
+        least = policy.sell_price_min
+        closed = any(one.overlaps(begin_s, self._grid.length_s) for one in policy.never_sell)
+        return not closed and (least is None or price >= least)
 
     @property
     def plan(self) -> Plan | None:

@@ -240,6 +240,38 @@ async def test_above_the_owner_s_range_stored_energy_is_not_thrown_away():
     assert all(row.export_wh == 0 for row in ours.plan.slots)
 
 
+DEAR_FEED_IN = """
+[[tariff]]
+from = "12:00"
+to = "14:00"
+import_price = "60 cent/kWh"
+export_price = "58 cent/kWh"
+"""
+
+
+@pytest.mark.parametrize(
+    ("wish", "sells"),
+    [
+        ("", True),
+        ("[[never_sell]]", False),
+        ('[[never_sell]]\nfrom = "10:00"\nto = "18:00"', False),
+        ('[[never_sell]]\nfrom = "20:00"\nto = "21:00"', True),
+    ],
+)
+async def test_in_hours_in_which_nothing_is_sold_the_grid_gets_nothing_either(wish, sells):
+    """A full battery in an hour in which the grid pays twice what it takes later."""
+    ours = foresight(DEAR_FEED_IN + wish)
+    await ours.look(FIRST + 50, BATTERY, 8_000)
+    power_w = ours.steer_w(FIRST + 50, 200, 0, 8_000, BATTERY, SLOT_S)
+    assert (power_w is not None and power_w > 300) == sells
+
+
+async def test_below_the_owner_s_least_price_the_grid_gets_nothing():
+    ours = foresight("sell_price_min = 590000\n" + DEAR_FEED_IN)
+    await ours.look(FIRST + 50, BATTERY, 8_000)
+    assert ours.steer_w(FIRST + 50, 200, 0, 8_000, BATTERY, SLOT_S) in (None, 200)
+
+
 def test_broken_starts_in_the_store_are_lost_and_no_more():
     store = MemoryStore()
     with store.atomic():
