@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -244,11 +245,12 @@ async def hold_device(
         report.note("control", "fail", _line(error))
         return report
     beating: asyncio.Task[None] | None = None
+    watchdog: subprocess.Popen[bytes] | None = None
     try:
         site = _site(device, config, store, leases)
         if site.watched:
             beating = asyncio.create_task(leases.keep_beating(_restore_of(site)))
-            await _watched(leases)
+            watchdog = await _watched(leases)
         await _hold(report, site, say, seconds)
     except (DeviceError, OSError, ConfigError) as error:
         report.note("control", "fail", _line(error))
@@ -258,6 +260,8 @@ async def hold_device(
             await asyncio.gather(beating, return_exceptions=True)
         leases.close()
         store.close()
+        if watchdog is not None and report.ok:  # else it has something to give back
+            watchdog.terminate()
     return report
 
 
@@ -275,20 +279,20 @@ def _restore_of(site: Site) -> Any:
     return restore
 
 
-async def _watched(leases: LeaseBook) -> None:
+async def _watched(leases: LeaseBook) -> subprocess.Popen[bytes] | None:
     """
-    Wait until somebody would give the battery back if we died.
+    Wait until somebody would give the battery back if we died; a watchdog, where we started one.
 
     Raises:
         DeviceError: nobody does.
     """
-    if not await leases.alive():
-        start_watchdog(leases.path)
+    started = None if await leases.alive() else start_watchdog(leases.path)
     deadline_s = time.monotonic() + WATCHDOG_S_MAX
     while not await leases.alive():
         if time.monotonic() > deadline_s:
             raise DeviceLostError(f"no watchdog: {leases.trouble}")
         await asyncio.sleep(0.1)
+    return started
 
 
 async def _hold(report: Report, site: Site, say: Say, seconds: float) -> None:

@@ -45,6 +45,8 @@ from hem.gateway.modbus import DeviceError, DeviceRefusedError
 from hem.locks import lock, lock_within
 from runtime.store import SqliteStore
 
+STDERR = 2
+"""Where a watchdog talks: who reads our output to its end does not wait for it."""
 BOOK = "leases.sqlite"
 """Its usual name, in the gateway's folder."""
 LEASE_S_MAX = 45.0
@@ -395,7 +397,9 @@ def start_watchdog(path: Path) -> subprocess.Popen[bytes]:
     where another one runs.
     """
     command = [sys.executable, "-m", "hem.gateway.watchdog", str(path.parent), "--while-needed"]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+    return subprocess.Popen(  # noqa: S603
+        command, stdin=subprocess.DEVNULL, stdout=STDERR, start_new_session=True
+    )
 
 
 def _own(path: Path) -> int:

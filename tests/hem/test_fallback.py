@@ -21,7 +21,7 @@ def day(prices, load_wh=500, pv_wh=0, **more):
 
 
 @given(tasks(slots_max=96))
-@settings(max_examples=max(600, settings().max_examples))
+@settings(max_examples=max(250, settings().max_examples))
 def test_the_checker_accepts_every_plan_by_rules(task):
     assert check_plan(task, plan_by_rules(task)) == []
 

@@ -36,7 +36,7 @@ def day(prices, load_wh=500, pv_wh=0, export=80_000, **more):
 
 
 @given(tasks())
-@settings(max_examples=max(400, settings().max_examples))
+@settings(max_examples=max(120, settings().max_examples))
 def test_the_checker_accepts_every_plan_of_the_solver(task):
     assert check_plan(task, solved(task)) == []
 
@@ -53,7 +53,7 @@ def rounding_uc(task):
 
 
 @given(tasks())
-@settings(max_examples=max(200, settings().max_examples))
+@settings(max_examples=max(100, settings().max_examples))
 def test_no_plan_by_rules_is_better_than_the_solvers(task):
     # To a model, getting back to the floor is worth as much as what is stored above it.
     assume(task.battery is None or task.soc_wh >= task.battery.floor_wh)
@@ -66,7 +66,7 @@ def test_no_plan_by_rules_is_better_than_the_solvers(task):
 
 
 @given(tiny_tasks())
-@settings(max_examples=max(200, settings().max_examples))
+@settings(max_examples=max(100, settings().max_examples))
 def test_without_losses_nothing_that_can_be_tried_is_cheaper_by_a_single_unit(task):
     """Beside trying every step of every slot; what each slot costs is rounded."""
     assert abs(solved(task).cost_uc - cheapest_uc(task)) <= 4 * len(task.slots)
