@@ -18,10 +18,14 @@ def postgres():
     running.__exit__(None, None, None)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.long)])
 def storage_url(request):
     """Of an empty database; empty for SQLite."""
-    return request.getfixturevalue("postgres").fresh() if request.param == "postgresql" else ""
+    if request.param == "sqlite":
+        return ""
+    server = request.getfixturevalue("postgres")
+    server.drop_databases()
+    return server.fresh()
 
 
 @pytest.fixture

@@ -38,6 +38,12 @@ class Server:
             admin.execute(f"CREATE DATABASE {name}".encode())
         return self.url(name)
 
+    def drop_databases(self) -> None:
+        """Those of earlier tests: their files would be found in ours."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as admin:
+            for number in range(1, self._databases + 1):
+                admin.execute(f"DROP DATABASE IF EXISTS csmdb_{number} WITH (FORCE)".encode())
+
     def drop_connections(self) -> None:
         """As a server's restart does."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as admin:
