@@ -323,6 +323,7 @@ async def test_after_three_days_offline_every_reading_arrives_in_order_and_recei
     assert set(paid.values()) == {-500 * tariff // 1000}, "half a kWh each, from the registers"
 
 
+@pytest.mark.long
 async def test_the_dso_finds_nothing_but_the_energy_of_slots_nobody_receipted(scene):
     first = scene.now
     scene.dso.auditor.take_grant(
@@ -344,7 +345,7 @@ async def test_the_dso_finds_nothing_but_the_energy_of_slots_nobody_receipted(sc
     assert meter_receipts == [], "every receipt was compared with its readings"
 
 
-@pytest.mark.parametrize("at", [1, DAYS_SLOTS // 2])
+@pytest.mark.parametrize("at", [1, pytest.param(DAYS_SLOTS // 2, marks=pytest.mark.long)])
 async def test_a_home_that_loses_power_in_the_middle_brings_the_same(scene, at):
     scene.cut()
     await scene.play(at)
@@ -360,6 +361,7 @@ async def test_a_home_that_loses_power_in_the_middle_brings_the_same(scene, at):
     assert scene.dso.store.evidence() == []
 
 
+@pytest.mark.long
 async def test_a_line_that_breaks_again_and_again_while_it_catches_up_loses_nothing(scene):
     scene.cut()
     await scene.play(DAYS_SLOTS)
