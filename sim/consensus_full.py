@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -73,7 +74,7 @@ class LedgerFalseCpf(FalseCpf, LedgerEquivocator):
     """Its meter attests the best CPF there is; it equivocates."""
 
 
-class Deceiver(LedgerNode):
+class Deceiver(LedgerNode, ABC):
     """As a leader, publishes a block that its own core would not make, signed and justified."""
 
     def build(self, request: RequestProposal) -> None:
@@ -91,9 +92,9 @@ class Deceiver(LedgerNode):
             proposal = core._assemble(justify, parent_hash, chain, wrong)
             self.world.broadcast(self, ProposalReceived(proposal))
 
+    @abstractmethod
     def lie(self, request: RequestProposal, content: Content) -> dict[str, Any]:
         """What to change."""
-        raise NotImplementedError
 
 
 class LedgerRepeater(Deceiver):

@@ -37,6 +37,7 @@ import serial  # type: ignore[import-untyped]
 from pydantic import Field, model_validator
 
 from hem.config import Name, Port, Section
+from hem.gateway.background import BackgroundReader
 from hem.gateway.figures import Quantity, quantity_of, sample_of
 from hem.gateway.modbus import DeviceLostError, DeviceRefusedError
 from hem.gateway.source import Sample
@@ -44,8 +45,6 @@ from wire.errors import ConfigError
 
 TELEGRAM_BYTES_MAX = 16 * 1024
 CHUNK_BYTES = 4_096
-RECONNECT_MIN_S = 0.5
-RECONNECT_MAX_S = 10.0
 TAIL_BYTES_MAX = 7
 """From '!' to the end of its line: '!', four digits of CRC, CR, LF."""
 DETAIL_CHARS_MAX = 64
@@ -420,7 +419,7 @@ async def _open(config: P1Config, line: Line) -> _Stream:
 # --- the device --------------------------------------------------------------------------------
 
 
-class P1Source:
+class P1Source(BackgroundReader[Reading]):
     """
     A smart meter on its P1 port; the reader starts with the first `read`.
 
@@ -433,14 +432,10 @@ class P1Source:
     def __init__(
         self, config: P1Config, *, monotonic_s: Callable[[], float] = time.monotonic
     ) -> None:
+        super().__init__(config.age_s_max, config.wait_s, monotonic_s)
         self._config = config
         self._dialect = DIALECTS[config.dialect]
         self._reader = TelegramReader(self._dialect)
-        self._monotonic_s = monotonic_s
-        self._task: asyncio.Task[None] | None = None
-        self._came = asyncio.Event()
-        self._newest: Reading | None = None
-        self._newest_at_s = 0.0
         self._clock_moved_at_s = 0.0
         self._refusal: DeviceRefusedError | None = None
         self._trouble = "the meter does not speak"
@@ -455,13 +450,9 @@ class P1Source:
             DeviceLostError: no young telegram (FrozenError: none that is really new).
             DeviceRefusedError: none, and what came was refused (CrcError and its like say why).
         """
-        if self._task is None:
-            self._task = asyncio.create_task(self._run())
+        self._begin()
         if not self._is_young():
-            self._came.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._config.wait_s):
-                    await self._came.wait()
+            await self._wait()
         if not self._is_young():
             if self._refusal is not None:
                 raise self._refusal.with_traceback(None)  # it may be raised many times
@@ -472,35 +463,12 @@ class P1Source:
             raise FrozenError(f"the meter's clock has stood still for {still_s:.0f} s")
         return self._newest.sample
 
-    def close(self) -> None:
-        """Stop the reader."""
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
+    def _lose(self, error: Exception) -> None:
+        silent = isinstance(error, TimeoutError)
+        why = f"silent for {self._config.age_s_max} s" if silent else str(error) or repr(error)
+        self._trouble, self._refusal = why, None
 
-    def _is_young(self) -> bool:
-        age_s = self._monotonic_s() - self._newest_at_s
-        return self._newest is not None and age_s <= self._config.age_s_max
-
-    async def _run(self) -> None:
-        pause_s = RECONNECT_MIN_S
-        while True:
-            newest = self._newest
-            try:
-                await self._listen()
-            except TimeoutError:
-                self._lose(f"silent for {self._config.age_s_max} s")
-            except Exception as error:  # whatever the line does, the reader comes back
-                self._lose(str(error) or repr(error))
-            if self._newest is not newest:
-                pause_s = RECONNECT_MIN_S
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RECONNECT_MAX_S)
-
-    def _lose(self, trouble: str) -> None:
-        self._trouble, self._refusal = trouble, None
-
-    async def _listen(self) -> None:
+    async def _talk(self) -> None:
         """
         Read one connection to its end.
 
@@ -534,7 +502,8 @@ class P1Source:
         now_s = self._monotonic_s()
         if self._newest is None or reading.meter_time != self._newest.meter_time:
             self._clock_moved_at_s = now_s
-        self._newest, self._newest_at_s, self._refusal = reading, now_s, None
+        self._keep(reading)
+        self._refusal = None
         self._came.set()
 
 

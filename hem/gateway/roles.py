@@ -10,6 +10,7 @@ given back to its own mode. A power that is changed while we hold it is reported
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -21,7 +22,7 @@ from hem.gateway.sunspec_device import SunSpecSource
 from hem.gateway.sunspec_hold import Wire
 
 
-class Role:
+class Role(ABC):
     """What a device is to the site. A link in the place of a source is a SunSpec device's."""
 
     capability: ClassVar[str]
@@ -57,9 +58,10 @@ class Role:
         """Read the device. Never raises."""
         await self.device.poll(now_s)
 
-    async def arrive(self) -> None:
+    async def arrive(self) -> None:  # noqa: B027  (most have nothing to do)
         """Done once after every (re)discovery, before the first values are taken."""
 
+    @abstractmethod
     def take(self, sample: Sample) -> None:
         """
         Keep what concerns this role.
@@ -67,9 +69,8 @@ class Role:
         Raises:
             DeviceRefusedError: a value we cannot do without is not available.
         """
-        raise NotImplementedError
 
-    def lose(self) -> None:
+    def lose(self) -> None:  # noqa: B027
         """Forget the last values that are not registers."""
 
 

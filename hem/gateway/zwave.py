@@ -16,7 +16,6 @@ consumed, 2 produced).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import json
 import time
@@ -27,6 +26,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from hem.config import Name, Port, Section
+from hem.gateway.background import BackgroundReader
 from hem.gateway.figures import (
     Quantity,
     Registers,
@@ -48,8 +48,6 @@ W_CONSUMED = 0x01_02_01
 SCHEMA_MAX = 44
 """The newest protocol version that was looked at; the one command is the same in all."""
 MESSAGE_BYTES_MAX = 64 * 1024
-RECONNECT_MIN_S = 0.5
-RECONNECT_MAX_S = 10.0
 INSTALL = "kind 'zwave' needs websockets: pip install 'hearthgrid[zwave]'"
 
 
@@ -86,7 +84,7 @@ class ZwaveConfig(Section):
     """How long a read waits for answers when there are no young ones [s]."""
 
 
-class ZwaveSource:
+class ZwaveSource(BackgroundReader[Sample]):
     """
     A meter behind a zwave-js-server; the questions begin with the first `read`.
 
@@ -106,13 +104,9 @@ class ZwaveSource:
             ).connect
         except ImportError:
             raise ConfigError(INSTALL) from None
+        super().__init__(config.stale_after_s, config.wait_s, monotonic_s)
         self._config = config
-        self._monotonic_s = monotonic_s
         self._registers = Registers()
-        self._task: asyncio.Task[None] | None = None
-        self._came = asyncio.Event()
-        self._newest: Sample | None = None
-        self._newest_at_s = 0.0
         self._trouble: DeviceError | None = None
 
     @property
@@ -129,13 +123,9 @@ class ZwaveSource:
             DeviceRefusedError: the server refuses the question, or the last answer cannot be
                 (WentBackError: a register that went back).
         """
-        if self._task is None:
-            self._task = asyncio.create_task(self._run())
+        self._begin()
         if not self._is_young() and not isinstance(self._trouble, DeviceRefusedError):
-            self._came.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._config.wait_s):
-                    await self._came.wait()
+            await self._wait()
         if isinstance(self._trouble, DeviceRefusedError):
             raise self._trouble.with_traceback(None)  # it may be raised many times
         if not self._is_young():
@@ -144,31 +134,12 @@ class ZwaveSource:
         assert self._newest is not None, "what is young is there"
         return self._newest
 
-    def close(self) -> None:
-        """Stop asking."""
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
-
-    def _is_young(self) -> bool:
-        age_s = self._monotonic_s() - self._newest_at_s
-        return self._newest is not None and age_s <= self._config.stale_after_s
-
-    async def _run(self) -> None:
-        pause_s = RECONNECT_MIN_S
-        while True:
-            newest = self._newest
-            try:
-                await self._talk()
-            except DeviceRefusedError as error:
-                self._trouble = error
-            except Exception as error:  # whatever the server does, we come back
-                self._trouble = DeviceLostError(str(error) or type(error).__name__)
-            self._came.set()
-            if self._newest is not newest:
-                pause_s = RECONNECT_MIN_S
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RECONNECT_MAX_S)
+    def _lose(self, error: Exception) -> None:
+        if isinstance(error, DeviceRefusedError):
+            self._trouble = error
+        else:
+            self._trouble = DeviceLostError(str(error) or type(error).__name__)
+        self._came.set()
 
     async def _talk(self) -> None:
         """
@@ -226,8 +197,7 @@ class ZwaveSource:
             quantities[quantity] = quantity_of(result["value"], unit, f"{quantity} (key {key})")
         self._registers.check(quantities)
         details = {"model": f"Z-Wave node {config.node}"}
-        self._newest = sample_of(config.role, quantities, config.is_reversed, details)
-        self._newest_at_s = self._monotonic_s()
+        self._keep(sample_of(config.role, quantities, config.is_reversed, details))
 
 
 class _UnansweredError(DeviceLostError):
