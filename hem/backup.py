@@ -39,6 +39,7 @@ import msgspec
 
 from hem.ems.limit_book import LIMITS_FILE
 from hem.ems.policy_file import GOOD_FILE
+from hem.files import open_new
 from hem.locks import only_one
 from ledger.checkpoint import CHECKPOINT_FILE
 from runtime.outbox import EARLIER
@@ -88,12 +89,7 @@ def back_up(data_dir: Path, target: Path, home: str, now_ms: int) -> int:
     """
     if not (data_dir / EMS).exists():
         raise ConfigError(f"{data_dir}: this home has not run yet; there is nothing to back up")
-    try:
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise ConfigError(f"{target}: is there already; give another name") from None
-    except OSError as error:
-        raise ConfigError(f"{target}: cannot be written ({error.strerror})") from None
+    descriptor = open_new(target)
     try:
         with os.fdopen(descriptor, "wb") as file:
             count = _write(data_dir, file, home, now_ms)

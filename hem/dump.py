@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from hem.config import Provisioning
+from hem.files import open_new
 from runtime.store import SqliteStore
 from wire.errors import ConfigError, MalformedError
 from wire.keys import from_text
@@ -94,12 +95,7 @@ def write_dump(
     }
     leaking = [name for name, text in texts.items() if veil.seen_in(text)]
     assert not leaking, f"secrets in {leaking}"
-    try:
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise ConfigError(f"{target}: is there already; give another name") from None
-    except OSError as error:
-        raise ConfigError(f"{target}: cannot be written ({error.strerror})") from None
+    descriptor = open_new(target)
     try:
         _write(descriptor, texts)
     except OSError as error:

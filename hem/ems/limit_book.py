@@ -21,6 +21,7 @@ import msgspec
 import structlog
 
 from hem.controller.limits import Caps, GridSide, Limit, caps_between, fault_of
+from hem.files import mark_of
 from runtime.metrics import count_refusal
 from runtime.ports import Clock, Message, Store
 from wire.canonical import decode, encode
@@ -85,7 +86,7 @@ class LimitBook:
 
     def look(self) -> None:
         """Read the household's file again if it has changed."""
-        mark = _mark(self._folder / LIMITS_FILE)
+        mark = mark_of(self._folder / LIMITS_FILE)
         if mark == self._mark:
             return
         self._mark = mark
@@ -206,12 +207,3 @@ def _kept(store: Store) -> dict[str, Limit]:
         except (msgspec.ValidationError, WireError) as error:
             log.warning("a limit that was kept is lost", reason=str(error))
     return found
-
-
-def _mark(path: Path) -> tuple[int, int, int]:
-    """What changes when the file does."""
-    try:
-        found = path.stat()
-    except OSError:
-        return (0, 0, 0)
-    return (found.st_mtime_ns, found.st_size, found.st_ino)

@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from hem.controller.policy import Policy, load_policy, parse_policy
+from hem.files import mark_of
 from wire.errors import ConfigError
 
 GOOD_FILE = "policy.good.toml"
@@ -39,7 +40,7 @@ class PolicyFile:
         self._path, self._good = path, folder / GOOD_FILE
         self.error = ""
         """Why the file as it stands is not in force; empty: it is."""
-        self._seen = self._taken = _mark(path)
+        self._seen = self._taken = mark_of(path)
         try:
             self.policy = load_policy(path)
         except ConfigError as error:
@@ -53,7 +54,7 @@ class PolicyFile:
 
     def look(self) -> bool:
         """Read the file if it has changed; is another policy in force now?"""
-        mark = _mark(self._path)
+        mark = mark_of(self._path)
         if mark != self._seen:
             self._seen = mark
             return False
@@ -126,12 +127,3 @@ def in_force(path: Path, folder: Path) -> tuple[Policy, str]:
         if good is None:
             raise
         return good, str(error)
-
-
-def _mark(path: Path) -> tuple[int, int, int]:
-    """What changes when the file does."""
-    try:
-        found = path.stat()
-    except OSError:
-        return (0, 0, 0)
-    return (found.st_mtime_ns, found.st_size, found.st_ino)

@@ -14,7 +14,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from support.patience import PATIENCE_S
+from support.patience import PATIENCE_S, error_of
 
 from hem.gateway.modbus import DeviceError, DeviceLostError, DeviceRefusedError
 from hem.gateway.p1 import (
@@ -472,18 +472,6 @@ async def value_of(source, sent=None):
             await asyncio.sleep(0.01)
 
 
-async def error_of(source, kind):
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            try:
-                await source.read()
-            except kind as error:
-                return error
-            except DeviceError:
-                pass
-            await asyncio.sleep(0.01)
-
-
 QUICK = {"wait_s": 0.05}
 
 
@@ -514,18 +502,18 @@ async def test_a_telegram_grows_old():
 
 async def test_a_device_that_never_speaks_is_lost_and_connected_to_again():
     async with adapter(**QUICK, age_s_max=1) as (device, source, _):
-        error = await error_of(source, DeviceLostError)
+        error = await error_of(source, DeviceLostError, DeviceError)
         assert "no telegram" in str(error)
         await until(lambda: device.connections >= 2)
-        assert "silent" in str(await error_of(source, DeviceLostError))
+        assert "silent" in str(await error_of(source, DeviceLostError, DeviceError))
 
 
 async def test_a_refused_telegram_is_named_when_there_is_no_good_one():
     async with adapter(**QUICK) as (device, source, _):
-        assert isinstance(await error_of(source, DeviceLostError), DeviceLostError)
+        assert isinstance(await error_of(source, DeviceLostError, DeviceError), DeviceLostError)
         await device.send(sealed(body(), crc=b"0000" if crc16(body() + b"!") else b"0001"))
-        first = await error_of(source, CrcError)
-        again = await error_of(source, CrcError)
+        first = await error_of(source, CrcError, DeviceError)
+        again = await error_of(source, CrcError, DeviceError)
         assert str(first) == str(again)
         assert isinstance(first, DeviceRefusedError)
         assert source.refused == 1
@@ -572,7 +560,7 @@ async def test_the_cable_is_cut_and_comes_back():
         await value_of(source, lambda: device.send(dutch(1)))
         await device.cut()
         seconds.now_s += 31
-        await error_of(source, DeviceLostError)
+        await error_of(source, DeviceLostError, DeviceError)
         await device.start()
         sample = await value_of(source, lambda: device.send(dutch(2)))
         assert sample.grid_w == -1193
@@ -582,7 +570,7 @@ async def test_the_cable_is_cut_and_comes_back():
 async def test_nobody_at_the_address_is_a_lost_device():
     async with adapter(**QUICK) as (device, source, _):
         await device.cut()
-        error = await error_of(source, DeviceLostError)
+        error = await error_of(source, DeviceLostError, DeviceError)
         await until(lambda: "Connect" in source._trouble)
         assert "no telegram" in str(error)
         await device.start()
@@ -590,7 +578,7 @@ async def test_nobody_at_the_address_is_a_lost_device():
 
 async def test_a_flood_of_garbage_leaves_the_loop_to_others_and_the_meter_to_be_found():
     async with adapter(**QUICK) as (device, source, _):
-        await error_of(source, DeviceLostError)
+        await error_of(source, DeviceLostError, DeviceError)
         noise = os.urandom(512) * 8_000
         flood = asyncio.create_task(device.send(noise + b"\n" + dutch(1)))
         turns = 0
@@ -658,7 +646,7 @@ async def test_the_adapter_is_pulled_out_and_plugged_in_again(tmp_path):
     async with serial_line(tmp_path, age_s_max=1) as (source, far, plug, pull):
         await value_of(source, lambda: write(far, dutch(1)))
         pull()
-        assert "telegram" in str(await error_of(source, DeviceLostError))
+        assert "telegram" in str(await error_of(source, DeviceLostError, DeviceError))
         another = plug()
         sample = await value_of(source, lambda: write(another, dutch(2)))
         assert sample.grid_w == -1193
@@ -679,7 +667,7 @@ async def test_a_serial_port_that_is_not_there_is_a_lost_device(tmp_path):
     source = source_for(P1Config(name="meter", path=tmp_path / "none", **QUICK))
     try:
         async with asyncio.timeout(PATIENCE_S):
-            while "No such file" not in str(await error_of(source, DeviceLostError)):
+            while "No such file" not in str(await error_of(source, DeviceLostError, DeviceError)):
                 pass
     finally:
         source.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import asynccontextmanager
 
 import pytest
 from register_server import device_of, fixture
@@ -76,6 +77,16 @@ def only(site):
     return device
 
 
+@asynccontextmanager
+async def polled(identity, notes=None, **more):
+    """A site whose one device was read once, and the registers behind it."""
+    async with device_of(identity) as (template, devices, port):
+        site = site_of(identity, port, notes, **more)
+        await site.poll(0.0)
+        yield site, devices[template.device_id]
+        site.close()
+
+
 @pytest.mark.parametrize("identity", template_ids())
 async def test_a_device_is_read_as_its_fixture_says(identity):
     expected = fixture(identity)["expected"]
@@ -96,12 +107,9 @@ async def test_a_device_is_read_as_its_fixture_says(identity):
 @pytest.mark.parametrize(("identity", "capability"), ALTERNATIVES)
 async def test_a_meter_can_be_put_elsewhere(identity, capability):
     expected = fixture(identity)["as"][capability]
-    async with device_of(identity) as (_template, _devices, port):
-        site = site_of(identity, port, use=(capability,))
-        await site.poll(0.0)
+    async with polled(identity, use=(capability,)) as (site, _registers):
         sample = await only(site).source.read()
         assert {n: v for n in SAMPLE_NAMES if (v := getattr(sample, n)) is not None} == expected
-        site.close()
 
 
 @pytest.mark.parametrize(
@@ -199,25 +207,19 @@ async def test_a_setpoint_that_does_not_take_is_refused(identity):
 
 
 async def test_half_a_setpoint_is_given_back_at_once():
-    async with device_of("goodwe-et") as (_template, devices, port):
-        site = site_of("goodwe-et", port)
-        await site.poll(0.0)
+    async with polled("goodwe-et") as (site, registers):
         await site.battery.command(-1_000, 60, 0.0)
-        devices[247].deaf.add(47_512)  # from now on the power stays, only the mode moves
+        registers.deaf.add(47_512)  # from now on the power stays, only the mode moves
         with pytest.raises(DeviceRefusedError, match="power is 03E8 after 07D0 was written"):
             await site.battery.command(2_000, 60, 0.0)
-        assert devices[247].get(47_511, 1) == "0001"
-        site.close()
+        assert registers.get(47_511, 1) == "0001"
 
 
 @pytest.mark.parametrize("identity", HOLDABLE)
 async def test_whoever_has_our_notes_can_give_the_battery_back(identity):
     """The writes that another process is left with, in order, and what proves that they worked."""
     facts = fixture(identity)
-    async with device_of(identity) as (template, devices, port):
-        registers = devices[template.device_id]
-        site = site_of(identity, port)
-        await site.poll(0.0)
+    async with polled(identity) as (site, registers):
         source = only(site).source
         registers.writes.clear()
         await site.battery.command(facts["hold"][0]["ask_w"], 60, 0.0)
@@ -235,19 +237,15 @@ async def test_whoever_has_our_notes_can_give_the_battery_back(identity):
             assert registers.get(address, len(words)) == " ".join(f"{w:04X}" for w in words)
         if proof:
             assert await source.is_neutral()
-        site.close()
 
 
 async def test_the_switch_that_was_thrown_last_is_thrown_back_first():
-    async with device_of("sungrow-sh") as (_template, devices, port):
-        site = site_of("sungrow-sh", port)
-        await site.poll(0.0)
+    async with polled("sungrow-sh") as (site, registers):
         await site.battery.command(-1_000, 60, 0.0)
-        assert [address for address, _ in devices[1].writes] == [13_051, 13_050, 13_049]
-        devices[1].writes.clear()
+        assert [address for address, _ in registers.writes] == [13_051, 13_050, 13_049]
+        registers.writes.clear()
         await site.battery.restore_neutral(0.0)
-        assert [address for address, _ in devices[1].writes] == [13_049, 13_050]
-        site.close()
+        assert [address for address, _ in registers.writes] == [13_049, 13_050]
 
 
 async def test_a_battery_without_registers_to_hold_it_by_is_read_only():
@@ -261,32 +259,26 @@ async def test_a_battery_without_registers_to_hold_it_by_is_read_only():
 
 
 async def test_a_setpoint_changed_by_someone_else_is_reported_once_and_the_end_of_a_lease_is_not():
-    async with device_of("foxess-h3") as (_template, devices, port):
-        site = site_of("foxess-h3", port, notes := Notes())
-        await site.poll(0.0)
+    async with polled("foxess-h3", notes := Notes()) as (site, registers):
         await site.battery.command(-1_000, 60, 0.0)
         await site.poll(1.0)
         assert notes.lines == []
-        devices[247].put("holding", 44_002, "0000 0001")
+        registers.put("holding", 44_002, "0000 0001")
         await site.poll(2.0)
         await site.poll(3.0)
         assert notes.lines == [("battery setpoint changed by someone else", None)]
         await site.battery.command(-1_000, 60, 4.0)
-        devices[247].put("holding", 44_000, "0000")  # the device's own timer ran out
+        registers.put("holding", 44_000, "0000")  # the device's own timer ran out
         await site.poll(5.0)
         assert len(notes.lines) == 1
-        site.close()
 
 
 async def test_a_blink_does_not_take_our_power_for_a_stranger_s():
-    async with device_of("foxess-h3") as (_template, devices, port):
-        site = site_of("foxess-h3", port)
-        await site.poll(0.0)
+    async with polled("foxess-h3") as (site, registers):
         await site.battery.command(-1_000, 60, 0.0)
         only(site).lose(DeviceRefusedError("a blink"), 0.0)
         await site.poll(99.0)
-        assert devices[247].get(44_000, 1) == "0001"
-        site.close()
+        assert registers.get(44_000, 1) == "0001"
 
 
 async def test_flash_is_written_when_something_changes_and_only_so_often():
@@ -342,9 +334,7 @@ async def test_a_period_in_flash_is_begun_anew_before_it_ends_and_not_at_every_r
 
 async def test_a_full_disk_refuses_setpoints_and_gives_the_battery_back(monkeypatch):
     """Writes that cannot be counted are not made, but for the one that ends them."""
-    async with device_of("goodwe-et") as (_template, devices, port):
-        site = site_of("goodwe-et", port)
-        await site.poll(0.0)
+    async with polled("goodwe-et") as (site, registers):
         source = only(site).source
         await site.battery.command(-500, 60, 0.0)
 
@@ -355,34 +345,28 @@ async def test_a_full_disk_refuses_setpoints_and_gives_the_battery_back(monkeypa
         assert not source.admits_foreign([1]), "nor is a guest's"
         with pytest.raises(DeviceRefusedError, match="cannot be counted: database or disk is full"):
             await site.battery.command(-900, 60, 0.0)
-        assert devices[247].get(47_511, 1) == "0001"
+        assert registers.get(47_511, 1) == "0001"
         monkeypatch.undo()
         await site.battery.command(-500, 60, 0.0)
         monkeypatch.setattr(MemoryStore, "atomic", full)
         await site.battery.restore_neutral(1.0)
-        assert devices[247].get(47_511, 1) == "0001"
-        site.close()
+        assert registers.get(47_511, 1) == "0001"
 
 
 async def test_a_read_never_falls_between_the_writes_of_a_setpoint():
     """Half of a new setpoint is not the old one: it would be reported as somebody else's."""
-    async with device_of("sungrow-sh") as (_template, _devices, port):
-        site = site_of("sungrow-sh", port, notes := Notes())
-        await site.poll(0.0)
+    async with polled("sungrow-sh", notes := Notes()) as (site, _registers):
         await site.battery.command(-500, 60, 0.0)
         for turn in range(10):
             power_w = -1_000 if turn % 2 else 500
             await asyncio.gather(site.poll(turn), site.battery.command(power_w, 60, turn))
             await asyncio.gather(site.battery.command(-power_w, 60, turn), site.poll(turn))
         assert notes.lines == []
-        site.close()
 
 
 async def test_a_battery_lost_while_it_was_given_back_is_given_back_on_its_return():
     """Our lease is over then: what it still holds is nobody's."""
-    async with device_of("foxess-h3") as (_template, devices, port):
-        site = site_of("foxess-h3", port)
-        await site.poll(0.0)
+    async with polled("foxess-h3") as (site, registers):
         await site.battery.command(-1_000, 60, 0.0)
         link = only(site).source._link
         only(site).source._link = Unplugged()
@@ -390,8 +374,7 @@ async def test_a_battery_lost_while_it_was_given_back_is_given_back_on_its_retur
             await site.battery.restore_neutral(1.0)
         only(site).source._link = link
         await site.poll(99.0)
-        assert devices[247].get(44_000, 1) == "0000"
-        site.close()
+        assert registers.get(44_000, 1) == "0000"
 
 
 async def test_a_hybrid_is_one_device_with_one_connection_and_one_poll():
