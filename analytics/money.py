@@ -37,7 +37,10 @@ class MoneyBook:
         self._supervisor = supervisor
         self._paid: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(REASONS, 0))
         self.withdrawn_uc: dict[str, int] = defaultdict(int)
-        """What each address has taken off the chain: not paid, but not there either."""
+        """
+        What each address has taken off the chain: not paid, but not there either. Below zero: what
+        the DSO paid for it when it ended in debt.
+        """
 
     def take(self, event: dict[str, Any], trades: Sequence[Trade], rules: RuleBook) -> None:
         """
@@ -69,7 +72,7 @@ class MoneyBook:
             case "rewards":
                 for row in event["rows"]:
                     self._enter(row["address"], "rewards", -row["amountUc"])
-            case "financial-deposited":
+            case "financial-deposited" | "account-closed":
                 self.withdrawn_uc[event["address"]] += event["amountUc"]
 
     def paid_uc(self, address: str) -> int:

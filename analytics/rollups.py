@@ -445,6 +445,7 @@ _EVENTS: dict[str, Callable[[Rollup, Row], None] | None] = {
     "change-approved": Rollup._change_approved,
     "rewards": None,
     "financial-deposited": None,
+    "account-closed": None,
     "cpf": Rollup._cpf,
     "tx": Rollup._tx,
     "balance": Rollup._balance,

@@ -74,7 +74,7 @@ _CONTRACTS = {
     "change-lapsed": "market",
     "escrow-offered": "market", "escrow-accepted": "market", "escrow-revealed": "market",
     "escrow-ended": "market", "banned": "market",
-    "asset-deposited": "wallet", "financial-deposited": "wallet",
+    "asset-deposited": "wallet", "financial-deposited": "wallet", "account-closed": "wallet",
     "balance": "wallet", "asset-added": "wallet", "address-registered": "wallet", "tx": "wallet",
     "cpf": "poe", "validator": "poe", "validators": "poe", "evidence": "poe", "seed": "poe",
     "rewards": "poe", "participation": "poe",

@@ -183,6 +183,13 @@ class Governance(_Section, frozen=True, kw_only=True):
     """Of the connection points whose meters spoke: the share that has to approve."""
 
 
+class Privacy(_Section, frozen=True, kw_only=True):
+    """Homes trade under fresh addresses that only CSM-DB and DSO can link; see ADR 0010."""
+
+    address_slots: int = 4
+    """How long an address trades, the same for everybody [slots]."""
+
+
 class Genesis(_Section, frozen=True, kw_only=True, dict=True):
     """A market's first agreement. Sections that may be left out have defaults of their own."""
 
@@ -213,6 +220,8 @@ class Genesis(_Section, frozen=True, kw_only=True, dict=True):
     escrow: Escrow | msgspec.UnsetType = msgspec.UNSET
     feeder: Feeder | msgspec.UnsetType = msgspec.UNSET
     governance: Governance | msgspec.UnsetType = msgspec.UNSET
+    privacy: Privacy | msgspec.UnsetType = msgspec.UNSET
+    """Left out: an address serves as long as its grant is made longer."""
 
     @cached_property
     def grid(self) -> SlotGrid:
@@ -248,6 +257,11 @@ class Genesis(_Section, frozen=True, kw_only=True, dict=True):
     def governance_rules(self) -> Governance:
         """The section, or its defaults."""
         return Governance() if self.governance is msgspec.UNSET else self.governance
+
+    @property
+    def fresh_addresses(self) -> bool:
+        """Whether homes change their address, so that an ended one has an account to close."""
+        return self.privacy is not msgspec.UNSET
 
     def gate_ms(self, slot: int) -> int:
         """Bids for `slot` are taken in blocks before this time, unless the parties agreed to
@@ -464,6 +478,9 @@ def _market_bounds(genesis: Genesis) -> dict[str, tuple[int, int, int]]:
         "governance.participantsPermille": (
             genesis.governance_rules.participants_permille, 0, 1000
         ),
+        **({} if genesis.privacy is msgspec.UNSET else {
+            "privacy.addressSlots": (genesis.privacy.address_slots, 1, 96)
+        }),
     }  # fmt: skip
 
 

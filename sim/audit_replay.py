@@ -76,6 +76,7 @@ class Account(Part):
         """What this part does with the events that it knows."""
         return {
             "financial-deposited": self._withdrawn,
+            "account-closed": self._withdrawn,
             "change-proposed": self._proposed_change,
             "change-approved": self._changed,
             "rewards": self._rewarded,

@@ -11,6 +11,8 @@ a home in debt cannot buy. The supervisor's never does: what it lacks is counted
 makes.
 
 Accounts are kept when their grant ends: the nonce guards against replays, and the money is theirs.
+In a market of fresh addresses the account of an ended one is closed: what is left goes to its owner's
+private account with the DSO, and so does what it owes (ADR 0010).
 """
 
 from __future__ import annotations
@@ -113,6 +115,20 @@ def deposit_financial_balance(ctx: Context, op: DepositFinancialBalance) -> Refu
     count(ctx.state, withdrawalsUc=op.amount_uc)
     ctx.emit("financial-deposited", address=ctx.sender, amountUc=op.amount_uc)
     return None
+
+
+def close(ctx: Context, address: str) -> None:
+    """
+    Hand the money of an address whose grant has ended to the DSO, or its debt.
+
+    A debt is deposited in the owner's name: the supervisor has had the money since the settlement.
+    """
+    amount_uc = read(ctx.state, address)["balanceUc"]
+    if amount_uc == 0:
+        return
+    move(ctx.state, address, -amount_uc)
+    count(ctx.state, withdrawalsUc=max(amount_uc, 0), depositsUc=max(-amount_uc, 0))
+    ctx.emit("account-closed", address=address, amountUc=amount_uc)
 
 
 def money_in(key: str, value: Any | None) -> int:

@@ -29,6 +29,8 @@ def attest(ctx: Context, op: AttestCpf) -> Refusal | None:
     said = load_record(CpfAttestation, op.attestation)
     if said.validator != grant.validator:
         return Refusal.NOT_ALLOWED
+    if genesis.fresh_addresses and ctx.sender != said.validator:
+        return Refusal.NOT_ALLOWED  # from a trading address it would tell whose that is
     if ctx.state.get(keys.validator(said.validator)) is None:
         return Refusal.NOT_FOUND
     if said.start_slot < 0 or said.end_slot - said.start_slot + 1 != genesis.poe.window_slots:

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import UNSET
 
-from ledger.contracts import keys
+from ledger.contracts import accounts, keys
 from ledger.contracts.context import TRUE_UP_SLOTS, Context
 from ledger.contracts.operations import RegisterAddress
 from ledger.genesis import Genesis
@@ -75,10 +75,17 @@ def register_address(ctx: Context, op: RegisterAddress) -> Refusal | None:
 
 
 def drop_grant(ctx: Context, address: str) -> None:
-    """Forget an ended grant and its assets (the account stays: see `accounts`)."""
+    """Forget an ended grant and its assets (of the account the nonce stays: see `accounts`)."""
     grant = ctx.state.get(keys.grant(address))
     if grant is None or grant["endSlot"] + TRUE_UP_SLOTS >= ctx.slot:
         return  # renewed meanwhile
+    if ctx.genesis.fresh_addresses:
+        if accounts.read(ctx.state, address)["lockedUc"]:
+            # an offer or a trade has yet to end: what it gives back is its owner's too
+            again_ms = ctx.genesis.grid.start_ms(ctx.slot + 1)
+            ctx.state.put(keys.drop(again_ms, keys.grant(address)), True)
+            return
+        accounts.close(ctx, address)
     ctx.state.delete(keys.grant(address))
     ctx.state.delete(keys.asset(address))
     ctx.state.delete(keys.participation(address))

@@ -5,7 +5,8 @@ Rewards: TMI's incentive for the block generator, and the modes in which a home 
   are refused. **RE+TE**: both.
 - A validator names the address its rewards go to (`set-payee`), and that address has to be in a
   mode with RE. Naming it links the two for everybody: an address used for nothing else keeps a
-  home's trades apart from its validator.
+  home's trades apart from its validator. In a market of fresh addresses it has to be one: RE+TE is
+  not allowed there, and an address that takes rewards never trades.
 - Paid at the seal, for the blocks with transactions that it led in the epoch, up to `maxBlocks`:
   perBlockUc · blocks · CPF, with the CPF that its turns were dealt by. Who was not eligible, or is
   banned at the seal, gets nothing.
@@ -47,6 +48,9 @@ def set_participation(ctx: Context, op: SetParticipation) -> Refusal | None:
     """Choose the sender's mode, for orders and rewards to come."""
     if ctx.state.get(keys.grant(ctx.sender)) is None:
         return Refusal.UNKNOWN_SENDER
+    takes_rewards = ctx.state.get(keys.participation(ctx.sender)) is not None
+    if ctx.genesis.fresh_addresses and (op.mode == BOTH or takes_rewards):
+        return Refusal.NOT_ALLOWED
     if op.mode == TRADES_ONLY:
         ctx.state.delete(keys.participation(ctx.sender))
     else:
