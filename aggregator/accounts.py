@@ -6,12 +6,15 @@ accounts.sqlite: the DSO's private accounts (ADR 0005).
     withdrawals   what was asked, and what became of it
     parts         the operations of a withdrawal on the ledger
     energy        energy withdrawn (and returned) by participant and feeder
-    deposits      what came back from the ledger, each event once
+    deposits      what came back from the ledger, each event once; below zero: a debt taken over
+    debts         what addresses owe on the ledger now (`aggregator.bills`)
+    payments      what participants paid the DSO, or got from it, beside the ledger
     schedules     what an aggregator asked to be approved for its feeder, and what was
 
 Money leaves an account when the withdrawal is decided, before anything is sent; a part that the
 ledger refuses is booked back. So the sum of all accounts and of what is on the ledger through them
-never changes. synchronous=FULL: an answer that was given survives a power cut.
+changes by payments only. An account may fall below zero when an address ends in debt: that is the
+participant's bill (ADR 0010). synchronous=FULL: an answer that was given survives a power cut.
 """
 
 from __future__ import annotations
@@ -88,6 +91,17 @@ def approved_schedules(db: Database) -> None:
     )
 
 
+@migrations()
+def bills(db: Database) -> None:
+    """What addresses owe, and what was paid."""
+    db.create_table("debts", {"address": str, "owed_uc": int}, pk="address")
+    db.create_table(
+        "payments",
+        {"reference": str, "participant": str, "amount_uc": int, "time_ms": int},
+        pk="reference",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """What became of a withdrawal."""
@@ -126,9 +140,8 @@ class Accounts:
         return self._opening_uc if row is None else int(row["balance_uc"])
 
     def credit(self, participant: str, amount_uc: int) -> None:
-        """Add to an account, or take from it."""
+        """Add to an account, or take from it; below zero it is a bill."""
         balance_uc = self.balance_uc(participant) + amount_uc
-        assert balance_uc >= 0, f"{participant} withdraws more than it has"
         self.db.execute("INSERT OR REPLACE INTO accounts VALUES (?, ?)", [participant, balance_uc])
 
     def register(self, address: str) -> None:
@@ -211,9 +224,10 @@ class Accounts:
 
         Args:
             number: which of the deposits of its block it is
-            event: `asset-deposited` or `financial-deposited`
+            event: `asset-deposited`, `financial-deposited`, or `account-closed`, whose amount is
+                below zero where the address ended in debt
         """
-        money = event["event"] == "financial-deposited"
+        money = event["event"] != "asset-deposited"
         row = {
             "height": height,
             "number": number,
@@ -230,12 +244,15 @@ class Accounts:
             self._credit_deposit(row)
 
     def unclaimed(self) -> list[str]:
-        """Addresses that deposited something and whose owner is not known yet."""
-        rows = self.db.query("SELECT DISTINCT address FROM deposits WHERE credited = 0")
+        """Addresses that deposited or owe something and whose owner is not known yet."""
+        rows = self.db.query(
+            "SELECT address FROM deposits WHERE credited = 0 UNION SELECT address FROM debts"
+            " WHERE address NOT IN (SELECT address FROM addresses)"
+        )
         return [row["address"] for row in rows]
 
     def unclaimed_uc(self) -> int:
-        """Money that came from addresses whose owner is not known yet [µ¤]."""
+        """Money, less debts, of ended addresses whose owner is not known yet [µ¤]."""
         row = self._one(
             "SELECT COALESCE(SUM(amount), 0) AS n FROM deposits"
             " WHERE credited = 0 AND kind = 'money'"

@@ -84,6 +84,43 @@ def schedule(
         print(f"{line}  {row['reason']}".rstrip())
 
 
+@app.command()
+def accounts(
+    config: Config,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the participants' private accounts; one below zero is a bill."""
+    from aggregator.process import read_accounts  # noqa: PLC0415
+
+    rows = read_accounts(config)
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        owed = f", its addresses owe {row['owedUc']}" if row["owedUc"] else ""
+        print(f"{row['participant']}: {row['balanceUc']} µ¤{owed}")
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def pay(
+    config: Config,
+    participant: Annotated[str, typer.Argument(help="Its identity, hg1….")],
+    amount_uc: Annotated[
+        int, typer.Argument(help="What it paid; below zero: what it was paid [µ¤].")
+    ],
+    reference: Annotated[str, typer.Option(help="Of the payment; the same one is booked once.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Book a payment between a participant and the DSO, also while the aggregator runs."""
+    from aggregator.process import book_payment  # noqa: PLC0415
+
+    booked = book_payment(config, participant, amount_uc, reference)
+    if as_json:
+        print(json.dumps({"booked": booked}))
+    else:
+        print("booked" if booked else f"{reference}: was booked before; nothing changed")
+
+
 def main() -> None:
     """Console script; a mistake is one line and exit code 2."""
     try:

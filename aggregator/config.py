@@ -5,7 +5,7 @@ The aggregator's configuration file (TOML).
     [broker]       host, port
     [market]       genesis, csmdb_box
     [funding]      automatic, deposit_uc, production_wh, consumption_wh
-    [accounts]     opening_uc, [accounts.plant_w], [accounts.feeder_w]
+    [accounts]     opening_uc, credit_uc, batch_s, [accounts.plant_w], [accounts.feeder_w]
     [schedule]     net_wh_by_slot, history_days, lead_hours
     [dso]          rating_import_w, rating_export_w, [[dso.limit]]
     [flexibility]  band_wh, cap_uc_per_kwh, floor_uc_per_kwh, ahead_slots, sealed, [[…deviation]]
@@ -104,6 +104,11 @@ class AccountsSection(Section):
 
     opening_uc: int = Field(default=0, ge=0, le=10**15)
     """Money of a new account [µ¤]."""
+    credit_uc: int = Field(default=0, ge=0, le=10**15)
+    """How far below zero an account may be drawn; further down nothing is withdrawn [µ¤]."""
+    batch_s: int = Field(default=20, ge=0, le=3600)
+    """Where addresses are fresh, withdrawals leave together at multiples of this [s]; longer hides
+    better who asked. 0: at once."""
     plant_w: dict[str, Annotated[int, Field(ge=0)]] = {}
     """Production capacity by participant [W]; others may produce what they may export."""
     feeder_w: dict[str, Annotated[int, Field(ge=0)]] = {}

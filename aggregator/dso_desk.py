@@ -5,16 +5,22 @@ schedules in, approvals out.
     dso/req/<participant>  withdraw-assets -> CSM-DB: limits, ban, whose address -> decision
                            -> books -> outbox -> ledger;  show-account -> the books
                            approve-schedule -> CSM-DB: an aggregator? -> limits -> books
-    ledger events          deposits -> books;  a withdrawal's operation refused -> booked back
+    ledger events          deposits -> books;  a withdrawal's operation refused -> booked back;
+                           debts of addresses, closed accounts -> books: the owner's bill (ADR 0010)
 
 A request passes what one to the CSM-DB passes: rate limit, sealed box, form, time, signature,
 replay. The books are written before the outbox, whose keys are theirs, and are asked for what is
 unfinished when the desk starts: a crash between the two loses nothing and does nothing twice.
+
+Who watches the broker sees when a participant asks, though not what. So where addresses are fresh,
+withdrawals wait for a common moment and leave in an order drawn by lot: which address is paid then
+says as little about the asker as there are others who asked (`SafetyPolicy.batch_s`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -22,13 +28,14 @@ import msgspec
 import structlog
 
 from aggregator.accounts import FAILED, Accounts
+from aggregator.bills import Bills
 from aggregator.grid_limits import GridPolicy, approve, refusal_of
 from aggregator.withdrawals import Failed, SafetyPolicy, Standing, decide, operations
 from market.assets import EnergyAsset
 from runtime.csmdb_client import CsmDbClient, CsmDbRefusedError
 from runtime.metrics import count_refusal
 from runtime.outbox import OperationOutbox
-from runtime.ports import Bus, BusDownError, Clock, Message
+from runtime.ports import Bus, BusDownError, Clock, Message, Rng
 from runtime.rate_limit import RateLimit
 from wire import topics
 from wire.day_ahead import APPROVE_SCHEDULE, ScheduleRequest, read_schedule
@@ -55,7 +62,7 @@ MAX_REQUESTS_REMEMBERED = 100_000
 MAX_AT_WORK = 64
 """Requests that wait for the CSM-DB at a time."""
 LOOK_UP_S = 10.0
-DEPOSITS = ("asset-deposited", "financial-deposited")
+DEPOSITS = ("asset-deposited", "financial-deposited", "account-closed")
 
 log = structlog.get_logger(component=COMPONENT)
 
@@ -68,7 +75,9 @@ class DsoDesk:
         key: the supervisor's
         box: what requests are sealed to
         limits: what the feeder carries
+        rng: draws the order in which withdrawals leave
         energy: whether energy is withdrawn in this market, or given at registration
+        batch_s: withdrawals leave at multiples of this in market time [s]; 0: at once
     """
 
     def __init__(
@@ -84,14 +93,19 @@ class DsoDesk:
         clock: Clock,
         policy: SafetyPolicy,
         limits: GridPolicy,
+        rng: Rng,
         *,
         energy: bool,
+        batch_s: int = 0,
     ) -> None:
-        self.accounts = accounts
+        self.accounts, self.bills = accounts, Bills(accounts)
         self._bus, self._key, self._box = bus, key, box
         self._market, self._grid, self._clock = market, grid, clock
         self._outbox, self._csmdb = outbox, csmdb
         self._policy, self._limits, self._energy = policy, limits, energy
+        self._rng, self._batch_ms = rng, batch_s * 1000
+        self._ready: dict[str, dict[str, Any]] = {}
+        """Operations that wait for the common moment, by key; the books have them too."""
         self._rate = RateLimit(BURST, PER_SECOND, MAX_SENDERS)
         self._reader = EnvelopeReader(
             chain_id=market,
@@ -102,20 +116,25 @@ class DsoDesk:
             max_ahead_ms=MAX_AHEAD_MS,
         )
         self._tasks: set[asyncio.Task[None]] = set()
+        self._standing: list[asyncio.Task[None]] = []
         self._deposits_of = (-1, 0)
         """Height and number of the deposit seen last."""
 
     def start(self) -> None:
         """Send what is unfinished, and subscribe; works before the bus is connected."""
         for state in self.accounts.unfinished():
-            self._outbox.add(operations(state.asked, state.reference))
+            self._send(operations(state.asked, state.reference))
+        if self._batch_ms:
+            batches = asyncio.create_task(self._every_batch())
+            self._standing.append(batches)
         self._bus.subscribe(topics.build(self._market, topics.DSO_REQ, "+"), self.take)
 
     async def stop(self) -> None:
         """Give up what waits for the CSM-DB; it will be asked for again."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._standing]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -188,7 +207,7 @@ class DsoDesk:
         assert state is not None
         if state.asked != asked:
             return _refused(Refusal.DUPLICATE, "this name was used for another withdrawal")
-        self._outbox.add(operations(state.asked, state.reference))
+        self._send(operations(state.asked, state.reference))
         if state.status == FAILED:
             return {"refusal": state.reason, "detail": "the ledger refused it; booked back"}
         return {"withdrawal": asked.withdrawal, "status": state.status}
@@ -207,6 +226,7 @@ class DsoDesk:
             balance_uc=self.accounts.balance_uc(participant),
             own=self.accounts.energy(slot, participant=participant),
             on_feeder=self.accounts.energy(slot, feeder=feeder),
+            owed_uc=self.bills.owed_uc(participant),
         )
         failed = decide(
             asked, standing, participant, self._policy, slot, self._grid.length_s,
@@ -222,6 +242,7 @@ class DsoDesk:
         held = self.accounts.energy(slot, participant=participant)
         return {
             "balanceUc": self.accounts.balance_uc(participant),
+            "owedUc": self.bills.owed_uc(participant),
             "withdrawn": [_asset_json(asset) for asset in held],
         }
 
@@ -258,14 +279,44 @@ class DsoDesk:
         except BusDownError:
             log.info("answer not delivered")  # it will be asked for again
 
+    # --- withdrawals that leave -----------------------------------------------------------------
+
+    def _send(self, made: list[tuple[str, dict[str, Any]]]) -> None:
+        """Hand operations to the outbox, now or at the common moment; each key is done once."""
+        if self._batch_ms:
+            self._ready.update(made)
+        else:
+            self._outbox.add(made)
+
+    async def _every_batch(self) -> None:
+        while True:
+            due_ms = (self._clock.now_ms() // self._batch_ms + 1) * self._batch_ms
+            await self._clock.sleep_until(due_ms)
+            try:
+                self.send_batch()
+            except Exception:
+                log.exception("withdrawals wait for the next moment")
+
+    def send_batch(self) -> None:
+        """Hand over what waits, in an order that tells nothing of the order it was asked in."""
+        lots = self._rng.bytes(32)
+        self._outbox.add(
+            sorted(
+                self._ready.items(), key=lambda one: hashlib.sha256(lots + one[0].encode()).digest()
+            )
+        )
+        self._ready.clear()
+
     # --- the ledger -----------------------------------------------------------------------------
 
     def take_event(self, height: int, event: dict[str, Any]) -> None:
-        """Take a finalised event: a registration, or a deposit, each deposit once."""
+        """Take a finalised event: a registration, a balance, or a deposit, each deposit once."""
         name = event["event"]
         if name == "address-registered":
             with self.accounts.atomic():
                 self.accounts.register(event["address"])
+        elif name == "balance":
+            self.bills.take_balance(event["address"], event["balanceUc"])
         elif name in DEPOSITS:
             before, number = self._deposits_of
             number = number + 1 if before == height else 0
@@ -275,7 +326,7 @@ class DsoDesk:
 
     def claim(self, owner_of: Callable[[str], str]) -> None:
         """
-        Credit deposits that came from addresses of which we knew no owner.
+        Credit deposits that came from addresses of which we knew no owner, and bill their debts.
 
         Args:
             owner_of: the participant of an address, or empty

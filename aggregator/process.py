@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.accounts import Accounts
+from aggregator.bills import Bills
 from aggregator.config import (
     AccountsSection,
     Adjustment,
@@ -44,7 +45,7 @@ from runtime.rng import SystemRng
 from runtime.store import SqliteStore
 from wire.certificates import Certificate, parse
 from wire.errors import ConfigError, WireError
-from wire.keys import BoxKey, SigningKey, from_text, to_text
+from wire.keys import BoxKey, SigningKey, from_text, is_id, to_text
 from wire.slots import SlotGrid
 
 CONFIG = "aggregator.toml"
@@ -150,7 +151,9 @@ def funding_policy(section: Funding) -> FundingPolicy:
 
 def safety_policy(section: AccountsSection) -> SafetyPolicy:
     """The section as the desk takes it."""
-    return SafetyPolicy(section.opening_uc, section.plant_w, section.feeder_w)
+    return SafetyPolicy(
+        section.opening_uc, section.plant_w, section.feeder_w, section.credit_uc, section.batch_s
+    )
 
 
 def flexibility_policy(section: Flexibility) -> FlexibilityPolicy:
@@ -267,6 +270,44 @@ def _open_store(config: AggregatorConfig) -> AggregatorStore:
     if not (folder / DATABASE).exists():
         raise ConfigError(f"{folder}: the aggregator has not run yet")
     return AggregatorStore(folder / DATABASE)
+
+
+def read_accounts(config_path: Path) -> list[dict[str, Any]]:
+    """
+    What each participant has with the DSO: `{participant, balanceUc, owedUc}`.
+
+    Raises:
+        ConfigError: it has never run with this configuration.
+    """
+    with contextlib.closing(_open_accounts(load_config(config_path))) as accounts:
+        return [
+            {"participant": one.participant, "balanceUc": one.balance_uc, "owedUc": one.owed_uc}
+            for one in Bills(accounts).statements()
+        ]
+
+
+def book_payment(config_path: Path, participant: str, amount_uc: int, reference: str) -> bool:
+    """
+    Book what a participant paid the DSO (below zero: got from it), once under its reference.
+
+    Returns:
+        False when the reference was booked before.
+
+    Raises:
+        ConfigError: it has never run with this configuration, or not an identity.
+    """
+    if not is_id(participant):
+        raise ConfigError(f"{participant}: expected an identity; see `aggregator accounts`")
+    now_ms = clock_from_environment().now_ms()
+    with contextlib.closing(_open_accounts(load_config(config_path))) as accounts:
+        return Bills(accounts).pay(participant, amount_uc, reference, now_ms)
+
+
+def _open_accounts(config: AggregatorConfig) -> Accounts:
+    path = config.service.data_dir / ACCOUNTS
+    if not path.exists():
+        raise ConfigError(f"{path.parent}: the aggregator has not run yet")
+    return Accounts(path, config.accounts.opening_uc)
 
 
 def read_status(config_path: Path) -> dict[str, Any]:

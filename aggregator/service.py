@@ -7,7 +7,8 @@ auctions, and one outbox keeps its nonce.
 
     ledger events   address-registered -> fund it           tx            -> outbox
                     receipt, cpf       -> audit             auction-*     -> board
-                    settled, trued-up  -> books       *-deposited   -> private accounts
+                    settled, trued-up  -> books       *-deposited, account-closed, balance
+                                                    -> private accounts
                     change-proposed    -> approval, where the operator said so -> outbox
                     change-approved    -> rules       session-closed, interconnection-closed
                                                       -> adjustment -> outbox
@@ -135,7 +136,8 @@ class Aggregator:
         self.desk = DsoDesk(
             bus, key, box, genesis.market, genesis.grid,
             accounts or Accounts(":memory:", safety.opening_uc), self.outbox, self.csmdb, clock,
-            safety, limits or GridPolicy(), energy=not funding.automatic,
+            safety, limits or GridPolicy(), rng, energy=not funding.automatic,
+            batch_s=safety.batch_s if genesis.fresh_addresses else 0,
         )  # fmt: skip
         dso = DsoClient(
             bus, key, box, genesis.market, key.public, from_text(genesis.dso_box_key), clock, rng
@@ -253,6 +255,7 @@ class Aggregator:
         self._rounds = {each: number for each, number in self._rounds.items() if each >= slot}
         self.rules.forget_before(slot)
         self.auditor.give_up_overdue(slot, self._clock.now_ms())
+        self.desk.claim(self._owner_of)
         with self.store.atomic():
             self.store.put_validators(self.ledger.validators().to_json())
             self.store.put_heights(self.ledger.delivered())

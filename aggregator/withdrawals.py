@@ -5,7 +5,8 @@ A participant asks to have money of its private account, and the right to produc
 coming slots, moved to an address that nobody can connect with it. The DSO says yes when
 
     the participant   is enrolled, not banned, and the address is one of its own, registered
-    money             its account holds the amount
+    money             its account, less what its addresses owe, holds the amount; beyond that it may
+                      be drawn down to its credit limit, and when it is below it gets nothing at all
     production        with all it has withdrawn before, on all its addresses, its plant can produce
                       so much and its connection may export so much, in every slot
     consumption       likewise its connection may import so much
@@ -40,6 +41,10 @@ class SafetyPolicy:
     """Production capacity by participant [W]; who is not named has its export limit."""
     feeder_w: Mapping[str, int] | None = None
     """Rating by feeder [W]; one that is not named is not limited."""
+    credit_uc: int = 0
+    """How far below zero an account may be drawn [µ¤]."""
+    batch_s: int = 20
+    """Where addresses are fresh, withdrawals leave together at multiples of this [s]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,8 @@ class Standing:
     """What the participant has withdrawn and not returned."""
     on_feeder: tuple[EnergyAsset, ...]
     """What all homes of its feeder have."""
+    owed_uc: int = 0
+    """What its addresses owe on the ledger, not billed yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,7 @@ def decide(
         energy: whether energy is withdrawn at all in this market, or given at registration
 
     Returns:
-        BANNED, NOT_ALLOWED, NOT_FOUND, QUANTITY_OUT_OF_RANGE, SLOT_CLOSED, SLOT_TOO_FAR,
+        BANNED, NOT_ALLOWED, NOT_FOUND, IN_DEBT, QUANTITY_OUT_OF_RANGE, SLOT_CLOSED, SLOT_TOO_FAR,
         INSUFFICIENT_FUNDS, PRODUCTION_CAPACITY, EXPORT_LIMIT, IMPORT_LIMIT, FEEDER_RATING, each
         with a sentence; or None: yes.
     """
@@ -107,12 +114,15 @@ def decide(
         return Failed(Refusal.NOT_ALLOWED, "the address is not granted to you")
     if not who.registered:
         return Failed(Refusal.NOT_FOUND, "register the address on the ledger first")
+    left_uc = who.balance_uc - who.owed_uc + policy.credit_uc
+    if left_uc < 0:
+        return Failed(Refusal.IN_DEBT, f"{-left_uc} µ¤ below the credit limit; pay the bill first")
     if asked.amount_uc == 0 and not asked.assets:
         return Failed(Refusal.QUANTITY_OUT_OF_RANGE, "nothing is asked for")
     if asked.assets and not energy:
         return Failed(Refusal.NOT_ALLOWED, "energy is given at registration here")
-    if asked.amount_uc > who.balance_uc:
-        return Failed(Refusal.INSUFFICIENT_FUNDS, f"the account holds {who.balance_uc} µ¤")
+    if asked.amount_uc > left_uc:
+        return Failed(Refusal.INSUFFICIENT_FUNDS, f"{left_uc} µ¤ can be withdrawn")
     wanted = assets_of(asked)
     for asset in wanted:
         failed = _check_form(asset, who, slot)

@@ -75,7 +75,7 @@ class DsoClient:
 
     async def show_account(self) -> dict[str, Any]:
         """
-        Our account with the DSO: `{balanceUc, withdrawn}`.
+        Our account with the DSO: `{balanceUc, owedUc, withdrawn}`.
 
         Raises:
             CsmDbRefusedError, TimeoutError.

@@ -61,6 +61,8 @@ class Refusal(StrEnum):
     may still be made."""
     # The market
     INSUFFICIENT_FUNDS = "INSUFFICIENT_FUNDS"
+    IN_DEBT = "IN_DEBT"
+    """The private account with the DSO is below its credit limit: the bill comes first."""
     INSUFFICIENT_ASSET = "INSUFFICIENT_ASSET"
     ASSET_LOCKED = "ASSET_LOCKED"
     REWARDS_ONLY = "REWARDS_ONLY"

@@ -10,8 +10,10 @@ public key, of which the participant's identity is the hash.
                       assets: [{kind, energyWh, startSlot, endSlot}, …]}
                           -> {withdrawal, status}    status: "sent" or "done"
     show-account     {key, boxKey}
-                          -> {balanceUc, withdrawn: [{kind, energyWh, startSlot, endSlot}, …]}
+                          -> {balanceUc, owedUc,
+                              withdrawn: [{kind, energyWh, startSlot, endSlot}, …]}
 
+`owedUc` is what its addresses owe on the ledger; `balanceUc` below zero is a bill.
 A refusal (PETra's failedWithdrawal) is `{refusal, detail}`. `withdrawal` is the participant's name
 for its request; the same one asked again has no second effect and tells what became of it.
 """

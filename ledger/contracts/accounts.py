@@ -11,8 +11,8 @@ a home in debt cannot buy. The supervisor's never does: what it lacks is counted
 makes.
 
 Accounts are kept when their grant ends: the nonce guards against replays, and the money is theirs.
-In a market of fresh addresses the account of an ended one is closed: what is left goes to its owner's
-private account with the DSO, and so does what it owes (ADR 0010).
+In a market of fresh addresses the account of an ended one is closed: what is left goes to its
+owner's private account with the DSO, and so does what it owes (ADR 0010).
 """
 
 from __future__ import annotations

@@ -207,7 +207,9 @@ async def test_money_and_energy_go_to_an_address_and_back_without_a_trace_of_the
 
     await desk.start()
     await until(lambda: desk.accounts.balance_uc(buyer.ems.id) == 9_960_000)
-    assert await other_line.show_account() == {"balanceUc": 9_960_000, "withdrawn": consume}
+    assert await other_line.show_account() == {
+        "balanceUc": 9_960_000, "owedUc": 0, "withdrawn": consume,
+    }  # fmt: skip
     await until(
         lambda: desk.accounts.energy(site.slot, participant=seller.ems.id)[0].energy_wh < 300
     )

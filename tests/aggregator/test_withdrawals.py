@@ -55,6 +55,13 @@ PV = held("production", 1000, 105, 120)
     [
         (ask(amount_uc=UNITS), {}, {}, None),
         (ask(amount_uc=UNITS + 1), {}, {}, "INSUFFICIENT_FUNDS"),
+        (ask(amount_uc=UNITS + 1), {}, {"credit_uc": 1}, None),
+        (ask(amount_uc=UNITS), {"owed_uc": 1}, {}, "INSUFFICIENT_FUNDS"),
+        (ask(amount_uc=UNITS), {"owed_uc": 1}, {"credit_uc": 1}, None),
+        (ask(wanted("consumption", 1)), {"owed_uc": UNITS + 1}, {}, "IN_DEBT"),
+        (ask(wanted("consumption", 1)), {"owed_uc": UNITS}, {}, None),
+        (ask(wanted("consumption", 1)), {"balance_uc": -1}, {}, "IN_DEBT"),
+        (ask(wanted("consumption", 1)), {"balance_uc": -1}, {"credit_uc": 1}, None),
         (ask(), {}, {}, "QUANTITY_OUT_OF_RANGE"),
         (ask(amount_uc=1), {"banned": "meter tampered with"}, {}, "BANNED"),
         (ask(amount_uc=1), {"holds_address": False}, {}, "NOT_ALLOWED"),
