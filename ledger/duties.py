@@ -1,10 +1,11 @@
 """
-What a validator itself has to say on the chain: that it comes or goes, evidence, consent, seeds.
+What a validator itself has to say on the chain: that it comes or goes, evidence, consent, seeds,
+and the CPF of its home.
 
 It asks for a seat when its folder holds a licence of the CSM-DB (`licence.json`), and gives it up
 when the folder holds a file `leave`; it agrees to changes of the rules that its operator wrote down
-(`ledger.consent`). A validator is a sender like any other; its transactions carry
-these operations, one transaction at a time. Evidence is kept on the disk until it has been judged,
+(`ledger.consent`), and says what its home's meter attested (`ledger.cpf_inbox`). A validator is a
+sender like any other; its transactions carry these operations, one transaction at a time. Evidence is kept on the disk until it has been judged,
 so that a crash does not save the guilty. Seeds (`ledger.contracts.seed`) are opened once per epoch,
 and only in an epoch in which somebody else had something to say: an idle chain must not keep itself
 busy.
@@ -22,6 +23,7 @@ from ledger.consent import Consent
 from ledger.contracts import keys
 from ledger.contracts.evidence import evidence_operation
 from ledger.contracts.seed import COMMIT_EPOCHS
+from ledger.cpf_inbox import CpfInbox
 from ledger.execution import Ledger
 from ledger.membership import Status
 from ledger.onion import LAYERS, Onion
@@ -151,6 +153,7 @@ class Duties:
         self._rng = rng
         self._seeds = Seeds(node.key)
         self._consent = Consent(folder, node.key.id)
+        self._cpf = CpfInbox(folder, node.key.id, node.genesis)
         self._flight: Transaction | None = None
         self._sent_s = 0.0
         self._asked_s: dict[str, float] = {}
@@ -202,6 +205,8 @@ class Duties:
         found = node.store.evidence(judged=False)[:MAX_ACCUSATIONS]
         due: list[dict[str, Any]] = [evidence_operation(one, other) for one, other, _ in found]
         due += self._consent.operations(node.ledger)
+        attestation = self._cpf.operation(node.genesis.grid.slot_at(node.clock.now_ms()))
+        due += [attestation] if attestation is not None else []
         if self._eventful:
             seed = seed_operation(node.ledger, node.key.id, self._seeds)
             due += [seed] if seed is not None else []
@@ -241,6 +246,8 @@ class Duties:
         for operation in flight.operations:
             if operation["op"] == "approve-change":
                 self._consent.landed(operation["change"])
+            if operation["op"] == "cpf":
+                self._cpf.landed(operation["attestation"]["end_slot"])
             if operation["op"] == "evidence":
                 vote = types.decode(types.Vote, from_text(operation["first"]))
                 self._node.store.evidence_judged(vote.epoch, vote.validator)
