@@ -186,6 +186,31 @@ def export(folder: Folder, participant: str, as_json: Json = False) -> None:
 
 
 @app.command()
+def privacy(folder: Folder, as_json: Json = False) -> None:
+    """Count the homes whose addresses look alike; say what to do where they are too few."""
+    from csmdb.limit_classes import remedy  # noqa: PLC0415
+    from csmdb.privacy import crowds_of  # noqa: PLC0415
+
+    with _open(folder) as csmdb:
+        found, rules = crowds_of(csmdb), csmdb.privacy
+    rows = [
+        {
+            **asdict(one),
+            "enough": one.homes >= rules.min_homes,
+            "remedy": "" if one.homes >= rules.min_homes else remedy(one, rules.limit_classes_w),
+        }
+        for one in found
+    ]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        role = " and ".join(name for name in ("buy", "sell") if row[f"can_{name}"])
+        advice = f": fewer than {rules.min_homes}; {row['remedy']}" if row["remedy"] else ""
+        print(f"{row['homes']} homes that {role}, up to {row['class_w']} W{advice}")
+
+
+@app.command()
 def backup(
     folder: Folder,
     target: Annotated[Path, typer.Argument(help="File to write; never overwritten.")],

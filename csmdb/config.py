@@ -7,6 +7,10 @@
     [http]
     port = 8335                                   # without it, no HTTP; 0 takes a free one
     names = ["csmdb.example"]                     # under which a TLS proxy passes calls on
+
+    [privacy]
+    limit_classes_w = [11_000, 24_000, 43_000]    # what grants round connections up to; []: exact
+    min_homes = 5                                 # in a class, or `csmdb privacy` says what to do
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from csmdb.files import write_private
+from csmdb.limit_classes import DEFAULT_CLASSES_W, MIN_HOMES
 from csmdb.sqlite import SqliteStorage
 from csmdb.storage import Storage
 from wire.errors import ConfigError
@@ -58,11 +63,28 @@ class HttpSection(Section):
     names: tuple[str, ...] = ()
 
 
+class PrivacySection(Section):
+    """What grants tell of a home's connection (`csmdb.limit_classes`)."""
+
+    limit_classes_w: tuple[int, ...] = DEFAULT_CLASSES_W
+    """Connections are rounded up to these [W]; empty: exact."""
+    min_homes: int = Field(default=MIN_HOMES, ge=2, le=10_000)
+    """A class with fewer homes hides them badly."""
+
+    @field_validator("limit_classes_w")
+    @classmethod
+    def _rising(cls, classes_w: tuple[int, ...]) -> tuple[int, ...]:
+        if any(one < 1 for one in classes_w) or list(classes_w) != sorted(set(classes_w)):
+            raise ValueError("expected powers in W, rising, such as [11000, 24000, 43000]")
+        return classes_w
+
+
 class CsmDbConfig(Section):
     """All of the file."""
 
     storage: StorageSection = StorageSection()
     http: HttpSection = HttpSection()
+    privacy: PrivacySection = PrivacySection()
 
 
 def load_config(folder: Path) -> CsmDbConfig:

@@ -25,6 +25,7 @@ from typing import Any
 
 import msgspec
 
+from csmdb.limit_classes import BUYERS, DEFAULT_CLASSES_W, SELLERS, limits_of
 from csmdb.records import Claim, Participant, Refused, Repository
 from csmdb.requests import (
     MAX_ADDRESSES,
@@ -50,8 +51,6 @@ GRANT_DAYS = 7
 MAX_GRANT_DAYS = 14
 SKEW_MS = 300_000
 """A certificate holds from a little before it was signed: clocks differ."""
-BUYERS = frozenset({"consumer", "prosumer"})
-SELLERS = frozenset({"producer", "prosumer"})
 READERS = frozenset({"dso", "aggregator"})
 CODE_BYTES = 10
 """80 random bits: hashing without salt or stretching is enough, and nobody guesses one."""
@@ -95,12 +94,14 @@ class Desk:
         market: its name is the context of every signature
         grid: slots of the market
         rows: the repository
+        classes_w: to which grants round connections up (`csmdb.limit_classes`); none: exact
     """
 
     key: SigningKey
     market: str
     grid: SlotGrid
     rows: Repository
+    classes_w: tuple[int, ...] = DEFAULT_CLASSES_W
 
     # --- enrolment ------------------------------------------------------------------------------
 
@@ -346,16 +347,16 @@ class Desk:
     def _grant(
         self, who: Participant, public: bytes, meter_key: str, start: int, end: int
     ) -> AddressGrant:
-        """A grant within the participant's limits, not yet signed."""
-        can_buy, can_sell = bool(BUYERS & set(who.roles)), bool(SELLERS & set(who.roles))
+        """A grant of the participant's class of limits, not yet signed."""
+        buy_w, sell_w = limits_of(who, self.classes_w)
         return AddressGrant(
             address=id_of(public),
             key=to_text(public),
             meter_key=meter_key,
-            can_buy=can_buy,
-            can_sell=can_sell,
-            max_buy_wh=self._per_slot_wh(who.max_import_w) if can_buy else 0,
-            max_sell_wh=self._per_slot_wh(who.max_export_w) if can_sell else 0,
+            can_buy=bool(BUYERS & set(who.roles)),
+            can_sell=bool(SELLERS & set(who.roles)),
+            max_buy_wh=self._per_slot_wh(buy_w),
+            max_sell_wh=self._per_slot_wh(sell_w),
             start_slot=start,
             end_slot=end,
         )

@@ -16,6 +16,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,12 +24,14 @@ import msgspec
 
 from csmdb.audit import ERASE
 from csmdb.core import OPERATOR
+from csmdb.limit_classes import Crowd, crowds
 from csmdb.records import Participant, Person
 from csmdb.setup import CsmDb
 from wire.certificates import Certificate, Meter, dump, seal
 from wire.errors import ConfigError
 
 MAX_CHARS = 200
+PAGE = 500
 BANNED = "banned; the reason was erased"
 
 
@@ -107,6 +110,18 @@ def export(csmdb: CsmDb, participant: str, actor: str = OPERATOR) -> dict[str, A
             "validatorGrants": [dump(one) for one in rows.validator_grants_of(participant)],
             "audit": list(rows.audit_rows(participant)),
         }
+
+
+def crowds_of(csmdb: CsmDb) -> list[Crowd]:
+    """How many homes share what their grants say, the smallest crowds first."""
+    return crowds(_homes(csmdb), csmdb.privacy.limit_classes_w)
+
+
+def _homes(csmdb: CsmDb) -> Iterator[Participant]:
+    after = ""
+    while page := csmdb.repository.participant_page(after, PAGE):
+        yield from page
+        after = page[-1].id
 
 
 def _known(csmdb: CsmDb, participant: str) -> Participant:

@@ -17,11 +17,11 @@ from __future__ import annotations
 import json
 import os
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from csmdb.config import CONFIG, open_storage, write_config
+from csmdb.config import CONFIG, PrivacySection, load_config, open_storage, write_config
 from csmdb.core import CLAIM_DAYS, DAY_MS, OPERATOR, Desk, check_roles, hash_code, make_code
 from csmdb.records import Claim
 from csmdb.repository import SqlRepository
@@ -56,6 +56,7 @@ class CsmDb:
     repository: SqlRepository
     clock: Clock
     rng: Rng
+    privacy: PrivacySection = field(default_factory=PrivacySection)
 
     @property
     def id(self) -> str:
@@ -65,7 +66,9 @@ class CsmDb:
     @property
     def desk(self) -> Desk:
         """The rules, on this database."""
-        return Desk(self.issuing_key, self.market, self.grid, self.repository)
+        return Desk(
+            self.issuing_key, self.market, self.grid, self.repository, self.privacy.limit_classes_w
+        )
 
     @property
     def certificate(self) -> Certificate:
@@ -278,6 +281,7 @@ def open_csmdb(folder: Path, *, clock: Clock | None = None, rng: Rng | None = No
         repository=SqlRepository(open_storage(folder), issuing),
         clock=clock or clock_from_environment(),
         rng=rng or SystemRng(),
+        privacy=load_config(folder).privacy,
     )
     _renew_own_certificate(csmdb)
     return csmdb

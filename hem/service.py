@@ -84,6 +84,7 @@ from wire.envelope import Envelope, new_req_id, seal_envelope
 from wire.errors import HearthgridError, WireError
 from wire.keys import KEY_BYTES, Domain, SigningKey, from_text, to_text
 from wire.metering import Reading, load_record
+from wire.withdrawal import portioned
 
 if TYPE_CHECKING:
     from hem.web.port import PlanRow
@@ -360,7 +361,7 @@ class HomeEnergyManager:
         if what == "grant" and grant is not None and self.grant is not None:
             self.grant = grant
             self.trader.renew_grant(grant)
-            self.funds.renew_grant(grant)
+            self.funds.renew_grant(self._withdrawable(grant))
             self._register(grant)
 
     def _home_lane(self) -> MqttBus:
@@ -476,7 +477,15 @@ class HomeEnergyManager:
             from_text(self.genesis.supervisor.key, KEY_BYTES),
             from_text(self.genesis.dso_box_key, KEY_BYTES), self.clock, self.rng,
         )  # fmt: skip
-        self.funds = Funds(self.policy.wallet, self.wallet, self.grant, self.store, dso)
+        own = self._withdrawable(self.grant)
+        self.funds = Funds(self.policy.wallet, self.wallet, own, self.store, dso)
+
+    def _withdrawable(self, grant: AddressGrant) -> AddressGrant:
+        """The grant with limits that the DSO allows us, not only our class of connections."""
+        certificate = self.enrolment.certificate
+        if certificate is None:
+            return grant
+        return portioned(grant, certificate, self.grid.length_s)
 
     def _write_identity(self, address: str) -> None:
         """Who we are, for the household's own tools; the folder is readable by us only."""

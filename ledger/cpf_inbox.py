@@ -2,8 +2,8 @@
 The attestations that a home leaves for its validator, made into the operation `cpf`.
 
 A file is from outside (`runtime.cpf_folder`): what is not of the form, of another validator or not
-signed by issuer and meter is refused by its name, counted and taken away. Of several the newest that
-holds is said; those before it say nothing any more. A window that has not ended by our clock waits.
+signed by issuer and meter is refused by its name, counted and taken away. Of several the newest
+that holds is said; those before it say nothing any more. A window that has not ended waits.
 """
 
 from __future__ import annotations

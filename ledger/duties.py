@@ -5,10 +5,10 @@ and the CPF of its home.
 It asks for a seat when its folder holds a licence of the CSM-DB (`licence.json`), and gives it up
 when the folder holds a file `leave`; it agrees to changes of the rules that its operator wrote down
 (`ledger.consent`), and says what its home's meter attested (`ledger.cpf_inbox`). A validator is a
-sender like any other; its transactions carry these operations, one transaction at a time. Evidence is kept on the disk until it has been judged,
-so that a crash does not save the guilty. Seeds (`ledger.contracts.seed`) are opened once per epoch,
-and only in an epoch in which somebody else had something to say: an idle chain must not keep itself
-busy.
+sender like any other; its transactions carry these operations, one transaction at a time. Evidence
+is kept on the disk until it has been judged, so that a crash does not save the guilty. Seeds
+(`ledger.contracts.seed`) are opened once per epoch, and only in an epoch in which somebody else had
+something to say: an idle chain must not keep itself busy.
 """
 
 from __future__ import annotations

@@ -184,10 +184,12 @@ class Governance(_Section, frozen=True, kw_only=True):
 
 
 class Privacy(_Section, frozen=True, kw_only=True):
-    """Homes trade under fresh addresses that only CSM-DB and DSO can link; see ADR 0010."""
+    """How long a home trades under one address; see ADR 0010."""
 
-    address_slots: int = 4
-    """How long an address trades, the same for everybody [slots]."""
+    address_slots: int = 0
+    """An address is for so many slots; 0: for as long as its grant."""
+    ahead_slots: int = 2
+    """It is registered at the latest so many slots before its first one."""
 
 
 class Genesis(_Section, frozen=True, kw_only=True, dict=True):
@@ -261,7 +263,7 @@ class Genesis(_Section, frozen=True, kw_only=True, dict=True):
     @property
     def fresh_addresses(self) -> bool:
         """Whether homes change their address, so that an ended one has an account to close."""
-        return self.privacy is not msgspec.UNSET
+        return self.privacy is not msgspec.UNSET and self.privacy.address_slots > 0
 
     def gate_ms(self, slot: int) -> int:
         """Bids for `slot` are taken in blocks before this time, unless the parties agreed to
@@ -479,7 +481,8 @@ def _market_bounds(genesis: Genesis) -> dict[str, tuple[int, int, int]]:
             genesis.governance_rules.participants_permille, 0, 1000
         ),
         **({} if genesis.privacy is msgspec.UNSET else {
-            "privacy.addressSlots": (genesis.privacy.address_slots, 1, 96)
+            "privacy.addressSlots": (genesis.privacy.address_slots, 0, 96),
+            "privacy.aheadSlots": (genesis.privacy.ahead_slots, 2, 96),
         }),
     }  # fmt: skip
 

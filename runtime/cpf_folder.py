@@ -1,10 +1,10 @@
 """
 How a home hands its validator the CPF attestation: one file a window in the node's folder.
 
-    <node's folder>/cpf/<endSlot>.json      {"grant": …, "attestation": …}, as operation `cpf` has them
+    <node's folder>/cpf/<endSlot>.json    {"grant": …, "attestation": …}, as in operation `cpf`
 
-Sent from a trading address an attestation would tell whose address that is, so the validator says it
-under its own name. HEM and node are two processes, often two users, that share nothing but this
+Sent from a trading address an attestation would tell whose address that is, so the validator says
+it under its own name. HEM and node are two processes, often two users, that share nothing but this
 folder: the HEM writes a file under another name and renames it, the node reads what it finds as
 something from outside. Whoever may write here can make the node say what its meter attested, and
 nothing else.

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from wire.certificates import AddressGrant, Certificate
 from wire.errors import MalformedError
 from wire.keys import is_id
 from wire.units import MAX_SAFE_INT
@@ -56,6 +57,43 @@ class Withdrawal(msgspec.Struct, frozen=True, rename="camel"):
     address: str
     amount_uc: Count
     assets: Annotated[list[WantedAsset], msgspec.Meta(max_length=MAX_ASSETS)]
+
+
+def portion_wh(limit_wh: int) -> int:
+    """
+    The largest standard amount of energy within a limit: 1, 2 or 5 times a power of ten [Wh].
+
+    Withdrawn amounts are public, so a home asks for one that many homes ask for.
+    """
+    if limit_wh < 1:
+        return 0
+    decade = int("1" + "0" * (len(str(limit_wh)) - 1))
+    return max(step * decade for step in (1, 2, 5) if step * decade <= limit_wh)
+
+
+def portioned(grant: AddressGrant, certificate: Certificate, slot_s: int) -> AddressGrant:
+    """
+    A grant with what its home may ask the DSO for.
+
+    A grant names a class of connections (`csmdb.limit_classes`), the DSO checks the connection
+    itself, which only the home's certificate tells.
+
+    Args:
+        slot_s: length of a slot [s]
+
+    Returns:
+        The grant, limits above the connection's own lowered to a portion within it.
+    """
+
+    def within(class_wh: int, power_w: int) -> int:
+        own_wh = power_w * slot_s // 3600
+        return class_wh if class_wh <= own_wh else portion_wh(own_wh)
+
+    return msgspec.structs.replace(
+        grant,
+        max_buy_wh=within(grant.max_buy_wh, certificate.max_import_w),
+        max_sell_wh=within(grant.max_sell_wh, certificate.max_export_w),
+    )
 
 
 def read_withdrawal(parameters: dict[str, Any]) -> Withdrawal:

@@ -236,7 +236,7 @@ async def test_an_address_is_funded_once_also_across_a_restart(site, tmp_path):
     await until(lambda: seen(actor, "balance", address=address))
     assert seen(actor, "balance", address=address)[0]["balanceUc"] == DEPOSIT_UC
     assets = {e["kind"]: e["energyWh"] for e in seen(actor, "asset-added", address=address)}
-    assert assets == {"production": 1_500, "consumption": 2_500}
+    assert assets == {"production": 2_750, "consumption": 2_750}
     await until(lambda: desk.aggregator.outbox.waiting == 0)
     await desk.stop()
 

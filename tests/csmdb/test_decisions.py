@@ -186,13 +186,13 @@ def test_every_code_is_told_apart(random):
     assert number == int.from_bytes(random, "big")
 
 
-def test_a_grant_carries_the_limits_of_the_certificate_per_slot(csmdb):
+def test_a_grant_carries_a_class_of_limits_per_slot_and_names_nobody(csmdb):
     home = enrolled(csmdb)
     [grant] = csmdb.desk.grant_addresses(home.ems.id, {"addresses": [home.address_row()]}, NOW_MS)
     check(grant, csmdb.issuing_key.public, "test")
     slot = NOW_MS // 900_000
     assert grant.address == home.address().id
-    assert (grant.max_buy_wh, grant.max_sell_wh) == (2_500, 1_500)
+    assert (grant.max_buy_wh, grant.max_sell_wh) == (2_750, 2_750), "10 and 6 kW of 11 kW"
     assert (grant.start_slot, grant.end_slot) == (slot, slot + 96 * GRANT_DAYS)
     assert home.ems.id not in str(dump(grant))
 
