@@ -85,7 +85,6 @@ class HomeState:
     home: str
     time_ms: int
     online: bool
-    name: str = ""
     grid_w: int = 0
     pv_w: int = 0
     battery_w: int = 0
@@ -338,9 +337,8 @@ class Rollup:
             self._last_state[state.home] = state
         elif before is not None:
             self._last_state.pop(state.home)
-        old = self.homes.get(state.home) or {"id": state.home, "name": ""}
+        old = self.homes.get(state.home) or {"id": state.home}
         row = {**old, "online": state.online, "timeMs": state.time_ms}
-        row["name"] = state.name or old["name"]
         if state.measured:
             row.update(
                 gridW=state.grid_w,

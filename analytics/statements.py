@@ -180,12 +180,10 @@ def _state(home: str, time_ms: int, online: bool, parameters: dict[str, Any]) ->
         if isinstance(devices, dict)
         else ()
     )
-    name = parameters.get("name", "")
     return HomeState(
         home=home,
         time_ms=time_ms,
         online=online,
-        name=name[:MAX_NAME] if isinstance(name, str) else "",
         soc_permille=soc,
         lost=lost[:16],
         measured=bool(found) and online,

@@ -100,6 +100,7 @@ class AnalyticsStore:
             table = self._db.table(name).create(columns, pk=primary, if_not_exists=True)
             for column in columns.keys() - table.columns_dict.keys():
                 table.add_column(column, columns[column], not_null_default=0)
+        self._forget_names()
         self._db.table("events").create_index(["time_ms"], if_not_exists=True)
         self._db.table("states").create_index(["time_ms"], if_not_exists=True)
         self._pending: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
@@ -108,6 +109,15 @@ class AnalyticsStore:
             self._terms.complete(event)
         counted = self._db.execute("SELECT home, MAX(sequence) FROM readings GROUP BY home")
         self._reading_sequence: dict[str, int] = dict(counted.fetchall())
+
+    def _forget_names(self) -> None:
+        """Once: homes told what they are called in an earlier release; that is nobody's to keep."""
+        if self._db.execute("SELECT 1 FROM states WHERE name <> '' LIMIT 1").fetchone() is None:
+            return
+        with self._db.atomic():
+            self._db.execute("UPDATE states SET name = ''")
+        self._db.execute("VACUUM")
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -131,7 +141,7 @@ class AnalyticsStore:
     def add_state(self, state: HomeState) -> None:
         """Remember a home's state."""
         self._pending["states"].append((
-            state.home, state.time_ms, int(state.online), state.name, state.grid_w, state.pv_w,
+            state.home, state.time_ms, int(state.online), "", state.grid_w, state.pv_w,
             state.battery_w, state.load_w, state.soc_permille, ",".join(state.lost),
             int(state.measured),
         ))  # fmt: skip
@@ -223,6 +233,7 @@ class AnalyticsStore:
         for row in self._db["states"].rows_where("time_ms >= ?", [since_ms], order_by="time_ms"):
             row["lost"] = tuple(filter(None, row["lost"].split(",")))
             row["online"], row["measured"] = bool(row["online"]), bool(row["measured"])
+            del row["name"]
             rollup.fold_state(HomeState(**row))
         counts: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
         for row in self._db["refusals"].rows:

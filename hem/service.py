@@ -749,9 +749,9 @@ class HomeEnergyManager:
     # --- Telling ---------------------------------------------------------------------------------
 
     def _tell_state(self, state: dict[str, Any]) -> None:
+        """Our state, for the operators; what the household calls its home is not theirs to know."""
         body = {
             "online": True,
-            "name": self.config.home.name,
             "key": to_text(self.ems_key.public),
             "waiting": self.readings.waiting + self.outbox.waiting,
             **{k: v for k, v in state.items() if k not in ("battery", "time_ms")},
@@ -763,7 +763,6 @@ class HomeEnergyManager:
         """What the broker says for us when we vanish."""
         body = {
             "online": False,
-            "name": self.config.home.name,
             "key": to_text(self.ems_key.public),
         }
         return self._topic(topics.STATE, self.ems_key.id), self._envelope("state", body), True

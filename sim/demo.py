@@ -171,9 +171,11 @@ class Demo:
 
     def _read_states(self) -> None:
         """Keep what each home's gateway says first after the last slot (from the console)."""
+        feeder = self.feeder
+        names = {feeder.identity(home)["participant"]: home.name for home in feeder.homes}
         for row in self._get("api/live").get("homes", []):
-            if row.get("name") and row["timeMs"] >= self.feeder.end_ms:
-                self.home_states.setdefault(row["name"], row)
+            if row["id"] in names and row["timeMs"] >= self.feeder.end_ms:
+                self.home_states.setdefault(names[row["id"]], row)
 
     def settle_down(self) -> None:
         """Stop the homes, let every node execute what is final, then stop the rest."""

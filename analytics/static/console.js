@@ -157,7 +157,7 @@ function homeCell(row) {
   const lost = row.lost || [];
   dot.className = "dot" + (row.online ? (lost.length ? " warn" : "") : " off");
   dot.title = row.online ? (lost.length ? `lost: ${lost.join(", ")}` : "online") : "offline";
-  cell.append(dot, row.name || format.short(row.id));
+  cell.append(dot, format.short(row.id));
   cell.title = row.id;
   return cell;
 }
@@ -176,7 +176,7 @@ function batteryCell(row) {
 function showTables(reply) {
   if (reply.full || reply.homes.length) {
     const homes = [...tables.homes.values()]
-      .sort((a, b) => ((a.name || a.id) < (b.name || b.id) ? -1 : 1));
+      .sort((a, b) => (a.id < b.id ? -1 : 1));
     const power = (row, key) => [row.online && row[key] !== undefined
       ? format.kw(row[key]) : "–", "n"];
     fill("homes", homes.map((row) => [homeCell(row), power(row, "loadW"), power(row, "pvW"),

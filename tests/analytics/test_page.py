@@ -57,16 +57,17 @@ def test_the_report_opens_from_a_file(shots, driver, whole_day, tmp_path, width,
 
 
 @pytest.mark.slow
-def test_what_a_home_calls_itself_stays_text(shots, driver, tmp_path, serve):
+def test_what_a_home_calls_its_devices_stays_text(shots, driver, tmp_path, serve):
     preview = Preview(6.0, tmp_path)
     evil = "<img src=x onerror=alert(1)>"
     home = next(preview.rollup.homes.values())
     preview.rollup.revision += 1
-    preview.rollup.homes.put(home["id"], {**home, "name": evil}, preview.rollup.revision)
+    preview.rollup.homes.put(home["id"], {**home, "lost": [evil]}, preview.rollup.revision)
     with serve(preview.app()) as url:
         driver.get(url + "/")
         shots.wait_ready(driver)
-        assert evil in driver.find_element("id", "homes").text
+        dots = driver.find_elements("css selector", "#homes .dot")
+        assert any(evil in dot.get_attribute("title") for dot in dots)
         assert driver.find_elements("css selector", "#homes img") == []
     preview.store.close()
 

@@ -68,11 +68,11 @@ def test_an_old_state_does_not_replace_a_newer_one(rollup):
     assert next(rollup.homes.values())["loadW"] == 500
 
 
-def test_an_offline_home_keeps_its_name_and_loses_its_mark(rollup):
-    rollup.fold_state(state(DAY_START_MS, 500, name="home-01"))
+def test_an_offline_home_stays_known_and_loses_its_mark(rollup):
+    rollup.fold_state(state(DAY_START_MS, 500))
     rollup.fold_state(HomeState("hg1a", DAY_START_MS + 1, online=False))
     row = next(rollup.homes.values())
-    assert (row["name"], row["online"]) == ("home-01", False)
+    assert (row["id"], row["online"]) == ("hg1a", False)
 
 
 def test_a_late_receipt_settles_its_home_again(rollup):

@@ -98,8 +98,9 @@ MEASURED = {
 def test_a_state_is_read_as_the_home_signed_it():
     state = StateDoor(CHAIN).read(HOME.id, message(MEASURED), DAY_START_MS)
     assert (state.grid_w, state.pv_w, state.battery_w, state.load_w) == (-200, 900, -100, 600)
-    assert (state.soc_permille, state.lost, state.name) == (480, ("battery",), "home-01")
+    assert (state.soc_permille, state.lost) == (480, ("battery",))
     assert state.measured
+    assert "home-01" not in repr(state), "what a home calls itself is not kept"
 
 
 def test_a_last_will_may_be_old_and_counts_as_of_now():

@@ -88,3 +88,16 @@ def test_pruning_keeps_clearings_and_settlements(evening: Preview):
     evening.store.prune(DAY_START_MS + 12 * 3_600_000)
     assert all(r["time_ms"] >= DAY_START_MS + 43_200_000 for r in evening.store.rows("events"))
     assert len(evening.store.rows("settlements")) == before
+
+
+def test_names_that_an_earlier_release_kept_are_gone_from_the_file(tmp_path):
+    path = tmp_path / "analytics.sqlite"
+    AnalyticsStore(path).close()
+    with sqlite3.connect(path) as db:
+        row = ("hg1a", 5, 1, "Haus Musterfrau", 0, 0, 0, 0, -1, "", 1)
+        db.execute(f"INSERT INTO states VALUES ({','.join('?' * len(row))})", row)
+    db.close()
+    assert b"Musterfrau" in path.read_bytes()
+    AnalyticsStore(path).close()
+    left = [one.read_bytes() for one in tmp_path.iterdir()]
+    assert not any(b"Musterfrau" in content for content in left)

@@ -238,7 +238,7 @@ class _Day:
                 self.soc[home.name] = soc = min(1000, max(0, int(self.soc[home.name] + moved)))
             offline = home.name == "home-07" and 13 < hour < 13.6
             yield Moment(time_ms, "state", self.height, HomeState(
-                home=home.participant, time_ms=time_ms, online=not offline, name=home.name,
+                home=home.participant, time_ms=time_ms, online=not offline,
                 grid_w=grid, pv_w=pv, battery_w=battery, load_w=load, soc_permille=soc,
                 measured=not offline,
             ))  # fmt: skip
