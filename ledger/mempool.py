@@ -2,12 +2,15 @@
 The mempool: transactions that wait for a block, and the bodies of those in proposals.
 
 A transaction is parsed and its signature verified once, here; whoever gets it from here may rely on
-that. Bounds: 10,000 transactions, 16 MiB, 256 of one sender. When it is full, new ones are refused;
-none that were accepted are thrown out to make room.
+that. Bounds: 10,000 transactions, 16 MiB, 256 of one sender. When it is full, whoever takes up the
+most room gives up its last ones for a sender that would take up less; if that is the sender itself,
+it is refused. So nobody can fill it for the others (docs/concepts/limits.md).
 
-`take` gives each sender's transactions in nonce order without a gap, one sender after the other in
-turn, so that nobody's queue keeps the others waiting. One that has expired holds up its sender's
-later ones only: they follow when it has been dropped and signed again.
+`take` gives each sender's transactions in nonce order without a gap. Senders take turns, also from
+block to block: whoever had a transaction executed goes to the end of the line. The first turn is
+for those that ask for no more than an equal part of the block (`Budget.share`), so that large
+bundles of few senders keep nobody waiting. One that has expired holds up its sender's later ones
+only: they follow when it has been dropped and signed again.
 
 Beside the pool stands a bounded cache of bodies that were fetched by id for somebody else's
 proposal: a sender that signs two transactions with one nonce must not keep a node from checking a
@@ -20,6 +23,8 @@ from collections import OrderedDict, deque
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
+
+from sortedcontainers import SortedSet
 
 from ledger.genesis import Genesis
 from wire.envelope import check_signature
@@ -108,6 +113,12 @@ class Budget:
         """True when there was no room."""
         return min(self.transactions, self.operations, self.size_bytes) < 0
 
+    @property
+    def share(self) -> Budget:
+        """One of as many equal parts as there may be transactions."""
+        parts = max(1, self.transactions)
+        return Budget(1, self.operations // parts, self.size_bytes // parts)
+
 
 class Mempool:
     """
@@ -134,8 +145,12 @@ class Mempool:
         self._max_fetched_bytes = max_fetched_bytes
         self._by_id: dict[bytes, Transaction] = {}
         self._queues: dict[str, dict[int, Transaction]] = {}
-        """Per sender, in the order senders came: nonce to transaction."""
+        """Per sender: nonce to transaction. Whoever waits longest for its turn comes first."""
         self._bytes = 0
+        self._weight_least = max(1, max_bytes // max_transactions)
+        self._weights: dict[str, int] = {}
+        self._heaviest: SortedSet[tuple[int, str]] = SortedSet()
+        """Senders by the room they take up (`_weight`)."""
         self._fetched: OrderedDict[bytes, Transaction] = OrderedDict()
         self._fetched_bytes = 0
 
@@ -169,9 +184,11 @@ class Mempool:
         self._check_signature(tx)
         if sender is not None and tx.sender != sender:
             raise TopicError("transaction on another's topic", topic=sender, sender=tx.sender)
+        self._make_room(tx)
         self._by_id[tx.txid] = tx
         self._queues.setdefault(tx.sender, {})[tx.nonce] = tx
         self._bytes += len(raw)
+        self._weigh(tx.sender, self._weight(tx))
         return tx
 
     def add_fetched(self, raw: bytes) -> Transaction:
@@ -187,11 +204,7 @@ class Mempool:
         if (known := self.get(tx.txid)) is not None:
             return known
         self._check_signature(tx, fetched=True)
-        self._fetched[tx.txid] = tx
-        self._fetched_bytes += len(raw)
-        while self._fetched_bytes > self._max_fetched_bytes and len(self._fetched) > 1:
-            _, oldest = self._fetched.popitem(last=False)
-            self._fetched_bytes -= len(oldest.raw)
+        self._put_aside(tx)
         return tx
 
     def take(
@@ -213,21 +226,25 @@ class Mempool:
             sender needs.
         """
         nonces = self._nonces_after(before)
-        turns = deque(
-            (queue, nonces.get(sender) or self._chain.next_nonce(sender))
-            for sender, queue in self._queues.items()
-        )
+        # whoever is served in a block that is not executed yet has had its turn
+        line = sorted(self._queues, key=nonces.__contains__)
+        turns = deque((s, nonces.get(s) or self._chain.next_nonce(s)) for s in line)
         taken: list[Transaction] = []
-        while turns:
-            queue, nonce = turns.popleft()
-            tx = queue.get(nonce)
-            if tx is None or self._chain.check_turn(tx, now_ms) is not None:
-                continue
-            budget = budget.less(tx)
-            if budget.exceeded:
-                break
-            taken.append(tx)
-            turns.append((queue, nonce + 1))
+        share, large, served = budget.share, deque[tuple[str, int]](), deque[tuple[str, int]]()
+        first = True
+        while turns and budget.transactions:
+            sender, nonce = turns.popleft()
+            tx = self._queues[sender].get(nonce)
+            if tx is not None and self._chain.check_turn(tx, now_ms) is None:
+                left = budget.less(tx)
+                if first and share.less(tx).exceeded:
+                    large.append((sender, nonce))
+                elif not left.exceeded:
+                    budget = left
+                    taken.append(tx)
+                    served.append((sender, nonce + 1))
+            if not turns:
+                turns, large, served, first = large + served, deque(), deque(), False
         return taken
 
     def has_work(self, now_ms: int) -> bool:
@@ -268,6 +285,8 @@ class Mempool:
             for nonce, tx in list(self._queues.get(sender, {}).items()):
                 if nonce < next_nonce:
                     self._forget(tx.txid)
+            if sender in self._queues:  # it had its turn
+                self._queues[sender] = self._queues.pop(sender)
 
     def drop_useless(self, now_ms: int, spare: Container[bytes] = ()) -> list[Transaction]:
         """Forget what has expired or whose nonce is used, but for `spare`; return what it was."""
@@ -296,9 +315,55 @@ class Mempool:
             raise WrongNonceError("another transaction waits with this nonce", nonce=tx.nonce)
         if len(queue) >= self._max_per_sender:
             raise RateLimitedError("too many waiting", limit=self._max_per_sender)
-        full = len(self._by_id) >= self._max_transactions
-        if full or self._bytes + len(tx.raw) > self._max_bytes:
+        if self._is_full_for(tx) and self._giver(tx) is None:
             raise MempoolFullError("no room", waiting=len(self._by_id), size=self._bytes)
+
+    def _is_full_for(self, tx: Transaction) -> bool:
+        full = len(self._by_id) >= self._max_transactions
+        return full or self._bytes + len(tx.raw) > self._max_bytes
+
+    def _giver(self, tx: Transaction) -> str | None:
+        """Who takes up more room than the sender of `tx` would; the most of all."""
+        if not self._heaviest:
+            return None
+        weight, sender = self._heaviest[-1]
+        would = self._weights.get(tx.sender, 0) + self._weight(tx)
+        return sender if sender != tx.sender and weight > would else None
+
+    def _make_room(self, tx: Transaction) -> None:
+        """
+        Let those who take up the most room give some.
+
+        What they give up is put aside, not forgotten: it may be in a block that is being voted on.
+
+        Raises:
+            MempoolFullError: nobody takes up more than the sender would.
+        """
+        while self._is_full_for(tx):
+            giver = self._giver(tx)
+            if giver is None:
+                raise MempoolFullError("no room", waiting=len(self._by_id), size=self._bytes)
+            last = self._queues[giver][max(self._queues[giver])]
+            self._forget(last.txid)
+            self._put_aside(last)
+
+    def _weight(self, tx: Transaction) -> int:
+        """Room that a transaction takes up: its bytes, or its part of the number of them."""
+        return max(len(tx.raw), self._weight_least)
+
+    def _weigh(self, sender: str, more: int) -> None:
+        before = self._weights.pop(sender, 0)
+        self._heaviest.discard((before, sender))
+        if before + more > 0:
+            self._weights[sender] = before + more
+            self._heaviest.add((before + more, sender))
+
+    def _put_aside(self, tx: Transaction) -> None:
+        self._fetched[tx.txid] = tx
+        self._fetched_bytes += len(tx.raw)
+        while self._fetched_bytes > self._max_fetched_bytes and len(self._fetched) > 1:
+            _, oldest = self._fetched.popitem(last=False)
+            self._fetched_bytes -= len(oldest.raw)
 
     def _check_signature(self, tx: Transaction, *, fetched: bool = False) -> None:
         if not is_id(tx.sender):
@@ -330,6 +395,7 @@ class Mempool:
         if tx is None:
             return
         self._bytes -= len(tx.raw)
+        self._weigh(tx.sender, -self._weight(tx))
         queue = self._queues[tx.sender]
         del queue[tx.nonce]
         if not queue:

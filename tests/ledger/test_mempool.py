@@ -189,3 +189,66 @@ def test_the_pool_is_bounded_by_number_size_and_sender(chain):
     one.add(other.raw, NOW_MS)
     one.add(txs[0].raw, NOW_MS)
     assert refusal(one, txs[2].raw) in (Refusal.RATE_LIMITED, Refusal.WRONG_NONCE)
+
+
+# --- Fair shares ----------------------------------------------------------------------------------
+
+
+def big(chain: Chain, sender, operations=64) -> Transaction:
+    return chain.tx(sender, *[bid("buy", FIRST_SLOT + 2, 100, 1000)] * operations)
+
+
+def test_addresses_with_bundles_that_fill_every_block_do_not_keep_a_single_bid_out(chain, pool):
+    """Thirty-two addresses, as many as one home may have, always with something large to send."""
+    flooders = [key(f"flooder {number}") for number in range(32)]
+    chain.settle_in(*flooders, at_ms=START_MS + 100)
+    for flooder in flooders:
+        pool.add(chain.tx(flooder, {"op": "bid-offer", "pad": "x" * 62_000}).raw, NOW_MS)
+    mine = order(chain)
+    pool.add(mine.raw, NOW_MS)
+    block = pool.take(NOW_MS, Budget())
+    assert block[0] == mine and len(block) == 17
+
+
+def test_whoever_was_served_goes_to_the_end_of_the_line(chain, pool):
+    """With A addresses waiting, each is in one of the next ⌈A / places⌉ blocks."""
+    homes = [key(f"home {number}") for number in range(6)]
+    chain.settle_in(*homes, at_ms=START_MS + 100)
+    for _ in range(3):
+        for home in homes:
+            pool.add(order(chain, home).raw, NOW_MS)
+    mine = order(chain)
+    pool.add(mine.raw, NOW_MS)
+    for at in range(4):
+        block = take(pool, 2, now_ms=NOW_MS + at)
+        if mine in block:
+            return
+        chain.block(NOW_MS + at, *block)
+        pool.remove([tx.txid for tx in block])
+    pytest.fail("seven addresses, two places a block: four blocks do")
+
+
+def test_whoever_is_served_in_a_block_that_waits_for_execution_has_had_its_turn(chain, pool):
+    anns = [order(chain) for _ in range(2)]
+    bobs = [order(chain, BOB)]
+    for tx in anns + bobs:
+        pool.add(tx.raw, NOW_MS)
+    assert take(pool, 1) == anns[:1]
+    assert take(pool, 1, [anns[0].txid]) == bobs
+
+
+def test_a_full_pool_takes_room_from_whoever_has_the_most(chain):
+    """One sender's 256 transactions of 64 KiB are the whole pool: they must not be."""
+    room = 20 * len(big(chain, key("carl")).raw) + 200
+    pool = Mempool(chain.ledger, max_bytes=room)
+    bulk = [big(chain, ANN) for _ in range(21)]
+    for tx in bulk[:20]:
+        pool.add(tx.raw, NOW_MS)
+    assert refusal(pool, bulk[20].raw) is Refusal.MEMPOOL_FULL
+    mine = order(chain, BOB)
+    pool.add(mine.raw, NOW_MS)
+    assert pool.size_bytes <= room
+    assert mine in take(pool, 512)
+    assert len(pool) == 20
+    # what was given up may be in a block that is voted on: its body is still here
+    assert pool.missing([tx.txid for tx in bulk[:20]]) == []
