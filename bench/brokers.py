@@ -103,6 +103,7 @@ class Embedded:
         self.child = processes.start(
             self.name, "broker.cli", "run", "--port", self.port, "--market", market,
             "--issuing-key-file", key_file, "--state", folder / "broker.sqlite",
+            "--no-quotas",
         )  # fmt: skip
         wait_for_port(processes, self.port)
 

@@ -50,6 +50,9 @@ def run(
     ] = None,
     certfile: Annotated[Path | None, typer.Option(help="TLS certificate, PEM.")] = None,
     keyfile: Annotated[Path | None, typer.Option(help="TLS private key, PEM.")] = None,
+    quotas: Annotated[
+        bool, typer.Option(help="Limit what each client may say (off: for benchmarks).")
+    ] = True,
     json: Annotated[bool, typer.Option("--json", help="Say where as JSON.")] = False,
 ) -> None:
     """Run the embedded broker until SIGTERM or Ctrl-C. Nobody gets in without a token."""
@@ -58,7 +61,8 @@ def run(
     if (certfile is None) != (keyfile is None):
         raise ConfigError("--certfile and --keyfile belong together")
     kept = None if memory else state
-    uvloop.run(serve(Settings(trust, host, port, kept, port_file, json, certfile, keyfile)))
+    settings = Settings(trust, host, port, kept, port_file, json, certfile, keyfile, quotas)
+    uvloop.run(serve(settings))
 
 
 @render_app.command()

@@ -7,6 +7,8 @@ Whatever comes in, the worst that happens is that this connection is closed, by 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Iterable
 from typing import Any, Protocol, cast
 
 import structlog
@@ -16,8 +18,12 @@ from amqtt.mqtt.unsubscribe import UnsubscribePacket
 
 from broker import packets
 from broker.packets import Publish, Splitter
+from broker.quota import CONNECT_COST, FILTER_COST
 from broker.sessions import Session
 from wire.errors import MalformedError, WireError
+
+PAUSE_MAX_S = 10.0
+"""So often a client that has used up its quota is looked at; shorter than any keep-alive."""
 
 log = structlog.get_logger(component="broker")
 
@@ -59,6 +65,10 @@ class Desk(Protocol):
         """Count and log something refused."""
         ...
 
+    def charge(self, connection: Connection, messages: float, size_bytes: int) -> float:
+        """Take from the client's quota; seconds for which to read nothing more from it."""
+        ...
+
 
 class Connection(asyncio.Protocol):
     """The asyncio side of a connection, and the `Pipe` of its session."""
@@ -77,6 +87,9 @@ class Connection(asyncio.Protocol):
         self.keepalive_s = 0
         self.until_ms: int | None = None
         """Market time at which the credential ends."""
+        self._backlog: deque[tuple[int, bytes]] = deque()
+        """Packets that are here already of a client that has used up its quota."""
+        self._pause: asyncio.TimerHandle | None = None
 
     # --- asyncio ------------------------------------------------------------------------------
 
@@ -88,18 +101,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
         self.heard_s = self._loop.time()
-        try:
-            for first_byte, body in self._splitter.feed(data):
-                if self._transport is None:
-                    return
-                self._handle(first_byte, body)
-        except WireError as error:
-            self._desk.refuse(error)
-            self.abort()
-        except Exception:
-            # our own mistake must not take the broker down with it
-            log.exception("connection failed")
-            self.abort()
+        self._work(self._splitter.feed(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
@@ -138,6 +140,49 @@ class Connection(asyncio.Protocol):
 
     # --- packets ------------------------------------------------------------------------------
 
+    @property
+    def is_paused(self) -> bool:
+        """True while nothing is read because the client has used up its quota."""
+        return self._pause is not None
+
+    def _work(self, packets_in: Iterable[tuple[int, bytes]]) -> None:
+        try:
+            for first_byte, body in packets_in:
+                if self._transport is None:
+                    return
+                if self._pause is not None:
+                    self._backlog.append((first_byte, body))
+                    continue
+                self._handle(first_byte, body)
+                self._charge(first_byte >> 4, body)
+        except WireError as error:
+            self._desk.refuse(error)
+            self.abort()
+        except Exception:
+            # our own mistake must not take the broker down with it
+            log.exception("connection failed")
+            self.abort()
+
+    def _charge(self, kind: int, body: bytes) -> None:
+        """Count what was handled; stop reading when it was more than the client may say."""
+        if kind == packets.PUBACK or self._transport is None:
+            return
+        costs = {packets.CONNECT: CONNECT_COST, packets.SUBSCRIBE: FILTER_COST,
+                 packets.UNSUBSCRIBE: FILTER_COST}  # fmt: skip
+        wait_s = self._desk.charge(self, costs.get(kind, 1), len(body))
+        if wait_s > 0:
+            self._transport.pause_reading()
+            self._pause = self._loop.call_later(min(wait_s, PAUSE_MAX_S), self._go_on)
+
+    def _go_on(self) -> None:
+        """The quota has something in it again."""
+        self._pause = None
+        self.heard_s = self._loop.time()
+        backlog, self._backlog = self._backlog, deque()
+        self._work(backlog)
+        if self._pause is None and self._transport is not None:
+            self._transport.resume_reading()
+
     def _handle(self, first_byte: int, body: bytes) -> None:
         kind = first_byte >> 4
         if self.session is None:
@@ -167,6 +212,10 @@ class Connection(asyncio.Protocol):
             raise MalformedError("packet not expected here", kind=kind)
 
     def _gone(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        self._backlog.clear()
         if self._transport is not None:
             self._transport = None
             self._desk.closed(self)

@@ -36,15 +36,16 @@ from broker import packets
 from broker.access import Access, Trust, identify
 from broker.connection import Connection
 from broker.packets import Publish
+from broker.quota import RETAINED_BYTES_MAX, Quota, is_service
 from broker.router import Router, matches
 from broker.sessions import Delivery, Message, Session
 from broker.store import Journal
 from runtime.metrics import count_refusal
 from runtime.ports import Clock
-from wire.errors import MalformedError, Refusal, ReplayedError, WireError
+from wire.errors import MalformedError, RateLimitedError, Refusal, ReplayedError, WireError
 from wire.keys import is_id
 from wire.replay import ReplayGuard
-from wire.topics import Peer, may_publish, may_subscribe
+from wire.topics import STATE, Peer, may_publish, may_subscribe, parse
 
 CONNECT_TIMEOUT_S = 5.0
 SWEEP_S = 1.0
@@ -55,6 +56,8 @@ EXPIRY_UNENROLLED_MS = 10 * 60_000
 MAX_UNENROLLED = 1_000
 """Sessions of clients without a credential: anybody can make an identity."""
 MAX_RETAINED = 50_000
+DEBT_MAX_S = 10.0
+"""A client that would have to wait longer for its quota is not let in."""
 NONCE_MEMORY_MS = 130_000
 ALLOWED_TOPICS_MAX = 10_000
 PROTOCOL_LEVEL = 4  # MQTT 3.1.1
@@ -73,6 +76,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
         state: SQLite file of sessions and retained messages; None keeps them in memory only
         certfile, keyfile: PEM files, for TLS
         connect_timeout_s: how long a connection may stay silent before CONNECT
+        quota: how much each client may say
 
     Raises:
         sqlite3.Error: the state file cannot be used.
@@ -88,6 +92,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
         certfile: Path | None = None,
         keyfile: Path | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        quota: Quota | None = None,
     ) -> None:
         bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         listener = ListenerConfig(
@@ -97,6 +102,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
         self._trust = trust
         self._clock = clock
         self._connect_timeout_s = connect_timeout_s
+        self._quota = quota or Quota()
         self.journal = Journal(state)
         remembered = self.journal.load()
         self._clients: dict[str, Session] = remembered.sessions
@@ -165,7 +171,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
         now_s = asyncio.get_running_loop().time()
         now_ms = self._clock.now_ms()
         for connection in list(self._connections):
-            silent_s = now_s - connection.heard_s
+            silent_s = 0.0 if connection.is_paused else now_s - connection.heard_s
             if connection.session is None:
                 if silent_s > self._connect_timeout_s:
                     self._count(Refusal.EXPIRED, "no CONNECT in time")
@@ -200,7 +206,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
         else:
             self.journal.session(session)
         if connection.will is not None:
-            self._accept(connection.will)
+            self._accept(session.peer, connection.will)
 
     def connect(self, connection: Connection, packet: ConnectPacket) -> None:
         """Authenticate first; only then look at any session."""
@@ -212,6 +218,8 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
         except WireError as error:
             self.refuse(error)
             code = packets.BAD_CREDENTIALS if is_id(client_id) else packets.BAD_IDENTIFIER
+            if error.refusal is Refusal.RATE_LIMITED:
+                code = packets.UNAVAILABLE
             connection.write(packets.connack(False, code))
             connection.close()
             return
@@ -248,7 +256,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
             raise MalformedError("QoS 2 is not offered")
         safe_now = True
         if self._may_publish(connection.session.peer, publish.topic):
-            safe_now = self._accept(publish)
+            safe_now = self._accept(connection.session.peer, publish)
         else:
             self._count(Refusal.NOT_ALLOWED, "publish", connection.session.client_id, publish.topic)
         if publish.qos:
@@ -301,6 +309,19 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
         """Count and log something refused."""
         self._count(error.refusal, str(error)[:200])
 
+    def charge(self, connection: Connection, messages: float, size_bytes: int) -> float:
+        """Take from a client's quota; seconds for which to read nothing more from it."""
+        if connection.session is None:
+            return 0.0
+        wait_s = self._charge(connection.session.peer, messages, size_bytes)
+        if wait_s > 0:
+            self._count(Refusal.RATE_LIMITED, "read later", connection.session.client_id)
+        return wait_s
+
+    def _charge(self, peer: Peer, messages: float, size_bytes: int) -> float:
+        real_s, market_s = self._clock.monotonic_s(), self._clock.now_ms() / 1000
+        return self._quota.charge(peer, messages, size_bytes, real_s, market_s)
+
     # --- identity -----------------------------------------------------------------------------
 
     def _authenticate_connect(self, packet: ConnectPacket, client_id: str) -> Access:
@@ -313,6 +334,8 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
             wall_ms,
             self._clock.now_ms(),
         )
+        if self._charge(access.peer, 0, 0) > DEBT_MAX_S:
+            raise RateLimitedError("connects too often", client_id=client_id)
         if not self._nonces.admit(client_id, access.nonce, wall_ms):
             raise ReplayedError("token was used before", client_id=client_id)
         return access
@@ -325,7 +348,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
         self._router.forget_routes()
         for delivery in list(session.waiting):
             if not may_subscribe(peer, delivery.message.topic, self._trust.market):
-                session.waiting.remove(delivery)
+                session.drop(delivery)
                 self.journal.remove(delivery)
 
     def _is_full_of_strangers(self) -> bool:
@@ -352,10 +375,20 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
 
     # --- messages -----------------------------------------------------------------------------
 
-    def _accept(self, publish: Publish) -> bool:
+    def _may_retain(self, peer: Peer, publish: Publish) -> bool:
+        """Services may; a home only its state, and no book of it. (What is not kept is sent on.)"""
+        if is_service(peer):
+            return True
+        is_state = parse(publish.topic).kind == STATE
+        if is_state and len(publish.payload) <= RETAINED_BYTES_MAX:
+            return True
+        self._count(Refusal.NOT_ALLOWED, "retain", peer.id, publish.topic)
+        return False
+
+    def _accept(self, peer: Peer, publish: Publish) -> bool:
         """Deliver and retain an allowed message. True when nothing of it has to reach the disk."""
         safe_now = self._deliver(publish.topic, publish.payload, publish.qos)
-        if not publish.retain:
+        if not publish.retain or not self._may_retain(peer, publish):
             return safe_now
         if not publish.payload:  # 3.3.1.3: an empty payload clears
             self._retained.pop(publish.topic, None)

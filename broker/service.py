@@ -16,6 +16,7 @@ from amqtt.errors import BrokerError
 
 from broker.access import Trust
 from broker.embedded import EmbeddedBroker
+from broker.quota import Quota
 from runtime.clock import clock_from_environment
 from wire.errors import ConfigError, MalformedError
 from wire.keys import KEY_BYTES, from_text
@@ -36,6 +37,7 @@ class Settings:
     as_json: bool
     certfile: Path | None = None
     keyfile: Path | None = None
+    quotas: bool = True
 
 
 def load_trust(market: str | None, genesis: Path | None, issuing_key_file: Path | None) -> Trust:
@@ -70,6 +72,7 @@ async def serve(settings: Settings) -> None:
             settings.state,
             settings.certfile,
             settings.keyfile,
+            quota=Quota(limited=settings.quotas),
         )
     except (sqlite3.Error, OSError) as error:
         raise ConfigError(f"cannot use {settings.state or settings.certfile}: {error}") from None

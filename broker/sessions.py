@@ -19,6 +19,8 @@ WINDOW = 256
 """Messages under way to one client and not yet acknowledged."""
 MAX_WAITING = 50_000
 """Messages kept for one client. An absent client that has this many is dropped from."""
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+"""The same, of their bytes: for clients that read slowly or not at all."""
 
 
 class Pipe(Protocol):
@@ -78,7 +80,7 @@ class Session:
 
     __slots__ = (
         "_next_id", "clean", "client_id", "dropped", "last_seen_ms", "peer", "pipe",
-        "subscriptions", "underway", "waiting",
+        "subscriptions", "underway", "waiting", "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, clean: bool, last_seen_ms: int) -> None:
@@ -90,6 +92,8 @@ class Session:
         self.pipe: Pipe | None = None
         self.subscriptions: dict[str, int] = {}
         self.waiting: deque[Delivery] = deque()
+        self.waiting_bytes = 0
+        """Of the payloads in `waiting`."""
         self.underway: dict[int, Delivery] = {}
         self.dropped = 0
         self._next_id = 1
@@ -97,19 +101,31 @@ class Session:
     @property
     def full(self) -> bool:
         """True when no more can be kept for an unresponsive client."""
-        return len(self.waiting) >= MAX_WAITING
+        return len(self.waiting) >= MAX_WAITING or self.waiting_bytes >= MAX_WAITING_BYTES
 
     def offer(self, delivery: Delivery) -> None:
         """Send a delivery now if nothing is before it and the window allows, else queue it."""
         if self.pipe is None or self.waiting or not self._may_send(self.pipe):
-            self.waiting.append(delivery)
+            self.put(delivery)
         else:
             self._send(self.pipe, delivery)
 
     def pump(self) -> None:
         """Send what waits, as far as the window allows."""
         while self.waiting and self.pipe is not None and self._may_send(self.pipe):
-            self._send(self.pipe, self.waiting.popleft())
+            delivery = self.waiting.popleft()
+            self.waiting_bytes -= len(delivery.message.payload)
+            self._send(self.pipe, delivery)
+
+    def put(self, delivery: Delivery) -> None:
+        """Let a delivery wait behind the others."""
+        self.waiting.append(delivery)
+        self.waiting_bytes += len(delivery.message.payload)
+
+    def drop(self, delivery: Delivery) -> None:
+        """Forget a delivery that waits."""
+        self.waiting.remove(delivery)
+        self.waiting_bytes -= len(delivery.message.payload)
 
     def acknowledge(self, packet_id: int) -> Delivery | None:
         """The client has a message; returns it, or None for an unknown packet id."""
@@ -122,6 +138,7 @@ class Session:
         """The connection is gone: what was under way waits again, first."""
         self.pipe = None
         self.waiting.extendleft(reversed(self.underway.values()))
+        self.waiting_bytes += sum(len(one.message.payload) for one in self.underway.values())
         self.underway.clear()
 
     def deliveries(self) -> list[Delivery]:

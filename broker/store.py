@@ -104,7 +104,7 @@ class Journal:
             session, message = found.sessions.get(client_id), messages.get(message_id)
             if session is not None and message is not None:
                 message.refs += 1
-                session.waiting.append(Delivery(number, message, bool(retained), sent=True))
+                session.put(Delivery(number, message, bool(retained), sent=True))
             found.next_delivery = number + 1
         for topic, payload, qos in self._db.execute("SELECT * FROM retained"):
             found.retained[topic] = Message(found.next_message, topic, payload, qos)

@@ -18,6 +18,8 @@ WireError` at the edge of a service can count and log it by name.
         ├── FutureDatedError
         ├── ReplayedError
         ├── CertificateError        wrong issuer, outside its validity, wrong role
+        ├── RateLimitedError
+        ├── WeakKeyError            a point of small order, or no point of the curve
         ├── TopicError
         └── UnitError               a unit or a value that does not convert exactly
 """
@@ -44,6 +46,7 @@ class Refusal(StrEnum):
     BAD_CERTIFICATE = "BAD_CERTIFICATE"
     BAD_TOPIC = "BAD_TOPIC"
     BAD_UNIT = "BAD_UNIT"
+    WEAK_KEY = "WEAK_KEY"
     # Access
     NOT_ALLOWED = "NOT_ALLOWED"
     BANNED = "BANNED"
@@ -169,6 +172,18 @@ class CertificateError(WireError):
     """Wrong issuer, outside its validity, or without the role."""
 
     refusal = Refusal.BAD_CERTIFICATE
+
+
+class RateLimitedError(WireError):
+    """Its sender has said more than it may; later it may again."""
+
+    refusal = Refusal.RATE_LIMITED
+
+
+class WeakKeyError(WireError):
+    """A public key for which anybody can make signatures, or no key at all."""
+
+    refusal = Refusal.WEAK_KEY
 
 
 class TopicError(WireError):

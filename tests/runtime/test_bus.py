@@ -33,7 +33,7 @@ async def eventually(condition, timeout_s=PATIENCE_S):
 
 @pytest.fixture
 async def broker():
-    async with running_broker(AUTHORITY) as running:
+    async with running_broker(AUTHORITY, limited=False) as running:
         yield running
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from broker.access import Trust
 from broker.embedded import EmbeddedBroker
+from broker.quota import Quota
 from runtime.bus import MqttBus, lane
 from runtime.clock import SystemClock
 from runtime.rng import SystemRng
@@ -109,7 +110,11 @@ class Authority:
 
 @asynccontextmanager
 async def running_broker(
-    authority: Authority, state: Path | None = None, port: int = 0, connect_timeout_s: float = 5.0
+    authority: Authority,
+    state: Path | None = None,
+    port: int = 0,
+    connect_timeout_s: float = 5.0,
+    limited: bool = True,
 ) -> AsyncIterator[EmbeddedBroker]:
     """An embedded broker in this process, on a free port (`broker.port`)."""
     broker = EmbeddedBroker(
@@ -118,6 +123,7 @@ async def running_broker(
         port=port,
         state=state,
         connect_timeout_s=connect_timeout_s,
+        quota=Quota(limited=limited),
     )
     await broker.start()
     try:

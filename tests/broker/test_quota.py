@@ -1,0 +1,133 @@
+"""No client can say so much that the others wait; nothing of what it says is lost."""
+
+import asyncio
+import time
+
+import pytest
+from support.brokers import Authority, make_key, running_broker
+from support.enrolment import connected_lane
+from support.patience import PATIENCE_S
+
+from broker.quota import ADDRESS, HOME, MAX_CLIENTS, STRANGER, STRANGERS, Quota, rates_of
+from broker.sessions import MAX_WAITING_BYTES, Delivery, Message, Session
+from runtime.bus import MqttBus
+from wire.topics import CSMDB_REQ, STATE, TX, Peer, build
+
+AUTHORITY = Authority()
+FLOODER, HONEST, NODE = make_key("flooder"), make_key("honest"), make_key("node")
+
+
+def peer(name, *roles):
+    return Peer(name, frozenset(roles))
+
+
+def test_a_client_waits_once_its_burst_is_used_up_and_only_as_long_as_it_must():
+    quota, who = Quota(), peer("a", "address")
+    waits = [quota.charge(who, 1, 100, 0.0, 0.0) for _ in range(int(ADDRESS.messages_burst) + 1)]
+    assert not any(waits[:-1]) and waits[-1] == pytest.approx(1 / ADDRESS.messages_per_s)
+    assert quota.charge(peer("b", "address"), 1, 100, 0.0, 0.0) == 0
+    assert quota.charge(who, 1, 100, 0.3, 0.0) == 0
+
+
+def test_bytes_count_as_well_as_messages():
+    quota, who = Quota(), peer("a", "prosumer")
+    assert quota.charge(who, 1, int(HOME.bytes_burst) + 64 * 1024, 0, 0) == pytest.approx(1.0)
+
+
+def test_in_a_market_that_runs_faster_quotas_do_too():
+    quota, who = Quota(), peer("a", "address")
+    assert quota.charge(who, ADDRESS.messages_burst + 100, 0, 0.0, 0.0) == 10
+    assert quota.charge(who, 0, 0, 0.1, 90.0) == 0
+
+
+def test_strangers_share_one_bucket_as_anybody_can_make_identities():
+    quota = Quota()
+    for number in range(int(STRANGERS.messages_burst)):
+        assert quota.charge(peer(f"s{number}"), 1, 10, 0.0, 0.0) == 0
+    assert quota.charge(peer("one more"), 1, 10, 0.0, 0.0) > 0
+    assert quota.charge(peer("home", "prosumer"), 1, 10, 0.0, 0.0) == 0
+
+
+def test_roles_decide_and_buckets_are_bounded():
+    assert rates_of(peer("x")) is STRANGER
+    assert rates_of(peer("x", "address")) is ADDRESS
+    assert rates_of(peer("x", "prosumer", "validator")).messages_per_s > HOME.messages_per_s
+    quota = Quota()
+    for number in range(MAX_CLIENTS + 10):
+        quota.charge(peer(f"h{number}", "address"), 1, 10, 0.0, 0.0)
+    assert len(quota._buckets) == MAX_CLIENTS
+
+
+async def _flood(bus: MqttBus, count: int) -> None:
+    topic = build("test", TX, FLOODER.id)
+    await asyncio.gather(*(bus.publish(topic, b"%d" % n) for n in range(count)))
+
+
+async def test_a_flooder_is_read_later_and_whole_while_others_are_read_at_once():
+    """Over real sockets; the flooder's connection stands, and its keep-alive is not used up."""
+    async with running_broker(AUTHORITY) as broker:
+        flooder, honest, node = [
+            await connected_lane(AUTHORITY, broker.port, key, roles=roles)
+            for key, roles in ((FLOODER, {"address"}), (HONEST, {"address"}), (NODE, {"validator"}))
+        ]
+        heard: list[bytes] = []
+
+        async def take(message):
+            heard.append(message.payload)
+
+        node.subscribe(build("test", TX, "+"), take)
+        await asyncio.sleep(0.1)
+        count = int(ADDRESS.messages_burst) + 15
+        began_s = time.monotonic()
+        task = asyncio.create_task(_flood(flooder, count))
+        async with asyncio.timeout(PATIENCE_S):
+            while len(heard) < ADDRESS.messages_burst - 10:
+                await asyncio.sleep(0.01)
+            await honest.publish(build("test", TX, HONEST.id), b"mine")
+            assert not task.done(), "the flooder waits, the other one does not"
+            await task
+        assert time.monotonic() - began_s > 1.0
+        assert heard.count(b"mine") == 1
+        async with asyncio.timeout(PATIENCE_S):
+            while len(heard) < count + 1:
+                await asyncio.sleep(0.01)
+        assert flooder.connected and flooder.dropped == 0
+        # connecting anew fills no bucket: what cannot be paid off soon is not let in
+        broker._charge(Peer(FLOODER.id, frozenset({"address"})), 500, 0)
+        await flooder.stop()
+        again = AUTHORITY.bus(broker.port, FLOODER, {"address"})
+        await again.start()
+        with pytest.raises(TimeoutError):
+            await again.wait_connected(1.0)
+        await asyncio.gather(*(bus.stop() for bus in (again, honest, node)))
+
+
+@pytest.mark.parametrize(
+    ("roles", "kind", "size", "kept"),
+    [
+        ({"prosumer"}, STATE, 500, True),
+        ({"prosumer"}, STATE, 20_000, False),
+        ({"address"}, TX, 500, False),
+        (set(), CSMDB_REQ, 500, False),
+    ],
+)
+async def test_a_home_leaves_nothing_behind_but_its_state(roles, kind, size, kept):
+    """Fifty thousand retained messages are room for all; strangers could fill it."""
+    async with running_broker(AUTHORITY) as broker:
+        bus = await connected_lane(AUTHORITY, broker.port, HONEST, roles=roles)
+        topic = build("test", kind, HONEST.id)
+        await bus.publish(topic, bytes(size), retain=True)
+        assert (topic in broker._retained) is kept
+        await bus.stop()
+
+
+def test_what_waits_for_a_slow_reader_is_bounded_in_bytes():
+    session = Session(peer("slow", "address"), False, 0)
+    message = Message(1, "t", bytes(120 * 1024), 1)
+    for number in range(MAX_WAITING_BYTES // len(message.payload) + 2):
+        assert session.full == (session.waiting_bytes >= MAX_WAITING_BYTES)
+        if not session.full:
+            session.offer(Delivery(number, message, False))
+    assert session.full
+    session.drop(session.waiting[0])
+    assert not session.full
