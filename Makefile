@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 
-.PHONY: demo sim sim-full test long properties fuzz check bench bench-market bench-ledger bench-growth bench-poe bench-trade bench-hem bench-forecast bench-savings bench-plan scenarios format clean help
+.PHONY: demo sim sim-full test long properties fuzz check bench bench-market bench-ledger bench-growth bench-poe bench-trade bench-hem bench-forecast bench-savings bench-plan flood scenarios format clean help
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ properties: $(STAMP) ## Property tests, 2,000 new examples each, where `make tes
 fuzz: $(STAMP) ## Fuzz by coverage: TARGET=name (default: all in turn) SECONDS=60 for each
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'
 	$(BIN)/python tests/fuzz/run.py --seconds $(or $(SECONDS),60) $(TARGET)
+
+flood: $(STAMP) ## One home floods a market in every way: how long the others wait (ARGS="--kinds bids --addresses 32 --json")
+	$(BIN)/python -m bench.flood $(ARGS)
 
 check: $(STAMP) ## Formatting, lint, strict typing, import rules
 	$(BIN)/ruff format --check .

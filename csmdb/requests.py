@@ -9,7 +9,7 @@ import msgspec
 
 from wire.certificates import Meter
 from wire.errors import MalformedError
-from wire.keys import KEY_BYTES, from_text, id_of, is_id
+from wire.keys import KEY_BYTES, check_key, from_text, id_of, is_id
 
 MAX_ADDRESSES = 32
 """Addresses in one request, and per home in any one slot."""
@@ -37,7 +37,8 @@ def read_enrolment(sender: str, parameters: dict[str, Any]) -> EnrolmentRequest:
         raise MalformedError(f"meter: {error}") from None
     for name in ("type", "serial", "vendor", "model", "firmware"):
         read_text(getattr(meter, name), f"meter.{name}")
-    from_text(meter.meter_key, KEY_BYTES)
+    check_key(from_text(meter.meter_key, KEY_BYTES))
+    check_key(from_text(key))
     if meter.meter_key == key:
         raise MalformedError("the meter key and the EMS key are one")
     return EnrolmentRequest(
@@ -55,7 +56,11 @@ def read_addresses(parameters: dict[str, Any]) -> list[tuple[bytes, str]]:
         raise MalformedError(f"addresses is a list of 1 to {MAX_ADDRESSES}")
     if any(type(row) is not dict for row in rows):
         raise MalformedError("an address is an object with key and meterKey")
-    return [(from_text(read_key(row, "key")), read_key(row, "meterKey")) for row in rows]
+    found = [(from_text(read_key(row, "key")), read_key(row, "meterKey")) for row in rows]
+    for public, meter_key in found:
+        check_key(public)
+        check_key(from_text(meter_key))
+    return found
 
 
 def read_key(value: dict[str, Any], name: str) -> str:

@@ -22,7 +22,7 @@ import msgspec
 
 from wire.canonical import decode, encode
 from wire.errors import ConfigError, MalformedError, TopicError
-from wire.keys import KEY_BYTES, from_text, id_of
+from wire.keys import KEY_BYTES, from_text, id_of, is_good_key
 from wire.slots import MIN_SLOT_S, SlotGrid
 from wire.topics import CONSENSUS_CERT, build
 from wire.units import MAX_SAFE_INT
@@ -413,12 +413,12 @@ def _check(genesis: Genesis) -> None:
         *((f"validator {v.id}", v.key, v.id) for v in genesis.validators),
         *(() if genesis.dso is msgspec.UNSET else [("dso", genesis.dso.key, genesis.dso.address)]),
     ]:
-        if id_of(_key(name, public)) != identity:
+        if id_of(_signing_key(name, public)) != identity:
             raise ConfigError(f"{name}: the identity is not the hash of the key")
     for one in genesis.validators:
         if one.onion:
             _key(f"validator {one.id}: onion", one.onion)
-    _key("issuingKey", genesis.issuing_key)
+    _signing_key("issuingKey", genesis.issuing_key)
     if genesis.dso_box_key:
         _key("dsoBoxKey", genesis.dso_box_key)
     if not 1 <= len({v.id for v in genesis.validators}) == len(genesis.validators):
@@ -492,3 +492,10 @@ def _key(name: str, text: str) -> bytes:
         return from_text(text, KEY_BYTES)
     except MalformedError as error:
         raise ConfigError(f"{name}: not 32 bytes in base64url ({error})") from None
+
+
+def _signing_key(name: str, text: str) -> bytes:
+    public = _key(name, text)
+    if not is_good_key(public):
+        raise ConfigError(f"{name}: WEAK_KEY, anybody could sign for it; make another")
+    return public

@@ -32,6 +32,7 @@ from wire.keys import (
     SIGNATURE_BYTES,
     Domain,
     SigningKey,
+    check_key,
     from_text,
     id_of,
     to_text,
@@ -151,7 +152,13 @@ _DOMAINS: dict[type[Signed], Domain] = {
 
 
 def seal(record: S, key: SigningKey, chain_id: str) -> S:
-    """Return the record signed by `key`."""
+    """
+    Return the record signed by `key`.
+
+    Raises:
+        WeakKeyError: it would vouch for a key that anybody can sign for.
+    """
+    _check_keys(record)
     signature = key.sign(_DOMAINS[type(record)], chain_id, _unsigned(record))
     return msgspec.structs.replace(record, signature=to_text(signature))
 
@@ -174,7 +181,7 @@ def load(kind: type[S], value: Any, issuer: bytes, chain_id: str) -> S:
 
     Raises:
         MalformedError: wrong fields. UnsignedError. BadSignatureError: not the issuer's.
-        CertificateError: identity and key disagree.
+        CertificateError: identity and key disagree. WeakKeyError.
     """
     record = parse(kind, value)
     check(record, issuer, chain_id)
@@ -201,6 +208,7 @@ def check(record: Signed, issuer: bytes, chain_id: str) -> None:
     pair = _identity(record)
     if pair is not None and id_of(from_text(pair[1], KEY_BYTES)) != pair[0]:
         raise CertificateError("identity is not the hash of the key", id=pair[0])
+    _check_keys(record)
 
 
 def check_validity(certificate: Certificate | ValidatorLicence, now_ms: int) -> None:
@@ -255,6 +263,19 @@ def _unsigned(record: Signed) -> bytes:
     value = dump(record)
     del value["signature"]
     return encode(value)
+
+
+def _check_keys(record: Signed) -> None:
+    """Refuse weak keys, of identities and of meters."""
+    pair = _identity(record)
+    named = [] if pair is None else [pair[1]]
+    match record:
+        case Certificate(meter=meters):
+            named += [meter.meter_key for meter in meters]
+        case AddressGrant(meter_key=meter_key) | ValidatorGrant(meter_key=meter_key):
+            named.append(meter_key)
+    for text in named:
+        check_key(from_text(text, KEY_BYTES))
 
 
 def _identity(record: Signed) -> tuple[str, str] | None:

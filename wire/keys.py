@@ -2,7 +2,8 @@
 Ed25519 keys, domain-separated signatures, self-certifying identities, sealed boxes.
 
 One verifier everywhere (libsodium through PyNaCl): Ed25519 libraries disagree on edge cases, and
-two opinions about one signature split a chain. A signature covers
+two opinions about one signature split a chain (what this one says of them is pinned by
+tests/vectors/ed25519_edge_cases.json). A signature covers
 
     domain ‖ 0x00 ‖ chain-id ‖ 0x00 ‖ message
 
@@ -19,12 +20,13 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 
+from nacl.bindings import crypto_core_ed25519_is_valid_point
 from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, PublicKey, SealedBox
 from nacl.signing import SigningKey as _NaclSigningKey
 from nacl.signing import VerifyKey
 
-from wire.errors import MalformedError
+from wire.errors import MalformedError, WeakKeyError
 
 KEY_BYTES = 32
 KEY_CHARS = 43
@@ -104,6 +106,28 @@ def verify(public: bytes, domain: Domain, chain_id: str, message: bytes, signatu
     except (CryptoError, ValueError):
         return False
     return True
+
+
+@lru_cache(maxsize=65_536)
+def is_good_key(public: bytes) -> bool:
+    """
+    True for a public key that only a private key can sign for.
+
+    That is a point of the curve's large subgroup, in its one encoding. For a point of small order
+    some libraries accept signatures that anybody can make.
+    """
+    return len(public) == KEY_BYTES and crypto_core_ed25519_is_valid_point(public)
+
+
+def check_key(public: bytes) -> None:
+    """
+    Refuse a public key that must not become anybody's identity.
+
+    Raises:
+        WeakKeyError: see `is_good_key`.
+    """
+    if not is_good_key(public):
+        raise WeakKeyError("not a key that anybody can hold alone", key=to_text(public[:KEY_BYTES]))
 
 
 def id_of(public: bytes) -> str:
