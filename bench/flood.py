@@ -34,6 +34,7 @@ from bench.report import progress
 from broker.quota import ADDRESS, FILTER_COST, HOME
 from runtime.bus import lane
 from runtime.clock import SystemClock
+from runtime.log import configure
 from runtime.rng import SystemRng
 from sim.stage import Actor, Stage, stage
 from wire import topics
@@ -47,7 +48,7 @@ MESSAGE_S = 0.005
 """Work of broker and four validators on one message, all on two busy cores, generously."""
 LARGE_BYTES = 60_000
 TRANSACTIONS = 200
-READY_S = 60.0
+READY_S = 300.0
 PAUSE_S = 0.2
 Message = tuple[str, bytes, bool]
 """Topic, payload, retained."""
@@ -369,6 +370,7 @@ def main(
     if unknown:
         sys.stderr.write(f"flood: no kind {sorted(unknown)[0]!r}; there are {', '.join(KINDS)}\n")
         raise typer.Exit(2)
+    configure("flood", "critical")
     rows = measure_all(wanted, addresses, seconds, quiet=as_json)
     if as_json:
         print(json.dumps({"addresses": addresses, "floods": [asdict(row) for row in rows]}))
