@@ -132,6 +132,12 @@ class SqlRepository:
         meter_id = id_of(from_text(meter.meter_key))
         self._insert("meters", meter_id=meter_id, participant=participant, **fields)
 
+    def set_firmware(self, participant: str, firmware: str) -> None:
+        """The version that a home's meter runs."""
+        self.db.execute(
+            "UPDATE meters SET firmware = ? WHERE participant = ?", [firmware, participant]
+        )
+
     # --- persons --------------------------------------------------------------------------------
 
     def person(self, participant: str) -> Person:

@@ -8,11 +8,13 @@ answered only if we know a key to seal the answer to, which a stranger's garbage
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
+from csmdb.firmware_desk import FirmwareDesk
 from csmdb.records import Refused
 from csmdb.setup import CsmDb
 from runtime.metrics import count_refusal
@@ -21,7 +23,9 @@ from runtime.rate_limit import RateLimit
 from wire import topics
 from wire.certificates import Signed, dump
 from wire.enrolment import (
+    ATTEST_FIRMWARE,
     ENROLL,
+    FIRMWARE_NONCE,
     GRANT_ADDRESSES,
     GRANT_VALIDATOR,
     LIST_METERS,
@@ -61,10 +65,23 @@ class CsmDbService:
     bus: Bus
     rate: RateLimit
     reader: EnvelopeReader
+    firmware: FirmwareDesk
 
     @classmethod
-    def on(cls, csmdb: CsmDb, bus: Bus, *, burst: float = BURST) -> CsmDbService:
-        """A service on a lane whose identity is the CSM-DB's."""
+    def on(
+        cls,
+        csmdb: CsmDb,
+        bus: Bus,
+        *,
+        burst: float = BURST,
+        review: Callable[[str], None] = lambda _: None,
+    ) -> CsmDbService:
+        """
+        A service on a lane whose identity is the CSM-DB's.
+
+        Args:
+            review: told of a participant whose meter attested another firmware
+        """
         rows = csmdb.repository
 
         def key_of(envelope: Envelope) -> bytes | None:
@@ -83,7 +100,8 @@ class CsmDbService:
             max_age_ms=MAX_AGE_MS,
             max_ahead_ms=MAX_AHEAD_MS,
         )
-        return cls(csmdb, bus, RateLimit(burst, PER_SECOND, MAX_SENDERS), reader)
+        rate = RateLimit(burst, PER_SECOND, MAX_SENDERS)
+        return cls(csmdb, bus, rate, reader, csmdb.firmware_desk(review))
 
     def start(self) -> None:
         """Subscribe; works before the bus is connected."""
@@ -133,6 +151,10 @@ class CsmDbService:
                 name, decision = "grant", desk.grant_validator(sender, parameters, now_ms)
             case op if op == LIST_METERS:
                 name, decision = "", desk.list_meters(sender, parameters, now_ms)
+            case op if op == FIRMWARE_NONCE:
+                name, decision = "", self.firmware.challenge(sender, now_ms)
+            case op if op == ATTEST_FIRMWARE:
+                name, decision = "certificate", self.firmware.attest(sender, parameters, now_ms)
             case op if op == SHOW_PARTICIPANT:
                 name, decision = "", desk.show_participant(sender, parameters, now_ms)
             case other:

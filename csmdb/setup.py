@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from types import TracebackType
 
 from csmdb.config import CONFIG, PrivacySection, load_config, open_storage, write_config
 from csmdb.core import CLAIM_DAYS, DAY_MS, OPERATOR, Desk, check_roles, hash_code, make_code
+from csmdb.firmware_desk import FirmwareDesk
 from csmdb.records import Claim
 from csmdb.repository import SqlRepository
 from csmdb.storage import Storage
@@ -69,6 +71,10 @@ class CsmDb:
         return Desk(
             self.issuing_key, self.market, self.grid, self.repository, self.privacy.limit_classes_w
         )
+
+    def firmware_desk(self, review: Callable[[str], None] = lambda _: None) -> FirmwareDesk:
+        """The rules of attestations; `review` is told whose meter attested another firmware."""
+        return FirmwareDesk(self.desk, self.repository, review)
 
     @property
     def certificate(self) -> Certificate:

@@ -16,6 +16,8 @@ a new `reqId`; every operation may be repeated without a second effect.
     grant-validator   {validator, meterKey, startSlot?, endSlot?}               -> {grant}
     list-meters       {after}                                     -> {meters, next}
     show-participant  {participant, address}                      -> {participant}
+    firmware-nonce    {}                                          -> {nonce, expiresMs}
+    attest-firmware   {attestation}                               -> {certificate}
 """
 
 from __future__ import annotations
@@ -32,8 +34,11 @@ GRANT_ADDRESSES = "grant-addresses"
 GRANT_VALIDATOR = "grant-validator"
 LIST_METERS = "list-meters"
 SHOW_PARTICIPANT = "show-participant"
+FIRMWARE_NONCE = "firmware-nonce"
+ATTEST_FIRMWARE = "attest-firmware"
 OPERATIONS = (
-    ENROLL, RENEW, GRANT_ADDRESSES, GRANT_VALIDATOR, LIST_METERS, SHOW_PARTICIPANT,
+    ENROLL, RENEW, GRANT_ADDRESSES, GRANT_VALIDATOR, LIST_METERS, SHOW_PARTICIPANT, FIRMWARE_NONCE,
+    ATTEST_FIRMWARE,
 )  # fmt: skip
 
 MAX_AGE_MS = 120_000

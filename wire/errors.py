@@ -7,6 +7,7 @@ WireError` at the edge of a service can count and log it by name.
 
     HearthgridError
     ├── ConfigError                 a file the operator wrote; names file, key and remedy
+    ├── FirmwareRefusedError        firmware or its metadata; .refusal says what is wrong with it
     └── WireError                   something from outside; has .refusal
         ├── MalformedError          not the canonical form, or not the schema
         ├── OversizedError
@@ -92,6 +93,24 @@ class Refusal(StrEnum):
     # Enrolment
     BAD_CLAIM = "BAD_CLAIM"
     CLAIM_USED = "CLAIM_USED"
+    # Firmware
+    METADATA_EXPIRED = "METADATA_EXPIRED"
+    FROZEN = "FROZEN"
+    """The newest that is shown of a repository is older than its timestamp allows."""
+    ROLLED_BACK = "ROLLED_BACK"
+    """Metadata older than what was seen before."""
+    MIXED_METADATA = "MIXED_METADATA"
+    """Files of a repository that do not belong together."""
+    TOO_FEW_SIGNATURES = "TOO_FEW_SIGNATURES"
+    WRONG_DIGEST = "WRONG_DIGEST"
+    """A file that is not what its metadata says."""
+    ENDLESS = "ENDLESS"
+    """More bytes than the metadata promises."""
+    OTHER_DEVICE = "OTHER_DEVICE"
+    DOWNGRADED = "DOWNGRADED"
+    """A version that is not above the one that is known."""
+    NOT_FROM_HERE = "NOT_FROM_HERE"
+    """The file does not follow the version that is installed."""
 
 
 class HearthgridError(Exception):
@@ -196,3 +215,12 @@ class UnitError(WireError):
     """A unit we do not know, or a value that does not convert exactly."""
 
     refusal = Refusal.BAD_UNIT
+
+
+class FirmwareRefusedError(HearthgridError):
+    """Firmware, or what a repository says of it, is not believed or does not fit."""
+
+    def __init__(self, refusal: Refusal, detail: str) -> None:
+        self.refusal = refusal
+        self.detail = detail
+        super().__init__(f"{refusal.value}: {detail}")

@@ -51,6 +51,7 @@ class Domain(Enum):
     HEADER = b"hearthgrid-header-v1"
     EVENT = b"hearthgrid-event-v1"
     TOKEN = b"hearthgrid-token-v1"
+    FIRMWARE = b"hearthgrid-firmware-v1"
 
 
 @dataclass(frozen=True, slots=True)
