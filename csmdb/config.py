@@ -11,6 +11,10 @@
     [privacy]
     limit_classes_w = [11_000, 24_000, 43_000]    # what grants round connections up to; []: exact
     min_homes = 5                                 # in a class, or `csmdb privacy` says what to do
+
+    [firmware]
+    port = 8336                                   # without it, no repository is served
+    host = "0.0.0.0"                              # it is public; default: this machine only
 """
 
 from __future__ import annotations
@@ -79,12 +83,20 @@ class PrivacySection(Section):
         return classes_w
 
 
+class FirmwareSection(Section):
+    """The firmware repository, public and read-only."""
+
+    port: int | None = Field(default=None, ge=0, le=65_535)
+    host: str = "127.0.0.1"
+
+
 class CsmDbConfig(Section):
     """All of the file."""
 
     storage: StorageSection = StorageSection()
     http: HttpSection = HttpSection()
     privacy: PrivacySection = PrivacySection()
+    firmware: FirmwareSection = FirmwareSection()
 
 
 def load_config(folder: Path) -> CsmDbConfig:

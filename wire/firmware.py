@@ -8,7 +8,7 @@ An attestation says what the gateway read from the plate, and is signed by the m
 market's name, as certificates are. What it cannot say is docs/how-to/firmware.md's to tell.
 
 References:
-    The Update Framework specification 1.0.33; ETSE section IV (vulnerable meters are kept out until
+    The Update Framework specification 1.0; ETSE section IV (vulnerable meters are kept out until
     they are patched); ADR 0013.
 """
 
@@ -72,7 +72,7 @@ class Attestation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     serial: str
     firmware: str
     digest: str
-    """SHA-256 (hex) of the file that this gateway wrote and the meter took; empty: it wrote none."""
+    """SHA-256 (hex) of the file that this gateway wrote and the meter took; empty: none."""
     slot: int
     time_ms: int
     nonce: str
