@@ -10,6 +10,7 @@ The provisioning file of a home: the one file an installer drops in.
     [local_broker] host, port, user, password_file    (only where Home Assistant is told)
     [light]     enabled, checkpoint, period_s         (the light client; on unless told otherwise)
     [grid]      import_max_w, export_max_w            (what the connection carries)
+    [firmware]  url, root, check_every_s, install     (only where the meter is to be kept patched)
 
 One pydantic model per section. All paths are relative to the file. Everything is checked before
 anything connects; an error names the file, the key and what would be right.
@@ -275,6 +276,19 @@ class Grid(Section):
     """Most power to give to the grid [W]."""
 
 
+class Firmware(Section):
+    """Where signed firmware for the meter comes from, and whether anybody is asked."""
+
+    url: str = Field(pattern=r"^https?://[^\s/]+(/[^\s]*)?$")
+    """Of the repository; what it serves is signed, so plain HTTP will do."""
+    root: Path
+    """Root metadata that is trusted from the beginning: `1.root.json` of the repository."""
+    check_every_s: int = Field(default=21_600, ge=10, le=604_800)
+    """How often it is looked for news [real s]."""
+    install: Literal["automatic", "ask"] = "automatic"
+    """`ask`: what fits waits for `hem firmware install`."""
+
+
 class Provisioning(Section):
     """A whole provisioning file, paths resolved."""
 
@@ -290,6 +304,7 @@ class Provisioning(Section):
     local_broker: LocalBroker | None = None
     light: Light = Light()
     grid: Grid = Grid()
+    firmware: Firmware | None = None
 
     @model_validator(mode="after")
     def _names_differ(self) -> Provisioning:
@@ -347,6 +362,11 @@ def load_provisioning(path: Path) -> Provisioning:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     provisioning = _resolve(_validate(Provisioning, raw, path), path.absolute().parent)
     _check_proxies(provisioning, path)
+    firmware = provisioning.firmware
+    if firmware is not None and not firmware.root.is_file():
+        raise ConfigError(
+            f"{path}: firmware.root: no file {firmware.root}; copy the repository's 1.root.json"
+        )
     socket = provisioning.gateway.socket
     if len(str(socket).encode()) > SOCKET_PATH_BYTES_MAX:
         raise ConfigError(
@@ -424,6 +444,9 @@ def _resolve(provisioning: Provisioning, folder: Path) -> Provisioning:
     light = provisioning.light
     if light.checkpoint is not None:
         light = absolute(light, "checkpoint")
+    firmware = provisioning.firmware
+    if firmware is not None:
+        firmware = absolute(firmware, "root")
     return provisioning.model_copy(
         update={
             "local_broker": local,
@@ -432,5 +455,6 @@ def _resolve(provisioning: Provisioning, folder: Path) -> Provisioning:
             "market": absolute(provisioning.market, "genesis"),
             "gateway": absolute(provisioning.gateway, "socket"),
             "policy": absolute(provisioning.policy, "file"),
+            "firmware": firmware,
         }
     )

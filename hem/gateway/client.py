@@ -11,16 +11,20 @@ failure is a `GatewayError` with the gateway's code, or UNAVAILABLE / TIMEOUT of
 from __future__ import annotations
 
 import asyncio
+import base64
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from hem.gateway.protocol import RESPONSE_BYTES_MAX
+from hem.gateway.protocol import PART_CHARS_MAX, RESPONSE_BYTES_MAX
 from wire.errors import HearthgridError
 
 TIMEOUT_S = 10.0
+PART_BYTES = PART_CHARS_MAX // 4 * 3
+VERIFY_S = 120.0
+"""The gateway checks a repository's metadata anew before it installs [real s]."""
 
 
 class GatewayError(HearthgridError):
@@ -87,6 +91,24 @@ class GatewayClient:
         """End the lease now: the battery is back in its own mode."""
         await self._dict("release_battery")
 
+    async def hand_over(self, name: str, content: bytes) -> None:
+        """Give the gateway a file of a firmware repository, part by part."""
+        for offset in range(0, max(1, len(content)), PART_BYTES):
+            part = base64.b64encode(content[offset : offset + PART_BYTES]).decode()
+            await self._dict("firmware_part", name=name, offset=offset, data=part)
+
+    async def install_firmware(self, name: str) -> dict[str, Any]:
+        """Verify what was handed over and begin to write it: `firmware_status`."""
+        return _facts("firmware_install", await self.call("firmware_install", VERIFY_S, name=name))
+
+    async def firmware_status(self) -> dict[str, Any]:
+        """`{state: none|writing|starting|done|failed, version, written, length, why}`."""
+        return await self._dict("firmware_status")
+
+    async def attest_firmware(self, nonce: str) -> dict[str, Any]:
+        """The attestation (JSON) of the firmware on the meter's plate, read now."""
+        return await self._dict("attest_firmware", nonce=nonce)
+
     async def wait_ready(self, timeout_s: float) -> None:
         """
         Return once the gateway answers (it may be starting).
@@ -114,9 +136,12 @@ class GatewayClient:
                 await self._listener
         self._drop("UNAVAILABLE", "closed")
 
-    async def call(self, method: str, **params: Any) -> Any:
+    async def call(self, method: str, timeout_s: float | None = None, **params: Any) -> Any:
         """
         Ask anything.
+
+        Args:
+            timeout_s: where an answer may take longer than usual [real s]
 
         Raises:
             GatewayError: by code.
@@ -128,13 +153,13 @@ class GatewayClient:
         self._waiting[number] = future
         question = {"id": number, "method": method, "params": params}
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(timeout_s or self._timeout_s):
                 self._writer.write(msgspec.json.encode(question) + b"\n")
                 await self._writer.drain()
                 return await future
         except TimeoutError:
             raise GatewayError(
-                "TIMEOUT", f"{method} took longer than {self._timeout_s} s"
+                "TIMEOUT", f"{method} took longer than {timeout_s or self._timeout_s} s"
             ) from None
         except (ConnectionError, RuntimeError) as error:
             raise GatewayError("UNAVAILABLE", str(error)) from None
@@ -142,10 +167,7 @@ class GatewayClient:
             self._waiting.pop(number, None)
 
     async def _dict(self, method: str, **params: Any) -> dict[str, Any]:
-        result = await self.call(method, **params)
-        if not isinstance(result, dict):
-            raise GatewayError("BAD_ANSWER", f"{method} answered {type(result).__name__}")
-        return result
+        return _facts(method, await self.call(method, **params))
 
     async def _connect(self) -> None:
         async with self._connecting:
@@ -191,3 +213,9 @@ class GatewayClient:
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(GatewayError(code, message))
+
+
+def _facts(method: str, result: Any) -> dict[str, Any]:
+    if not isinstance(result, dict):
+        raise GatewayError("BAD_ANSWER", f"{method} answered {type(result).__name__}")
+    return result

@@ -24,6 +24,7 @@ from hem.gateway.signer import (
 from runtime.keyfiles import read_key, write_secret
 from runtime.ports import Store
 from wire.canonical import decode, encode
+from wire.firmware import Attestation, Plate, attestation_json, sign_attestation
 from wire.keys import KEY_BYTES, SigningKey, from_text, seal_to, to_text
 from wire.metering import Reading, Receipt, digest, load_record, record_json, sign_record
 
@@ -63,6 +64,17 @@ class MeterBook:
     def pseudonym(self, label: str) -> bytes:
         """Public half of the key that confirms for an address, or `validator:<id>`."""
         return self._key.derive(label).public
+
+    def attest_firmware(
+        self, plate: Plate, digest: str, time_ms: int, nonce: str, market: str
+    ) -> dict[str, Any]:
+        """The plate under the meter key (JSON), for who asked with `nonce`."""
+        record = Attestation(
+            meter=self._key.id, vendor=plate.vendor, model=plate.model, serial=plate.serial,
+            firmware=plate.firmware, digest=digest, slot=self._facts.grid.slot_at(time_ms),
+            time_ms=time_ms, nonce=nonce,
+        )  # fmt: skip
+        return attestation_json(sign_attestation(record, self._key, market))
 
     def end_ms(self, slot: int) -> int:
         """When `slot` ends."""

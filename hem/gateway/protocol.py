@@ -16,6 +16,8 @@ import msgspec
 REQUEST_BYTES_MAX = 16 * 1024
 RESPONSE_BYTES_MAX = 256 * 1024
 SLOT_MAX = 2**44
+PART_CHARS_MAX = 12_000
+"""Of a part of a file, base64."""
 
 Slot = Annotated[int, msgspec.Meta(ge=1, le=SLOT_MAX)]
 Identity = Annotated[str, msgspec.Meta(pattern=r"^hg1[a-z2-7]{32}$")]
@@ -68,6 +70,32 @@ class BatteryParams(Params, frozen=True):
     lease_s: Annotated[int, msgspec.Meta(ge=1, le=3_600)]
 
 
+class PartParams(Params, frozen=True):
+    """`firmware_part`: a part of a file that is handed over, base64."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    offset: Annotated[int, msgspec.Meta(ge=0, le=2**30)]
+    data: Annotated[str, msgspec.Meta(max_length=PART_CHARS_MAX)]
+
+
+class InstallParams(Params, frozen=True):
+    """`firmware_install`: the file's name in the repository."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+
+
+class AttestParams(Params, frozen=True):
+    """`attest_firmware`: the CSM-DB's challenge."""
+
+    nonce: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,16}\.[0-9a-f]{64}$")]
+
+
+FIRMWARE_METHODS: dict[str, type[Params]] = {
+    "firmware_part": PartParams,
+    "firmware_install": InstallParams,
+    "firmware_status": Params,
+    "attest_firmware": AttestParams,
+}
 METHODS: dict[str, type[Params]] = {
     "public_keys": Params,
     "pseudonym": PseudonymParams,
@@ -78,6 +106,7 @@ METHODS: dict[str, type[Params]] = {
     "attest_cpf": CpfParams,
     "set_battery": BatteryParams,
     "release_battery": Params,
+    **FIRMWARE_METHODS,
 }
 
 

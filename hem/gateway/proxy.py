@@ -157,6 +157,26 @@ class SharedLink:
         async with self._turns.take(guest=False), self._of_ours(device_id):
             await self._link.write(device_id, address, values)
 
+    async def read_file(self, device_id: int, file: int, record: int, size: int) -> bytes:
+        """
+        Bytes of a file, for us.
+
+        Raises:
+            DeviceLostError, DeviceRefusedError.
+        """
+        async with self._turns.take(guest=False), self._of_ours(device_id):
+            return await self._link.read_file(device_id, file, record, size)
+
+    async def write_file(self, device_id: int, file: int, record: int, data: bytes) -> None:
+        """
+        Write bytes into a file, for us.
+
+        Raises:
+            DeviceLostError, DeviceRefusedError.
+        """
+        async with self._turns.take(guest=False), self._of_ours(device_id):
+            await self._link.write_file(device_id, file, record, data)
+
     def close(self) -> None:
         """Drop the connection."""
         self._link.close()

@@ -19,13 +19,18 @@ from typing import Any
 from hem.config import MarketFacts, Provisioning, load_market_facts, load_provisioning
 from hem.gateway.connected import Log
 from hem.gateway.devices import Site, SiteState
+from hem.gateway.firmware import FirmwareKeeper
 from hem.gateway.leases import BOOK, LeaseBook, start_watchdog
 from hem.gateway.meterbook import MeterBook, load_meter_key
 from hem.gateway.modbus import DeviceError, DeviceLostError
 from hem.gateway.protocol import (
+    FIRMWARE_METHODS,
+    AttestParams,
     BatteryParams,
     CpfParams,
+    InstallParams,
     Params,
+    PartParams,
     PseudonymParams,
     ReadingParams,
     ReceiptParams,
@@ -84,6 +89,13 @@ class Gateway:
         self._lines = [
             SharedLine(section, self._site, log, clock.monotonic_s) for section in config.proxy
         ]
+        self.firmware = FirmwareKeeper(
+            config.home.data_dir / "gateway" / "firmware",
+            config.firmware.root if config.firmware is not None else None,
+            self._site,
+            log,
+        )
+        self._market = config.market.name
         self._polled_at_s = -1e9
         self._state = SiteState()
         self._polling: asyncio.Task[SiteState] | None = None
@@ -123,6 +135,8 @@ class Gateway:
                 return self._book.attest_cpf(validator, start, end)
             case BatteryParams(power_w=power_w, lease_s=lease_s):
                 return await self._set_battery(power_w, lease_s)
+        if method in FIRMWARE_METHODS:
+            return await self._firmware(params)
         match method:
             case "public_keys":
                 return {"meter": to_text(self._book.public)}
@@ -141,6 +155,7 @@ class Gateway:
         with suppress(DeviceError, TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self._restore()
+        await self.firmware.close()
         self._site.close()
 
     async def serve_guests(self) -> None:
@@ -266,6 +281,23 @@ class Gateway:
         known = {name: meter.nameplate.get(name, "") for name in DETAILS}  # many say less
         return {"type": meter.device.product, **known}
 
+    async def _firmware(self, params: Params) -> dict[str, Any]:
+        match params:
+            case PartParams(name=name, offset=offset, data=data):
+                return dict(self.firmware.take_part(name, offset, data))
+            case InstallParams(name=name):
+                return await self.firmware.install(name)
+            case AttestParams(nonce=nonce):
+                return await self._attest(nonce)
+        return self.firmware.status()
+
+    async def _attest(self, nonce: str) -> dict[str, Any]:
+        """What the plate says now; what is cached could be from before a restart."""
+        plate = await self.firmware.plate()
+        digest = self.firmware.digest_of(plate.firmware)
+        now_ms = self._clock.now_ms()
+        return self._book.attest_firmware(plate, digest, now_ms, nonce, self._market)
+
     async def _set_battery(self, power_w: int, lease_s: int) -> dict[str, int]:
         battery = self._site.battery
         if battery is None:
@@ -364,6 +396,7 @@ async def run(config: Provisioning, facts: MarketFacts, stop: asyncio.Event, clo
         except OSError as error:
             socket = config.gateway.socket
             raise ConfigError(f"{socket}: cannot listen ({error}); check gateway.socket") from None
+        gateway.firmware.go_on()
         log.info("gateway ready", meter=key.id, socket=str(config.gateway.socket))
         watching = asyncio.create_task(gateway.watch_over_leases())
         guests = asyncio.create_task(gateway.serve_guests())

@@ -58,13 +58,19 @@ class SharedLine:
         finally:
             await proxy.stop()
 
-    def permits(self, unit: int, _address: int, values: Sequence[int]) -> bool:
-        """May a guest write to the unit now? One that may is counted where memory wears out."""
+    def permits(self, unit: int, address: int, values: Sequence[int]) -> bool:
+        """
+        May a guest write to the unit now? One that may is counted where memory wears out.
+
+        What firmware is written by is ours alone.
+        """
         meant = self._meant(unit)
         if self._site.held(self._monotonic_s()) in meant:
             return False
         devices = [device for device in self._site.devices if device.name in meant]
         worn = [one.source for one in devices if isinstance(one.source, TemplateSource)]
+        if any(source.firmware_covers(address, len(values)) for source in worn):
+            return False
         return all(source.admits_foreign(values) for source in worn)
 
     def _meant(self, unit: int) -> set[str]:

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hem.gateway.decode import WORDS, NumberType, WordOrder
 from hem.gateway.source import Sample
+from hem.gateway.template_firmware import Firmware
 from wire.errors import ConfigError
 
 FOLDER = "hem.gateway.templates"
@@ -323,6 +324,7 @@ class Template(Part):
     points: tuple[Point, ...] = Field(min_length=1)
     sums: tuple[Sum, ...] = ()
     hold: Hold | None = None
+    firmware: Firmware | None = None
     identify: tuple[Identify, ...] = ()
 
     def connection(self, kind: str) -> Connection | None:
@@ -384,6 +386,8 @@ class Template(Part):
                 raise ValueError(f"capability {capability} has to show {', '.join(lacking)}")
         if self.hold is not None:
             self._check_hold(self.hold, parameters)
+        if self.firmware is not None and not {"model", "firmware"} <= points:
+            raise ValueError("firmware needs the points model and firmware, to know what is there")
         return self
 
     def _check_hold(self, hold: Hold, parameters: set[str]) -> None:

@@ -24,6 +24,7 @@ from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from typing import Any, Literal, cast
 
 from hem.gateway.decode import NumberType, bits, decode, encode, text
+from hem.gateway.firmware_writer import FirmwareWriter
 from hem.gateway.links import Link, Table
 from hem.gateway.modbus import REGISTERS_MAX, DeviceError, DeviceRefusedError
 from hem.gateway.source import Sample
@@ -241,6 +242,17 @@ class TemplateSource:
             return self._budget.admit(values, None, self._now_ms()) is Verdict.WRITE
         except sqlite3.Error:  # what cannot be counted is not allowed
             return False
+
+    def firmware_covers(self, address: int, count: int) -> bool:
+        """Do these registers belong to what the device takes firmware by?"""
+        firmware = self.template.firmware
+        return firmware is not None and firmware.covers(address, count)
+
+    def firmware_writer(self) -> FirmwareWriter | None:
+        """Who writes firmware to this device; None where the template does not say how."""
+        if self.template.firmware is None:
+            return None
+        return FirmwareWriter(self.template.firmware, self._link, self.device_id)
 
     def neutral_writes(self) -> Writes:
         """

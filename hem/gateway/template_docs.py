@@ -177,6 +177,8 @@ def _section(template: Template) -> str:
     ]
     if "battery" in template.capabilities:
         rows.append(f"- Control: {_control(template.hold)}")
+    if template.firmware is not None:
+        rows.append(f"- Firmware: taken by {template.firmware.by}")
     if template.notes:
         rows.append(f"- {template.notes}")
     rows += [f"- Source: {template.source}", f"- Tested: {template.tested}"]

@@ -434,6 +434,7 @@ def test_registers_agree_with_another_project_s(identity):
 def test_every_template_is_compared_or_known_from_elsewhere():
     elsewhere = {
         "abb-b23", "carlo-gavazzi-em24", "carlo-gavazzi-em340", "eastron-sdm630", "eastron-sdm72",
+        "hearthgrid-rm1", "hearthgrid-rm2",
         "inepro-pro380", "janitza-umg", "schneider-iem3000", "shelly-pro-3em", "siemens-pac2200",
     }  # fmt: skip
     assert set(SAME) | elsewhere == set(template_ids())
