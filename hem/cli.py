@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hem.cli_devices import detect, device_app, setup
+from hem.cli_firmware import firmware_app
 from hem.private import private_files
 from wire.errors import ConfigError
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 policy_app = typer.Typer(help="The owner's wishes.", no_args_is_help=True)
 app.add_typer(policy_app, name="policy")
 app.add_typer(device_app, name="device")
+app.add_typer(firmware_app, name="firmware")
 app.command()(detect)
 app.command()(setup)
 

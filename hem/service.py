@@ -48,6 +48,7 @@ from hem.ems.closing import (
 from hem.ems.daylog import DayLog
 from hem.ems.decisions import DecisionLog
 from hem.ems.enrolment import Enrolment
+from hem.ems.firmware import Firmware
 from hem.ems.funds import Funds
 from hem.ems.health import Facts, Health, assess
 from hem.ems.home_assistant import HomeAssistant
@@ -71,7 +72,7 @@ from ledger.client import LedgerClient, QueryError, Validators
 from ledger.genesis import load_genesis
 from ledger.light_sync import LightFollower
 from runtime.bus import MqttBus, lane
-from runtime.csmdb_client import CsmDbClient
+from runtime.csmdb_client import CsmDbClient, CsmDbRefusedError
 from runtime.dso_client import DsoClient
 from runtime.outbox import OperationOutbox
 from runtime.ports import Clock, Rng
@@ -81,7 +82,7 @@ from wire import topics
 from wire.canonical import decode, encode
 from wire.certificates import AddressGrant, dump
 from wire.envelope import Envelope, new_req_id, seal_envelope
-from wire.errors import HearthgridError, WireError
+from wire.errors import HearthgridError, Refusal, WireError
 from wire.keys import KEY_BYTES, Domain, SigningKey, from_text, to_text
 from wire.metering import Reading, load_record
 from wire.withdrawal import portioned
@@ -103,6 +104,8 @@ HOUSEKEEPING_S = 1.0
 PLACE_KEPT_S = 60.0
 """How far the ledger was read is kept so often: after a crash, so much is read once more [s]."""
 READ_AGAIN_S = 0.2
+BANNED_RETRY_S = 10.0
+"""A banned home asks for a grant again so often [real s]."""
 RELEASE_S = 1.0
 """How long the gateway may take to release the battery when we stop [s]."""
 HOUSEKEEPING_WITHIN_S = 60.0
@@ -173,8 +176,11 @@ class HomeEnergyManager:
             self.enrolment, clock, self.grid, rng, self._line, config.market.last_slot,
             config.validator.id if config.validator is not None else "", self._renewed,
         )  # fmt: skip
-        self.ready = ready or asyncio.Event()
-        self.progress = progress or Progress()
+        self.firmware = Firmware(
+            config.firmware, folder, self.gateway, self.enrolment, self._line, clock,
+            lambda: self._renewed("certificate"),
+        )  # fmt: skip
+        self.ready, self.progress = ready or asyncio.Event(), progress or Progress()
         self.readings = ReadingOutbox(
             self.store, self.home_bus, self._topic(topics.READING, self.ems_key.id),
             self.progress.expect("readings", SENDING_WITHIN_S),
@@ -234,9 +240,10 @@ class HomeEnergyManager:
             await self._enrol()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.readings.run())
+                group.create_task(self.firmware.run())
                 if self.home_assistant is not None:
                     group.create_task(self.home_assistant.run(self._figures))
-                await self._obtain_grants()
+                await self._admitted()
                 await self._open_trading_lane()
                 await self._catch_up()
                 timetable = Timetable(
@@ -318,6 +325,27 @@ class HomeEnergyManager:
             metering.cancel()
             await asyncio.gather(metering, return_exceptions=True)
 
+    async def _admitted(self) -> None:
+        """
+        Grants to trade with; a ban is waited out: firmware may lift it, and meanwhile we meter.
+
+        Raises:
+            CsmDbRefusedError: another refusal.
+        """
+        said = False
+        while True:
+            try:
+                await self._obtain_grants()
+            except CsmDbRefusedError as error:
+                if error.reason != Refusal.BANNED.value:
+                    raise
+                if not said:
+                    log.warning("banned: no grant to trade with, asked again", reason=str(error))
+                said = True
+                await asyncio.sleep(BANNED_RETRY_S)
+            else:
+                return
+
     async def _reach_csmdb(self) -> None:
         """Be let in by the broker, with a certificate that holds."""
         await self.renewal.renew_now()
@@ -382,6 +410,7 @@ class HomeEnergyManager:
         book = LimitBook(
             self.store, folder, connection, self.ems_key.id, self.config.market.name,
             from_text(self.genesis.supervisor.key, KEY_BYTES), self.clock,
+            nudged=lambda: self.firmware.nudge(),  # noqa: PLW0108 (made below)
         )  # fmt: skip
         self.home_bus.subscribe(self._topic(topics.COMMAND, self.ems_key.id), book.take)
         return book

@@ -141,16 +141,19 @@ class FirmwareMeter:
         """The power goes after so many more parts; negative: it does not."""
         self.keeps_half = True
         self.port = 0
+        self._dark = False
+        self._runs = self.memory.version
         self._server: ModbusTcpServer | None = None
         self._restarting: asyncio.Task[None] | None = None
 
     @property
     def version(self) -> str:
-        """Of the firmware that runs."""
-        return self.memory.version
+        """Of the firmware that runs: the memory's when the meter started."""
+        return self._runs
 
     async def start(self) -> None:
-        """Serve, on the port of before."""
+        """Run what the memory holds; serve on the port of before."""
+        self._runs, self._dark = self.memory.version, False
         device = SimDevice(
             1,
             [
@@ -195,11 +198,14 @@ class FirmwareMeter:
         await self.restart()
 
     def taken(self, start: int, data: bytes) -> bool:
-        """A part arrived; the power may go with it."""
+        """A part arrived; the power may go with it, and then nothing is kept until the restart."""
+        if self._dark:
+            return False
         self.writes += 1
         kept = self.memory.put(start, data)
         if self.cut_after == 0:
             self.memory.power_cut(keeps_half=self.keeps_half)
+            self._dark = True
             self.restart_soon()
         self.cut_after -= self.cut_after >= 0
         return kept

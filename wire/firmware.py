@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from wire.canonical import encode
+from wire.envelope import Envelope, new_req_id, seal_envelope
 from wire.errors import (
     BadSignatureError,
     FirmwareRefusedError,
@@ -78,6 +79,20 @@ class Attestation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     nonce: str
     """The CSM-DB's challenge."""
     signature: str = ""
+
+
+def make_check(home: str, key: SigningKey, market: str, wall_ms: int, random_80: bytes) -> bytes:
+    """
+    The DSO's message on `hem/<home>/command`: look for firmware now.
+
+    Args:
+        key: the supervisor's
+        wall_ms: real time, as every message has
+        random_80: ten random bytes, for the message's identifier
+    """
+    req_id = new_req_id(wall_ms, random_80)
+    envelope = Envelope(key.id, req_id, wall_ms, CHECK_FIRMWARE, {"home": home})
+    return seal_envelope(envelope, key, Domain.MESSAGE, market)
 
 
 def version_of(text: str) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ from wire.canonical import decode, encode
 from wire.enrolment import MAX_AGE_MS, MAX_AHEAD_MS
 from wire.envelope import EnvelopeReader
 from wire.errors import ConfigError, MalformedError, UnknownOperationError, WireError
+from wire.firmware import CHECK_FIRMWARE
 from wire.grid_limit import LIMIT_GRID, read_grid_limit
 from wire.keys import Domain, id_of
 from wire.replay import ReplayGuard
@@ -48,6 +49,7 @@ class LimitBook:
         home: our participant's identity
         dso_key: the supervisor's public key
         changed: called when another limit holds from now on
+        nudged: called when the DSO asks us to look for firmware, on the same lane
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class LimitBook:
         dso_key: bytes,
         clock: Clock,
         changed: Callable[[], None] = lambda: None,
+        nudged: Callable[[], None] = lambda: None,
     ) -> None:
+        self._nudged = nudged
         self._store, self._folder, self._clock = store, folder, clock
         self._connection, self._home, self._changed = connection, home, changed
         self._dso = _kept(store)
@@ -103,6 +107,9 @@ class LimitBook:
         """Handle one message of the DSO."""
         try:
             envelope = self._reader.read(message.payload, self._clock.wall_ms())
+            if envelope.operation == CHECK_FIRMWARE and envelope.parameters == {"home": self._home}:
+                self._nudged()
+                return
             if envelope.operation != LIMIT_GRID:
                 raise UnknownOperationError("not a command", operation=envelope.operation[:32])
             asked = read_grid_limit(envelope.parameters)

@@ -152,10 +152,10 @@ class Gateway:
         """Leave the battery neutral, drop the connections."""
         if self._farewell is not None:
             self._farewell.cancel()
+        await self.firmware.close()
         with suppress(DeviceError, TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self._restore()
-        await self.firmware.close()
         self._site.close()
 
     async def serve_guests(self) -> None:

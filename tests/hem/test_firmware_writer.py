@@ -210,7 +210,7 @@ FATES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(model=st.sampled_from(sorted(MODELS)), fates=FATES, first=FATES, early=st.booleans())
 def test_no_order_of_cuts_leaves_a_meter_with_a_mix(model, fates, first, early):
     """Another file begun before, commits in between: what runs is always one of the whole files."""
