@@ -27,6 +27,7 @@ from ledger.contracts import (
     accounts,
     assets,
     attestation,
+    bans,
     delivery,
     escrow,
     evidence,
@@ -37,6 +38,7 @@ from ledger.contracts import (
     keys,
     offers,
     parameters,
+    revocations,
     rewards,
     scheduling,
     sealed,
@@ -73,7 +75,8 @@ _CONTRACTS = {
     "change-proposed": "market", "change-supported": "market", "change-approved": "market",
     "change-lapsed": "market",
     "escrow-offered": "market", "escrow-accepted": "market", "escrow-revealed": "market",
-    "escrow-ended": "market", "banned": "market",
+    "escrow-ended": "market", "banned": "market", "reinstated": "market",
+    "bid-withdrawn": "market",
     "asset-deposited": "wallet", "financial-deposited": "wallet", "account-closed": "wallet",
     "balance": "wallet", "asset-added": "wallet", "address-registered": "wallet", "tx": "wallet",
     "cpf": "poe", "validator": "poe", "validators": "poe", "evidence": "poe", "seed": "poe",
@@ -82,6 +85,7 @@ _CONTRACTS = {
 
 _HANDLERS: dict[type[ops.Operation], Callable[[Context, Any], Refusal | None]] = {
     ops.RegisterAddress: grants.register_address,
+    ops.Revoke: revocations.revoke,
     ops.BidOffer: exchange.bid_offer,
     ops.DeliveryReceipt: delivery.deliver,
     ops.AttestCpf: attestation.attest,
@@ -554,6 +558,8 @@ def _forget(ctx: Context, kind: str, name: str) -> None:
         escrow.drop(ctx, name)
     elif kind + "/" == keys.CHANGE:
         governance.lapse(ctx, name)
+    elif kind + "/" == keys.BAN:
+        revocations.drop(ctx, name)
     else:
         grants.drop_grant(ctx, name)
 
@@ -650,7 +656,11 @@ def _apply_operation(ctx: Context, tx: Transaction, operation: dict[str, Any]) -
     ctx.state.begin()
     try:
         read = ops.read_operation(operation)
-        refusal = _check_template(ctx, operation) or _HANDLERS[type(read)](ctx, read)
+        refusal = (
+            bans.check_operation(ctx, read)
+            or _check_template(ctx, operation)
+            or _HANDLERS[type(read)](ctx, read)
+        )
     except WireError as error:
         refusal = error.refusal
     if refusal is None:

@@ -41,6 +41,7 @@ class Auctions(Part):
             "bid-committed": self._committed,
             "bid-revealed": self._revealed,
             "bid-forfeited": self._forfeited,
+            "bid-withdrawn": self._withdrawn,
             "cleared": self._cleared,
             "auction-opened": self._opened,
             "auction-cleared": self._auction_cleared,
@@ -90,6 +91,19 @@ class Auctions(Part):
         self.ground.expect(event, {"bids": len(lost), "amountUc": amount_uc})
         self.book.lock(event["address"], -amount_uc)
         self.book.pay(event["address"], self.book.supervisor, amount_uc)
+
+    def _withdrawn(self, event: Event, _step: Step) -> None:
+        """A banned address' orders are taken out, and all that they locked is free."""
+        slot, auction, address = event["slot"], event["auction"], event["address"]
+        kept = self._auction_bids[auction] if auction else self._bids[slot]
+        bids = [bid for bid in kept if bid.address == address]
+        kept[:] = [bid for bid in kept if bid.address != address]
+        if auction == SESSION:
+            bids += self._sessions.withdraw(slot, address)
+        commits = self._commits.pop((slot, auction, address), {})
+        self.ground.expect(event, {"bids": len(bids) + len(commits)})
+        self.ground.unlock(bids)
+        self.book.lock(address, -sum(deposit_uc for deposit_uc, _ in commits.values()))
 
     def _cleared(self, event: Event, _step: Step) -> None:
         bids = self._bids.pop(event["slot"], [])

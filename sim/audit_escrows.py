@@ -51,11 +51,13 @@ class Escrows(Part):
         true = {"trueWh": event["energyWh"], "truePrice": event["priceUcPerKwh"]}
         self._trades[event["offer"]] = {**trade, **true}
 
-    def _ended(self, event: Event, _step: Step) -> None:
+    def _ended(self, event: Event, step: Step) -> None:
         trade = self._trades.pop(event["offer"])
         terms, seller, buyer = _terms(trade), trade["seller"], trade.get("buyer", "")
         slot, state = trade["slot"], event["state"]
-        payout = self._payout(trade, state)
+        banned = step.operation is not None and step.operation["op"] == "revoke"
+        at_ms = terms.accept_before_ms if banned else self.ground.time_ms
+        payout = self._payout(trade, state, at_ms)
         self.ground.expect(
             event,
             {
@@ -86,7 +88,7 @@ class Escrows(Part):
         sale.sold_wh += energy_wh
         self.book.position(trade["slot"], trade["buyer"]).bought_wh += energy_wh
 
-    def _payout(self, trade: Event, state: str) -> Payout:
+    def _payout(self, trade: Event, state: str, at_ms: int) -> Payout:
         """Who gets what of the blocked money when a trade ends in a state."""
         terms = _terms(trade)
         match state:
@@ -94,7 +96,7 @@ class Escrows(Part):
                 return escrow.deliver(terms, cost_uc(*_true(trade)))
             case "failed":
                 return escrow.fail(terms)
-        return escrow.withdraw(terms, self.ground.time_ms)
+        return escrow.withdraw(terms, at_ms)
 
 
 def _true(trade: Event) -> tuple[int, int]:

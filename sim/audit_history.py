@@ -34,6 +34,7 @@ TOLD_BY = {
 }  # fmt: skip
 """The event with which the chain tells of an operation; others change no market."""
 _CONSEQUENCES = {
+    "revoke": {"offer-rescinded", "escrow-ended", "bid-withdrawn"},
     "receipt": {"escrow-ended", "banned", "trued-up"},
     "reveal-escrow": {"escrow-ended", "banned"},
     "propose-change": {"change-supported", "change-approved"},
@@ -132,7 +133,7 @@ def steps_of(
         step = Step(one.place, one.sender, one.operation)
         steps.append(step)
         operation = step.operation or {}
-        opener = TOLD_BY.get(operation.get("op", ""))
+        opener = _opener(operation)
         if opener is None:
             continue
         said = _said(operation, step.sender)
@@ -175,6 +176,13 @@ def accepted(store: LedgerStore, height: int) -> Iterator[Step]:
                 yield Step((height, tx_index, index), done["sender"], operation)
 
 
+def _opener(operation: dict[str, Any]) -> str | None:
+    """The event with which the chain tells of an operation."""
+    if operation.get("op") == "revoke":
+        return "banned" if operation["revocation"]["banned"] else "reinstated"
+    return TOLD_BY.get(operation.get("op", ""))
+
+
 def _said(operation: dict[str, Any], sender: str) -> dict[str, Any]:
     """What an operation says, by the names that events use."""
     match operation["op"]:
@@ -183,6 +191,8 @@ def _said(operation: dict[str, Any], sender: str) -> dict[str, Any]:
             return {name: record[key] for name, key in _RECEIPT.items()}
         case "register-address":
             return {name: operation["grant"][key] for name, key in _GRANT.items()}
+        case "revoke":
+            return {name: operation["revocation"][name] for name in _REVOCATION}
         case "give-up":
             return {"offer": operation["offer"], "seller": sender}
         case "bid-offer":
@@ -202,6 +212,7 @@ def _said(operation: dict[str, Any], sender: str) -> dict[str, Any]:
     return {**{k: v for k, v in operation.items() if k not in _NOT_ALIKE}, **owner}
 
 
+_REVOCATION = ("address", "number", "reason", "advisory", "knowledge")
 _RECEIPT = {"address": "address", "slot": "slot", "netWh": "net_wh"}
 _GRANT = {
     "address": "address", "maxBuyWh": "max_buy_wh", "maxSellWh": "max_sell_wh",

@@ -34,6 +34,13 @@ class Sessions(Part):
             "interconnection-closed": self._link_closed,
         }
 
+    def withdraw(self, slot: int, address: str) -> list[Bid]:
+        """Take an address' order out of a session; its money is the caller's to unlock."""
+        bid = self.schedules[slot].pop(address, None)
+        if bid is not None and not self._rounds[slot]:
+            self.book.position(slot, address).scheduled = False
+        return [] if bid is None else [bid]
+
     def _scheduled(self, event: Event, step: Step) -> None:
         slot, address = event["slot"], event["address"]
         self.schedules[slot][address] = self.ground.bid(address, event["side"], event, step.place)

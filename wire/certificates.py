@@ -8,6 +8,7 @@ What the CSM-DB signs: certificates, address grants, validator grants. What a cl
 - A **validator grant** names the pseudonymous meter key whose CPF counts for a validator.
 - A **validator licence** lets a key validate, and says who runs it: the votes of one controller are
   bounded together.
+- A **revocation** bans an address, or lets it trade again: the later number counts.
 - A **token** proves a key to the broker: fresh, short-lived, signed by the key the id is made of.
 
 All are canonical JSON with a `signature`; `seal` signs, `load` checks. Times are UTC milliseconds.
@@ -126,6 +127,24 @@ class ValidatorLicence(Signed, frozen=True, kw_only=True):
     not_after_ms: int
 
 
+class Revocation(Signed, frozen=True, kw_only=True):
+    """An address may not trade any longer, or may again; it names neither its owner nor others."""
+
+    number: int
+    """Of all revocations of the CSM-DB; of an address' revocations the highest counts."""
+    address: str
+    banned: bool
+    """False: it may trade again."""
+    reason: str
+    """ADVISORY: the meter's firmware is vulnerable; OPERATOR: another reason, told privately."""
+    advisory: str
+    """SHA-256 of the advisory, hex, or empty."""
+    knowledge: str
+    """SHA-256 of all advisories known to the CSM-DB then, hex."""
+    end_slot: int
+    """Last slot of the address' grant, inclusive: from then on there is nothing to revoke."""
+
+
 class Token(Signed, frozen=True, kw_only=True):
     """Proof of a key to the broker, sent as the MQTT password."""
 
@@ -147,6 +166,7 @@ _DOMAINS: dict[type[Signed], Domain] = {
     AddressGrant: Domain.GRANT,
     ValidatorGrant: Domain.VALIDATOR,
     ValidatorLicence: Domain.LICENCE,
+    Revocation: Domain.REVOCATION,
     Token: Domain.TOKEN,
 }
 

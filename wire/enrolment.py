@@ -18,6 +18,7 @@ a new `reqId`; every operation may be repeated without a second effect.
     show-participant  {participant, address}                      -> {participant}
     firmware-nonce    {}                                          -> {nonce, expiresMs}
     attest-firmware   {attestation}                               -> {certificate}
+    list-revocations  {after}                                     -> {revocations, next}
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ LIST_METERS = "list-meters"
 SHOW_PARTICIPANT = "show-participant"
 FIRMWARE_NONCE = "firmware-nonce"
 ATTEST_FIRMWARE = "attest-firmware"
+LIST_REVOCATIONS = "list-revocations"
 OPERATIONS = (
     ENROLL, RENEW, GRANT_ADDRESSES, GRANT_VALIDATOR, LIST_METERS, SHOW_PARTICIPANT, FIRMWARE_NONCE,
-    ATTEST_FIRMWARE,
+    ATTEST_FIRMWARE, LIST_REVOCATIONS,
 )  # fmt: skip
 
 MAX_AGE_MS = 120_000

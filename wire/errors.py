@@ -18,6 +18,7 @@ WireError` at the edge of a service can count and log it by name.
         ├── ExpiredError
         ├── FutureDatedError
         ├── ReplayedError
+        ├── RolledBackError         an older revision than is known
         ├── CertificateError        wrong issuer, outside its validity, wrong role
         ├── RateLimitedError
         ├── WeakKeyError            a point of small order, or no point of the curve
@@ -48,6 +49,8 @@ class Refusal(StrEnum):
     BAD_TOPIC = "BAD_TOPIC"
     BAD_UNIT = "BAD_UNIT"
     WEAK_KEY = "WEAK_KEY"
+    ROLLED_BACK = "ROLLED_BACK"
+    """Older than what is known, of something whose revisions only go up."""
     # Access
     NOT_ALLOWED = "NOT_ALLOWED"
     BANNED = "BANNED"
@@ -185,6 +188,12 @@ class ReplayedError(WireError):
     """Seen before."""
 
     refusal = Refusal.REPLAYED
+
+
+class RolledBackError(WireError):
+    """An older revision than is known."""
+
+    refusal = Refusal.ROLLED_BACK
 
 
 class CertificateError(WireError):

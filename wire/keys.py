@@ -47,6 +47,7 @@ class Domain(Enum):
     GRANT = b"hearthgrid-grant-v1"
     VALIDATOR = b"hearthgrid-validator-v1"
     LICENCE = b"hearthgrid-licence-v1"
+    REVOCATION = b"hearthgrid-revocation-v1"
     VOTE = b"hearthgrid-vote-v1"
     HEADER = b"hearthgrid-header-v1"
     EVENT = b"hearthgrid-event-v1"

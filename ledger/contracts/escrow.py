@@ -130,6 +130,14 @@ def give_up(ctx: Context, op: GiveUp) -> Refusal | None:
     return None
 
 
+def take_out(ctx: Context, seller: str) -> None:
+    """End the offers of an address that nobody has accepted; it keeps its guarantees."""
+    for key, row in ctx.state.scan(keys.escrow(seller + ":")):
+        if row["state"] == State.OPEN:
+            offer = key.removeprefix(keys.ESCROW)
+            _end(ctx, offer, row, rules.withdraw(_terms_of(row), row["acceptBeforeMs"]))
+
+
 def reveal(ctx: Context, op: RevealEscrow) -> Refusal | None:
     """Open the commitment of an accepted trade; either side may."""
     row = _find(ctx, op.offer)

@@ -60,6 +60,17 @@ def add_order(
     return None
 
 
+def take_out(ctx: Context, slot: int, address: str) -> int:
+    """Take the orders of an address out of a slot's book; gives how many there were."""
+    held = slots.position(ctx.state, slot, address)
+    for order in held["orders"]:
+        orders.release(ctx, slot, address, order)
+    if held["orders"]:
+        left = slots.position(ctx.state, slot, address)
+        ctx.state.put(keys.position(slot, address), {**left, "orders": []})
+    return len(held["orders"])
+
+
 def close(ctx: Context, slot: int) -> None:
     """Clear a slot at its gate closure."""
     held = list(ctx.state.scan(keys.positions(slot)))

@@ -154,6 +154,18 @@ def add_bid(
     return None
 
 
+def take_out(ctx: Context, name: str, address: str) -> int:
+    """Take the orders of an address out of an open auction; gives how many there were."""
+    auction = ctx.state.get(keys.auction(name))
+    assert auction is not None, f"the slot of {name} lists it"
+    key = keys.auction_bids(name) + address
+    rows = ctx.state.get(key) or []
+    for row in rows:
+        orders.release(ctx, auction["slot"], address, row)
+    ctx.state.delete(key)
+    return len(rows)
+
+
 def close(ctx: Context, slot: int) -> None:
     """Close the auctions of a slot at its gate closure, in the order they were opened."""
     row = ctx.state.get(keys.slot(slot))

@@ -36,6 +36,7 @@ The state's keys, in one place. Numbers are padded so that key order is number o
     change-vote/<id>/<address>  whether an address that may approve a change did
     escrow/<offer>              an escrowed trade; see `escrow`
     escrow-slot/<slot>/<address>   {side, offers: [offer, …]}: its escrowed trades of a slot
+    ban/<address>               {number, banned, endSlot}: the last revocation of the CSM-DB
     penalty/<address>           {count, bannedUntil}: the last slot of a ban, or -1
     session/<slot>              {rounds, adjustUntilMs, flows: {zone: Wh out}}; see `scheduling`
     schedule/<slot>/<address>   [side, energyWh, priceUcPerKwh, lockUc, height, tx, op], until the
@@ -46,7 +47,8 @@ The state's keys, in one place. Numbers are padded so that key order is number o
     due/<ms>/offer/<name>       true: an offer that expires
     due/<ms>/escrow/<offer>     true: a deadline of an escrowed trade
     due/<ms>/adjust/<slot>      true: the end of an adjustment session
-    drop/<ms>/<key>             true: a slot, a grant, an escrowed trade or a change to forget
+    drop/<ms>/<key>             true: a slot, a grant, a ban, an escrowed trade or a change to
+                                forget
     totals                      {depositsUc, withdrawalsUc, tradedWh, residualWh, operations}
 """
 
@@ -58,6 +60,7 @@ DUE = "due/"
 DROP = "drop/"
 CPF = "cpf/"
 GRANT = "grant/"
+BAN = "ban/"
 TOTALS = "totals"
 VALIDATOR = "validator/"
 POOL = "pool"
@@ -179,6 +182,11 @@ def escrow_side(number: int, address: str) -> str:
 def penalty(address: str) -> str:
     """How often an address failed, and until when it is banned."""
     return "penalty/" + address
+
+
+def ban(address: str) -> str:
+    """Whether the CSM-DB has banned an address."""
+    return BAN + address
 
 
 def session(number: int) -> str:

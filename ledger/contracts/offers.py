@@ -88,6 +88,16 @@ def accept_offer(ctx: Context, op: AcceptOffer) -> Refusal | None:
     return None
 
 
+def take_out(ctx: Context, address: str) -> None:
+    """Take all offers of an address back."""
+    books = _StateBooks(ctx)
+    for name, *_ in ctx.state.get(keys.offers_of(address)) or ():
+        offer = books.find(name)
+        assert offer is not None, f"{name} is listed and does not stand"
+        books.remove(offer)
+        ctx.emit("offer-rescinded", offer=name, address=address)
+
+
 def expire(ctx: Context, name: str) -> None:
     """Begin-block work: an offer's time has come."""
     gone = order_book.expire_offer(_StateBooks(ctx), name, ctx.time_ms)

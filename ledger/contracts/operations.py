@@ -32,6 +32,12 @@ class RegisterAddress(_Operation, frozen=True, kw_only=True, tag="register-addre
     grant: dict[str, Any]
 
 
+class Revoke(_Operation, frozen=True, kw_only=True, tag="revoke"):
+    """The supervisor or the DSO shows a revocation of the CSM-DB: a ban, or the end of one."""
+
+    revocation: dict[str, Any]
+
+
 class BidOffer(_Operation, frozen=True, kw_only=True, tag="bid-offer"):
     """TMI's bid-offer: an order for the double auction of a slot."""
 
@@ -323,6 +329,7 @@ class SetPayee(_Operation, frozen=True, kw_only=True, tag="set-payee"):
 
 Operation: TypeAlias = (
     RegisterAddress
+    | Revoke
     | BidOffer
     | DeliveryReceipt
     | AttestCpf

@@ -7,6 +7,8 @@ buyer's worst-case cost. It is never refused later for lack of either.
 
 from __future__ import annotations
 
+from typing import Any
+
 from ledger.contracts import accounts, assets, bans, keys, slots
 from ledger.contracts.context import SLOTS_AHEAD_MAX, Context
 from ledger.genesis import MAX_PRICE_UC_PER_KWH
@@ -62,6 +64,19 @@ def admit(
         ctx.state, slot, ctx.sender, **{locked: energy_wh, "bids": 0 if committed else 1}
     )
     return lock_uc
+
+
+def release(ctx: Context, slot: int, address: str, row: list[Any]) -> None:
+    """
+    Free what an admitted order locked; the row itself is the caller's to delete.
+
+    Args:
+        row: [side, energy [Wh], price [µ¤/kWh], lock [µ¤], …], as every contract keeps an order
+    """
+    side, energy_wh, _, lock_uc, *_ = row
+    accounts.move(ctx.state, address, lock_uc, -lock_uc)
+    locked = "buyLockedWh" if side == "buy" else "sellLockedWh"
+    slots.add_to_position(ctx.state, slot, address, **{locked: -energy_wh, "bids": -1})
 
 
 def check_trader(ctx: Context, side: str) -> Refusal | None:

@@ -97,6 +97,25 @@ def add(
     return None
 
 
+def take_out(ctx: Context, slot: int, address: str) -> int:
+    """Take the schedule of an address, or its adjustment, out of an open session; gives 0 or 1."""
+    key = keys.schedules(slot) + address
+    row = ctx.state.get(key)
+    if row is None:
+        return 0
+    ctx.state.delete(key)
+    held = slots.position(ctx.state, slot, address)
+    session = ctx.state.get(keys.session(slot))
+    assert session is not None, f"a schedule without a session in {slot}"
+    if session["rounds"]:  # an adjustment locked no energy
+        accounts.move(ctx.state, address, row[LOCK], -row[LOCK])
+        return 1
+    left = {name: value for name, value in held.items() if name != "scheduled"}
+    ctx.state.put(keys.position(slot, address), left)
+    orders.release(ctx, slot, address, row)
+    return 1
+
+
 def close(ctx: Context, slot: int) -> None:
     """Clear the session of a slot: at its gate closure, and at the end of an adjustment."""
     session = ctx.state.get(keys.session(slot))

@@ -100,6 +100,18 @@ def reveal_bid(ctx: Context, op: RevealBid) -> Refusal | None:
     return refusal
 
 
+def take_out(ctx: Context, slot: int, auction: str, address: str) -> int:
+    """Take commitments of an address back, their deposits with them; gives how many there were."""
+    key = keys.sealed_bid(slot, auction, address)
+    rows: list[list[Any]] = ctx.state.get(key) or []
+    deposit_uc = sum(row[DEPOSIT] for row in rows)
+    accounts.move(ctx.state, address, deposit_uc, -deposit_uc)
+    if rows:
+        slots.add_to_position(ctx.state, slot, address, bids=-len(rows))
+    ctx.state.delete(key)
+    return len(rows)
+
+
 def forfeit(ctx: Context, slot: int) -> None:
     """At gate closure, before clearing: deposits of what was not revealed go to the supervisor."""
     supervisor = ctx.genesis.supervisor.address

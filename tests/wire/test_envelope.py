@@ -291,7 +291,12 @@ def test_every_wire_error_has_a_refusal_of_its_own():
     kinds = [kind for kind in WireError.__subclasses__() if kind.__module__ == "wire.errors"]
     refusals = [kind.refusal for kind in kinds]
     assert len(set(refusals)) == len(kinds)
-    assert {Refusal.BAD_SIGNATURE, Refusal.RATE_LIMITED, Refusal.WEAK_KEY} <= set(refusals)
+    assert {
+        Refusal.BAD_SIGNATURE,
+        Refusal.RATE_LIMITED,
+        Refusal.WEAK_KEY,
+        Refusal.ROLLED_BACK,
+    } <= set(refusals)
     error = BadSignatureError("not hers", sender="hg1x")
     assert str(error) == "BAD_SIGNATURE: not hers (sender='hg1x')"
     assert error.facts == {"sender": "hg1x"}
