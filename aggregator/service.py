@@ -13,6 +13,7 @@ auctions, and one outbox keeps its nonce.
                     change-approved    -> rules       session-closed, interconnection-closed
                                                       -> adjustment -> outbox
     readings        -> audit
+    CSM-DB          revocations -> outbox (`aggregator.revocations`)
     dso/req         -> private accounts -> outbox; schedules -> approval
     every slot      schedule (`aggregator.scheduler`), deviation -> auction; progress stored
 """
@@ -42,6 +43,7 @@ from aggregator.core import (
 )
 from aggregator.dso_desk import DsoDesk
 from aggregator.grid_limits import GridPolicy
+from aggregator.revocations import Revocations
 from aggregator.scheduler import SchedulePolicy, Scheduler
 from aggregator.store import AggregatorStore
 from aggregator.withdrawals import SafetyPolicy
@@ -143,6 +145,7 @@ class Aggregator:
             bus, key, box, genesis.market, key.public, from_text(genesis.dso_box_key), clock, rng
         )
         self.scheduler = Scheduler(store, self.auditor, dso, genesis.grid, clock, schedule)
+        self.revocations = Revocations(bus, self.csmdb, self.outbox)
         self._board_stale = True
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -159,6 +162,7 @@ class Aggregator:
         self._spawn(self._every_slot())
         self._spawn(self._look_up_meters())
         self._spawn(self.scheduler.run())
+        self._spawn(self.revocations.run())
 
     async def stop(self) -> None:
         """Stop the standing work; everything that matters is on disk."""

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from csmdb import cli_advisories
 from csmdb.cli_firmware import firmware_app
 from wire.errors import HearthgridError
 
@@ -27,6 +28,8 @@ app.add_typer(audit_app, name="audit")
 token_app = typer.Typer(help="Operators' tokens for the HTTP API.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
 app.add_typer(firmware_app, name="firmware")
+app.add_typer(cli_advisories.app, name="advisory")
+app.command()(cli_advisories.meter)
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the CSM-DB.")]
 STORAGE = "postgresql://… of an empty database; without, SQLite in the folder."

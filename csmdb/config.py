@@ -15,6 +15,10 @@
     [firmware]
     port = 8336                                   # without it, no repository is served
     host = "0.0.0.0"                              # it is public; default: this machine only
+
+    [advisories]
+    folder = "advisories"                         # of CSAF documents; relative to this file
+    refresh_s = 3600                              # how often folder and meters are looked at
 """
 
 from __future__ import annotations
@@ -90,6 +94,14 @@ class FirmwareSection(Section):
     host: str = "127.0.0.1"
 
 
+class AdvisoriesSection(Section):
+    """The knowledge base's source."""
+
+    folder: Path | None = None
+    """Whoever may write there bans meters; none: what is imported by hand."""
+    refresh_s: int = Field(default=3600, ge=1, le=604_800)
+
+
 class CsmDbConfig(Section):
     """All of the file."""
 
@@ -97,6 +109,7 @@ class CsmDbConfig(Section):
     http: HttpSection = HttpSection()
     privacy: PrivacySection = PrivacySection()
     firmware: FirmwareSection = FirmwareSection()
+    advisories: AdvisoriesSection = AdvisoriesSection()
 
 
 def load_config(folder: Path) -> CsmDbConfig:

@@ -36,6 +36,7 @@ PERSONAL = {
     "persons": ("name", "contact", "address", "meter_location"),
     "meters": ("type", "serial", "vendor", "model", "firmware"),
     "participants": ("name", "banned"),
+    "bans": ("reason",),
     "certificates": ("document",),
     "audit_personal": ("salt", "document"),
 }
@@ -193,6 +194,7 @@ _OWN = {
     ),
     "audit_of_subjects": _without_statistics("audit_personal"),
     "persons": _without_statistics("persons"),
+    "advisories": _without_statistics("bans"),
 }  # fmt: skip
 """Statements in PostgreSQL's own words, after the common ones of a migration."""
 

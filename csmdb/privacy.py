@@ -77,6 +77,7 @@ def erase(csmdb: CsmDb, participant: str, actor: str = OPERATOR) -> Erased:
     with rows.atomic():
         who = _known(csmdb, participant)
         rows.put_participant(replace(who, name="", banned=BANNED if who.banned else ""))
+        rows.forget_ban(participant, BANNED)
         rows.forget_person(participant)
         rows.forget_meter(participant)
         certificates = [one for one in rows.certificates_of(participant) if one.meter]
@@ -104,10 +105,12 @@ def export(csmdb: CsmDb, participant: str, actor: str = OPERATOR) -> dict[str, A
             "participant": asdict(who),
             "person": asdict(rows.person(participant)),
             "meter": msgspec.to_builtins(meter) if meter is not None else {},
+            "bans": rows.bans_of(participant),
             "claims": [one for one in rows.list_claims() if one["used_by"] == participant],
             "certificates": [dump(one) for one in rows.certificates_of(participant)],
             "addressGrants": [dump(one) for one in rows.address_grants_of(participant)],
             "validatorGrants": [dump(one) for one in rows.validator_grants_of(participant)],
+            "revocations": rows.revocations_of(participant),
             "audit": list(rows.audit_rows(participant)),
         }
 

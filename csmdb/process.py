@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from datetime import UTC, datetime
 from pathlib import Path
 
+from csmdb.advisory_watch import AdvisoryWatch
 from csmdb.api import build_app
 from csmdb.config import CONFIG, load_config
 from csmdb.service import CsmDbService
@@ -42,7 +43,8 @@ def run_service(folder: Path, host: str, port: int) -> None:
             CsmDbService.on(csmdb, bus).start()
             await bus.start()
             try:
-                async with _http(csmdb), _firmware(csmdb):
+                watch = AdvisoryWatch.of(csmdb)
+                async with _http(csmdb), _firmware(csmdb), watch.running():
                     await asyncio.Event().wait()
             finally:
                 await bus.stop()

@@ -94,18 +94,51 @@ class SqlRepository:
         changes = ", ".join(f"{name} = excluded.{name}" for name in row if name != "id")
         self._insert("participants", f"ON CONFLICT (id) DO UPDATE SET {changes}", **row)
 
-    def set_ban(self, participant: str, reason: str) -> None:
+    def set_ban(
+        self, participant: str, reason: str, source: str = "operator", time_ms: int = 0
+    ) -> None:
         """
-        Ban somebody, or lift it with an empty reason.
+        Ban somebody, or lift it with an empty reason; what another source says stays.
+
+        Args:
+            source: who says so; an operator's reason is shown before others
+            time_ms: since when
 
         Raises:
             ConfigError: nobody has this identity.
         """
-        changed = self.db.execute(
-            "UPDATE participants SET banned = ? WHERE id = ?", [reason, participant]
-        )
-        if changed != 1:
+        if self.participant(participant) is None:
             raise ConfigError(f"{participant}: nobody has this identity")
+        row_id = f"{participant}/{source}"
+        self.db.execute("DELETE FROM bans WHERE id = ?", [row_id])
+        if reason:
+            self._insert("bans", id=row_id, participant=participant, source=source, reason=reason,
+                         since_ms=time_ms)  # fmt: skip
+        said = self._one(
+            "SELECT reason FROM bans WHERE participant = ? ORDER BY source DESC LIMIT 1",
+            participant,
+        )
+        self.db.execute(
+            "UPDATE participants SET banned = ? WHERE id = ?",
+            [said["reason"] if said is not None else "", participant],
+        )
+
+    def bans_of(self, participant: str) -> list[dict[str, Any]]:
+        """Why somebody is banned, by source."""
+        sql = "SELECT source, reason, since_ms FROM bans WHERE participant = ? ORDER BY source"
+        return list(self.db.query(sql, [participant]))
+
+    def revocations_of(self, participant: str) -> list[dict[str, Any]]:
+        """What was signed for the ledger about somebody's addresses, the oldest first."""
+        sql = "SELECT document FROM revocations WHERE participant = ? ORDER BY number"
+        return [json.loads(row["document"]) for row in self.db.query(sql, [participant])]
+
+    def forget_ban(self, participant: str, told: str) -> None:
+        """Put something in the place of what an operator wrote about somebody."""
+        self.db.execute(
+            "UPDATE bans SET reason = ? WHERE participant = ? AND source = 'operator'",
+            [told, participant],
+        )
 
     def meter_of(self, participant: str) -> Meter | None:
         """The meter of a home."""

@@ -8,6 +8,10 @@ Tables of the CSM-DB and their migrations, as SQL that every database behind the
     certificates       everything signed for a participant, newest last
     address_grants     who asked for which address: only here does an address lead to a home
     validator_grants   which meter speaks for which validator
+    bans               why somebody is banned, by each who says so: an operator, an advisory
+    advisories         the knowledge base: every advisory at its newest revision
+    product_aliases    what operators know of plates' and advisories' names
+    revocations        what was signed for the ledger when a ban came or went
     tokens             operators' tokens for the HTTP API, hashed
     audit              what was decided, append-only, each row holding the digest of the one before
     audit_personal     what of a row of `audit` names a person, until it is erased
@@ -118,7 +122,32 @@ TOKENS = Migration(
     ),
 )
 
-MIGRATIONS = (FIRST_TABLES, METERS_WITHOUT_SERIAL, AUDIT_OF_SUBJECTS, PERSONS, TOKENS)
+ADVISORIES = Migration(
+    "advisories",
+    (
+        """CREATE TABLE bans (
+            id TEXT PRIMARY KEY, participant TEXT NOT NULL REFERENCES participants (id),
+            source TEXT NOT NULL, reason TEXT NOT NULL, since_ms BIGINT NOT NULL)""",
+        "INSERT INTO bans SELECT id || '/operator', id, 'operator', banned, 0 FROM participants"
+        " WHERE banned <> ''",
+        """CREATE TABLE advisories (
+            name TEXT PRIMARY KEY, id TEXT NOT NULL, version TEXT NOT NULL,
+            released_ms BIGINT NOT NULL, digest TEXT NOT NULL, title TEXT NOT NULL,
+            publisher TEXT NOT NULL, status TEXT NOT NULL, imported_ms BIGINT NOT NULL,
+            document TEXT NOT NULL)""",
+        "CREATE INDEX idx_advisories_digest ON advisories (digest)",
+        """CREATE TABLE product_aliases (
+            id TEXT PRIMARY KEY, plate_vendor TEXT NOT NULL, plate_model TEXT NOT NULL,
+            vendor TEXT NOT NULL, model TEXT NOT NULL, same BIGINT NOT NULL)""",
+        """CREATE TABLE revocations (
+            number BIGINT PRIMARY KEY, participant TEXT NOT NULL REFERENCES participants (id),
+            address TEXT NOT NULL, banned BIGINT NOT NULL, end_slot BIGINT NOT NULL,
+            document TEXT NOT NULL)""",
+        "CREATE INDEX idx_revocations_address ON revocations (address, number)",
+    ),
+)
+
+MIGRATIONS = (FIRST_TABLES, METERS_WITHOUT_SERIAL, AUDIT_OF_SUBJECTS, PERSONS, TOKENS, ADVISORIES)
 
 TABLES = {
     "claims": "code_hash",
@@ -128,6 +157,10 @@ TABLES = {
     "certificates": "serial_no",
     "address_grants": "address",
     "validator_grants": "id",
+    "bans": "id",
+    "advisories": "name",
+    "product_aliases": "id",
+    "revocations": "number",
     "tokens": "id",
     "audit": "seq",
     "audit_personal": "seq",

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from csmdb import advisories, revocations
 from csmdb.firmware_desk import FirmwareDesk
 from csmdb.records import Refused
 from csmdb.setup import CsmDb
@@ -29,6 +30,7 @@ from wire.enrolment import (
     GRANT_ADDRESSES,
     GRANT_VALIDATOR,
     LIST_METERS,
+    LIST_REVOCATIONS,
     MAX_AGE_MS,
     MAX_AHEAD_MS,
     RENEW,
@@ -143,6 +145,8 @@ class CsmDbService:
         match envelope.operation:
             case op if op == ENROLL:
                 name, decision = "certificate", desk.enroll(sender, parameters, now_ms)
+                if isinstance(decision, Signed):
+                    advisories.review(self.csmdb, sender)
             case op if op == RENEW:
                 name, decision = "certificate", desk.renew(sender, now_ms)
             case op if op == GRANT_ADDRESSES:
@@ -157,6 +161,8 @@ class CsmDbService:
                 name, decision = "certificate", self.firmware.attest(sender, parameters, now_ms)
             case op if op == SHOW_PARTICIPANT:
                 name, decision = "", desk.show_participant(sender, parameters, now_ms)
+            case op if op == LIST_REVOCATIONS:
+                name, decision = "", revocations.list_since(self.csmdb, sender, parameters)
             case other:
                 raise UnknownOperationError("not an operation of the CSM-DB", operation=other[:32])
         if isinstance(decision, Refused):

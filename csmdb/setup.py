@@ -22,9 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from csmdb import revocations
 from csmdb.config import CONFIG, PrivacySection, load_config, open_storage, write_config
 from csmdb.core import CLAIM_DAYS, DAY_MS, OPERATOR, Desk, check_roles, hash_code, make_code
 from csmdb.firmware_desk import FirmwareDesk
+from csmdb.knowledge import Knowledge
 from csmdb.records import Claim
 from csmdb.repository import SqlRepository
 from csmdb.storage import Storage
@@ -59,6 +61,8 @@ class CsmDb:
     clock: Clock
     rng: Rng
     privacy: PrivacySection = field(default_factory=PrivacySection)
+    knowledge: Knowledge = field(default_factory=Knowledge)
+    """Advisories, as far as they were read."""
 
     @property
     def id(self) -> str:
@@ -171,14 +175,17 @@ class CsmDb:
 
     def ban(self, participant: str, reason: str, actor: str = OPERATOR) -> None:
         """
-        Refuse everything that somebody asks from now on (an empty reason lifts the ban).
+        Refuse everything that somebody asks from now on (an empty reason lifts the ban), and
+        revoke what was granted.
+
+        A ban by advisories stays; `csmdb.advisories` lifts it.
 
         Raises:
             ConfigError: nobody has this identity.
         """
         now_ms = self.clock.now_ms()
         with self.repository.atomic():
-            self.repository.set_ban(participant, reason)
+            self.repository.set_ban(participant, reason, time_ms=now_ms)
             self.repository.audit(
                 now_ms,
                 actor,
@@ -188,6 +195,7 @@ class CsmDb:
                 subject=participant,
                 personal={"reason": reason} if reason else None,
             )
+            revocations.follow(self, participant, revocations.OPERATOR)
 
     def close(self) -> None:
         """Release the database."""

@@ -7,6 +7,8 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,6 +58,13 @@ def list_all(
 def run(
     name: Annotated[str, typer.Argument(help="As `hearthgrid scenario list` has it.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+    advisory: Annotated[
+        Path | None,
+        typer.Option(help="vulnerable-meter: a CSAF file; n3's meter is what it names first."),
+    ] = None,
+    patch: Annotated[
+        bool, typer.Option("--patch/--no-patch", help="vulnerable-meter: n3 can be updated.")
+    ] = True,
 ) -> None:
     """
     Play one example and compare with its paper.
@@ -67,6 +76,8 @@ def run(
     found = scenarios().get(name)
     if found is None:
         raise typer.BadParameter(f"no scenario {name!r}; `hearthgrid scenario list` names them")
+    if advisory is not None or not patch:
+        found = _with_advisory(found, advisory, patch)
     raise typer.Exit(_run(found, as_json=as_json))
 
 
@@ -82,6 +93,18 @@ async def play(scenario: Scenario, folder: Path, tell: Tell) -> Outcome:
 
     async with stage(folder, **scenario.genesis) as running:
         return await scenario.play(running, tell)
+
+
+def _with_advisory(scenario: Scenario, file: Path | None, patch: bool) -> Scenario:
+    """The scenario of a vulnerable meter, with a document and an ending of the caller's."""
+    from csmdb.advisories import read_file  # noqa: PLC0415
+    from sim.scenarios import vulnerable_meter  # noqa: PLC0415
+
+    if scenario.name != vulnerable_meter.NAME:
+        raise typer.BadParameter(f"--advisory and --no-patch are for {vulnerable_meter.NAME}")
+    raw = vulnerable_meter.made_up() if file is None else read_file(file)
+    play_it = partial(vulnerable_meter.play, raw=raw, can_update=patch)
+    return replace(scenario, play=play_it)
 
 
 def _run(scenario: Scenario, *, as_json: bool) -> int:

@@ -42,14 +42,13 @@ CONNECTION_W = 10_000
 AUCTION = "etse-n1"
 PAPER = "ETSE (Lombardi et al. 2018), illustrative scenario"
 NOT_SHOWN = (
-    "n3 is kept out by a ban in the CSM-DB before its offer is on the ledger; a contract that "
-    "checks the firmware of a meter at every operation, and marks a standing offer invalid, is "
-    "not part of this run, and neither is the download of the update."
+    "n3 is kept out by an operator's ban before its offer is on the ledger. An advisory that names "
+    "its meter, and a standing offer that is taken out, are in vulnerable-meter."
 )
 
 
 @dataclass(frozen=True)
-class _Node:
+class Node:
     """A participant with the keys of its EMS and of one address."""
 
     name: str
@@ -57,7 +56,7 @@ class _Node:
     address: SigningKey
 
 
-class _Desk:
+class Desk:
     """A CSM-DB under the stage's issuing key, on a database of its own."""
 
     def __init__(self, stage: Stage, folder: Path) -> None:
@@ -68,26 +67,28 @@ class _Desk:
             SqlRepository(SqliteStorage(folder / "csmdb.sqlite"), key), stage.clock, SystemRng(),
         )  # fmt: skip
 
-    def enrol(self, name: str) -> _Node:
+    def enrol(
+        self, name: str, vendor: str = "Made up", model: str = "M1", firmware: str = "1.0"
+    ) -> Node:
         """Make a participant with a certified meter."""
         csmdb = self.csmdb
         root = csmdb.issuing_key.derive(f"etse {name}")
-        node = _Node(name, root.derive("ems"), root.derive("address"))
+        node = Node(name, root.derive("ems"), root.derive("address"))
         claim = csmdb.add_claim(["prosumer"], CONNECTION_W, CONNECTION_W, "feeder-1")
         asked = {
             "claimCode": claim,
             "key": to_text(node.ems.public),
             "boxKey": to_text(BoxKey(root.derive("box").seed).public),
             "meter": {
-                "type": "sunspec", "serial": f"SN-{name}", "vendor": "Made up", "model": "M1",
-                "firmware": "1.0", "meter_key": to_text(root.derive("meter").public),
+                "type": "sunspec", "serial": f"SN-{name}", "vendor": vendor, "model": model,
+                "firmware": firmware, "meter_key": to_text(root.derive("meter").public),
             },
         }  # fmt: skip
         done = csmdb.desk.enroll(node.ems.id, asked, csmdb.clock.now_ms())
         expect(f"{name} is enrolled", False, isinstance(done, Refused))
         return node
 
-    def ask(self, node: _Node) -> AddressGrant | Refused:
+    def ask(self, node: Node) -> AddressGrant | Refused:
         """A participant asks for a grant for its address."""
         row = {
             "key": to_text(node.address.public),
@@ -97,7 +98,7 @@ class _Desk:
         answer = self.csmdb.desk.grant_addresses(node.ems.id, {"addresses": [row]}, now_ms)
         return answer if isinstance(answer, Refused) else answer[0]
 
-    async def join(self, stage: Stage, node: _Node, wh: int) -> Actor:
+    async def join(self, stage: Stage, node: Node, wh: int) -> Actor:
         """A participant with a grant registers its address."""
         grant = self.ask(node)
         if isinstance(grant, Refused):
@@ -129,12 +130,12 @@ async def banned(stage: Stage, tell: Tell) -> Outcome:
 
 
 async def _play(stage: Stage, tell: Tell, *, can_update: bool) -> Outcome:
-    wh = _wanted_ah() * VOLTS
+    wh = wanted_ah() * VOLTS
     tell(
-        f"n1 holds {STORED_AH} Ah, less than {LOW_AH}: it wants {_wanted_ah()} Ah ({wh} Wh) at "
-        f"{_pounds(CAP)} or less."
+        f"n1 holds {STORED_AH} Ah, less than {LOW_AH}: it wants {wanted_ah()} Ah ({wh} Wh) at "
+        f"{pounds(CAP)} or less."
     )
-    desk = _Desk(stage, stage.folder / "csmdb")
+    desk = Desk(stage, stage.folder / "csmdb")
     n1, n3, n5 = (desk.enrol(name) for name in ("n1", "n3", "n5"))
     sellers = {"n5": (await desk.join(stage, n5, wh), N5_ASKS)}
     buyer = await desk.join(stage, n1, wh)
@@ -178,14 +179,14 @@ async def _auction(
             "side": side,
         }  # fmt: skip
         expect(f"{actor.name}'s order", ["OK"], (await actor.submit(order))["codes"])
-        tell(f"{actor.name} {'asks for' if side == 'buy' else 'offers'} {wh} Wh, {_pounds(price)}.")
+        tell(f"{actor.name} {'asks for' if side == 'buy' else 'offers'} {wh} Wh, {pounds(price)}.")
     await stage.to_ms(stage.genesis.gate_ms(slot) + 1_000)
     [cleared] = stage.events("auction-cleared")
     [sold] = [award for award in cleared["awards"] if award["side"] == "sell"]
     winner, price = stage.name_of(sold["address"]), sold["priceUcPerKwh"]
     expect("energy bought [Wh]", wh, cleared["boughtWh"])
     expect("n1 pays no more than its policy allows", True, price <= CAP)
-    tell(f"The auction clears: {winner} sells {sold['energyWh']} Wh at {_pounds(price)}.")
+    tell(f"The auction clears: {winner} sells {sold['energyWh']} Wh at {pounds(price)}.")
 
     await stage.to_slot(slot + 1, 5)
     net_wh = {actor: 0 for actor, _ in sellers.values()}
@@ -205,10 +206,11 @@ async def _auction(
     }
 
 
-def _wanted_ah() -> int:
+def wanted_ah() -> int:
     """What n1's policy makes it ask for."""
     return FULL_AH - STORED_AH if STORED_AH < LOW_AH else 0
 
 
-def _pounds(price_uc_per_kwh: int) -> str:
+def pounds(price_uc_per_kwh: int) -> str:
+    """A price as the paper writes it."""
     return f"£{price_uc_per_kwh / 1000:g}/MWh"
