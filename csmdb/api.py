@@ -26,11 +26,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from csmdb import advisories, privacy
 from csmdb import api_models as models
-from csmdb import privacy
 from csmdb.api_models import Code, Model, Problem
 from csmdb.api_table import ENDPOINTS, MAX_BODY_BYTES, QUERY, Endpoint, openapi
 from csmdb.audit import AuditBrokenError
+from csmdb.knowledge_rows import KnowledgeRows
+from csmdb.product_names import Alias
 from csmdb.records import Participant, Person
 from csmdb.setup import CsmDb
 from csmdb.storage import StorageDownError
@@ -38,7 +40,7 @@ from csmdb.tokens import find_token
 from runtime.http import SecurityHeaders
 from runtime.metrics import count_refusal
 from runtime.rate_limit import RateLimit
-from wire.errors import ConfigError, Refusal
+from wire.errors import ConfigError, Refusal, WireError
 from wire.keys import is_id
 
 COMPONENT = "csmdb"
@@ -46,6 +48,13 @@ BURST, PER_S, MAX_ASKERS = 60.0, 10.0, 10_000
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 NOBODY = "http"
 """The actor of a call without a token that counts."""
+_STATUS = {
+    Refusal.MALFORMED: (400, Code.MALFORMED),
+    Refusal.FUTURE_DATED: (400, Code.FUTURE_DATED),
+    Refusal.ROLLED_BACK: (409, Code.ROLLED_BACK),
+    Refusal.OVERSIZED: (413, Code.OVERSIZED),
+}
+"""Of documents that are refused."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -105,6 +114,8 @@ class _Api:
                 words = _parameters(request, one)
                 if one.body is not None:
                     words["body"] = await _body(request, one.body)
+                if one.document:
+                    words["document"] = await _raw(request, one.document)
                 return self._do(one, actor, words, _subject(request))
             except RefusedError as error:
                 return self._refuse(one, actor, _subject(request), error)
@@ -160,6 +171,8 @@ class _Api:
                     self._log(actor, _action(one), "OK", subject)
         except ConfigError as error:
             raise RefusedError(400, Code.BAD_PARAMETER, str(error)) from None
+        except WireError as error:
+            raise RefusedError(*_STATUS[error.refusal], str(error)[:300]) from None
         except (StorageDownError, AuditBrokenError) as error:
             raise RefusedError(503, Code.BUSY, str(error)) from None
         return _response(found, one.status)
@@ -216,6 +229,42 @@ class _Api:
         self._csmdb.ban(participant, "", actor)
         return models.Done()
 
+    def set_meter(self, participant: str, body: models.MakeOrder, actor: str) -> Model:
+        self._known(participant)
+        told = body.model_dump()
+        return _review(advisories.set_make(self._csmdb, participant, **told, actor=actor))
+
+    def advisories(self, actor: str) -> Model:
+        shown = models.AdvisoryFacts.model_fields
+        found = KnowledgeRows(self._rows.db).advisories()
+        rows = [models.AdvisoryFacts(**{n: getattr(one, n) for n in shown}) for one in found]
+        return models.AdvisoryList(advisories=rows)
+
+    def import_advisory(self, document: bytes, actor: str) -> Model:
+        done = advisories.import_document(self._csmdb, document, actor)
+        facts = {"advisory": done.advisory, "revision": done.revision, "outcome": done.outcome}
+        return models.ImportFacts.model_validate({**facts, "meters": self._look(actor).meters})
+
+    def review(self, actor: str) -> Model:
+        return self._look(actor)
+
+    def aliases(self, actor: str) -> Model:
+        found = KnowledgeRows(self._rows.db).aliases()
+        return models.AliasList(aliases=[models.AliasFacts(**asdict(one)) for one in found])
+
+    def put_alias(self, body: models.AliasFacts, actor: str) -> Model:
+        advisories.say_alias(self._csmdb, Alias(**body.model_dump()), actor=actor)
+        return self._look(actor)
+
+    def drop_alias(self, body: models.AliasFacts, actor: str) -> Model:
+        said = Alias(**body.model_dump())
+        advisories.say_alias(self._csmdb, said, remove=True, actor=actor)
+        return self._look(actor)
+
+    def _look(self, actor: str) -> models.ReviewList:
+        found = advisories.review_all(self._csmdb, actor)
+        return models.ReviewList(meters=[_review(one) for one in found])
+
     def claims(self, actor: str) -> Model:
         found = self._rows.list_claims()
         return models.ClaimList(claims=[models.ClaimFacts(**one) for one in found])
@@ -246,6 +295,14 @@ def _facts(who: Participant) -> models.ParticipantFacts:
     known = {name: getattr(who, name) for name in names}
     return models.ParticipantFacts(
         **{**known, "roles": list(who.roles), "banned": bool(who.banned)}
+    )
+
+
+def _review(one: advisories.Review) -> models.ReviewFacts:
+    shown = models.FindingFacts.model_fields
+    findings = [models.FindingFacts(**{n: getattr(f, n) for n in shown}) for f in one.findings]
+    return models.ReviewFacts(
+        participant=one.participant, banned=one.banned, changed=one.changed, findings=findings
     )
 
 
@@ -285,17 +342,23 @@ def _value(name: str, text: str) -> int | str:
 
 async def _body(request: Request, model: type[Model]) -> Model:
     """The body, bounded while it comes; what is wrong with it is named without quoting it."""
-    raw = bytearray()
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > MAX_BODY_BYTES:
-            raise RefusedError(413, Code.OVERSIZED, f"at most {MAX_BODY_BYTES} bytes")
+    raw = await _raw(request, MAX_BODY_BYTES)
     try:
-        return model.model_validate_json(bytes(raw))
+        return model.model_validate_json(raw)
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         where = ".".join(str(part)[:32] for part in first["loc"]) or "body"
         raise RefusedError(400, Code.BAD_BODY, f"{where}: {first['type']}") from None
+
+
+async def _raw(request: Request, limit: int) -> bytes:
+    """The body as it comes."""
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > limit:
+            raise RefusedError(413, Code.OVERSIZED, f"at most {limit} bytes")
+    return bytes(raw)
 
 
 def _response(found: Model | dict[str, Any], status: int) -> Response:

@@ -25,6 +25,11 @@ class Code(StrEnum):
 
     BAD_PARAMETER = "BAD_PARAMETER"
     BAD_BODY = "BAD_BODY"
+    MALFORMED = "MALFORMED"
+    """Not a CSAF document that we read."""
+    ROLLED_BACK = "ROLLED_BACK"
+    """A later revision of the advisory is known."""
+    FUTURE_DATED = "FUTURE_DATED"
     OVERSIZED = "OVERSIZED"
     NO_TOKEN = "NO_TOKEN"  # noqa: S105  (a name, no secret)
     """None, or one that is unknown, ended or revoked."""
@@ -81,6 +86,93 @@ class PersonFacts(Model):
     contact: str = Field("", max_length=MAX_CHARS)
     address: str = Field("", max_length=MAX_CHARS)
     meter_location: str = Field("", max_length=MAX_CHARS)
+
+
+class AdvisoryFacts(Model):
+    """An advisory of the knowledge base."""
+
+    id: str
+    version: str
+    released_ms: int
+    digest: str
+    title: str
+    publisher: str
+    status: str
+    imported_ms: int
+
+
+class AdvisoryList(Model):
+    """All advisories, each at its newest revision."""
+
+    advisories: list[AdvisoryFacts]
+
+
+class FindingFacts(Model):
+    """An advisory names a meter."""
+
+    advisory: str
+    revision: str
+    cve: str
+    product: str
+    versions: str
+    certain: bool
+    """False: the meter's version cannot be compared with these."""
+    bans: bool
+    """False: under investigation."""
+    fixed_in: list[str]
+    remedies: list[str]
+
+
+class ReviewFacts(Model):
+    """A meter that was looked at."""
+
+    participant: str
+    banned: bool
+    """By advisories."""
+    changed: bool
+    findings: list[FindingFacts]
+
+
+class ReviewList(Model):
+    """Meters that an advisory names, or named until now."""
+
+    meters: list[ReviewFacts]
+
+
+class ImportFacts(Model):
+    """What became of a document, and of the meters."""
+
+    advisory: str
+    revision: str
+    outcome: Literal["new", "updated", "known"]
+    meters: list[ReviewFacts]
+
+
+class MakeOrder(Model):
+    """What a meter is and runs."""
+
+    firmware: str = Field(max_length=64)
+    vendor: str = Field("", max_length=64)
+    """Empty: as it is known."""
+    model: str = Field("", max_length=64)
+    """Empty: as it is known."""
+
+
+class AliasFacts(Model):
+    """What an operator knows of a plate's names and an advisory's."""
+
+    plate_vendor: str = Field(min_length=1, max_length=128)
+    plate_model: str = Field(min_length=1, max_length=128)
+    vendor: str = Field(min_length=1, max_length=128)
+    model: str = Field(min_length=1, max_length=128)
+    same: bool = True
+    """False: they are two products."""
+
+
+class AliasList(Model):
+    """All that was said of names."""
+
+    aliases: list[AliasFacts]
 
 
 class BanOrder(Model):

@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from csmdb import api_models as models
 from csmdb.api_models import Model, Problem
+from csmdb.csaf import MAX_BYTES
 from csmdb.tokens import ROLES
 
 MAX_BODY_BYTES = 16 * 1024
@@ -43,6 +44,8 @@ class Endpoint:
     status: int = 200
     own_transaction: bool = False
     """It cannot be a part of the call's transaction."""
+    document: int = 0
+    """Most bytes of a body that is a document of its own; 0: it is none."""
 
 
 QUERY: dict[str, dict[str, Any]] = {
@@ -68,6 +71,21 @@ ENDPOINTS = (
     Endpoint("PUT", _ONE + "/ban", "ban", "Refuse what a participant asks for.",
              models.Done, SECURITY, models.BanOrder),
     Endpoint("DELETE", _ONE + "/ban", "unban", "Lift a ban.", models.Done, SECURITY),
+    Endpoint("PUT", _ONE + "/meter", "set_meter", "Say what firmware a meter runs, and look at it.",
+             models.ReviewFacts, SECURITY, models.MakeOrder),
+    Endpoint("GET", "/advisories", "advisories", "The knowledge base.",
+             models.AdvisoryList, LOOKERS),
+    Endpoint("POST", "/advisories", "import_advisory",
+             "Take a CSAF 2.0 document in, and look at every meter.",
+             models.ImportFacts, SECURITY, document=MAX_BYTES),
+    Endpoint("POST", "/reviews", "review", "Look at every meter now.",
+             models.ReviewList, SECURITY),
+    Endpoint("GET", "/aliases", "aliases", "What was said of plates' and advisories' names.",
+             models.AliasList, LOOKERS),
+    Endpoint("PUT", "/aliases", "put_alias", "Say that two names mean one product, or two.",
+             models.ReviewList, SECURITY, models.AliasFacts),
+    Endpoint("DELETE", "/aliases", "drop_alias", "Forget what was said of two names.",
+             models.ReviewList, SECURITY, models.AliasFacts),
     Endpoint("GET", "/claims", "claims", "Claims and whether they were used.",
              models.ClaimList, LOOKERS),
     Endpoint("POST", "/claims", "add_claim", "A one-time code for one home.",
@@ -83,7 +101,8 @@ _REFUSALS = {
     401: "No token, or one that is unknown, ended or revoked.",
     403: "The token's role may not.",
     404: "Nobody has this identity.",
-    413: f"The body has more than {MAX_BODY_BYTES} bytes.",
+    409: "A later revision is known.",
+    413: f"The body has more than {MAX_BODY_BYTES} bytes (a document: {MAX_BYTES}).",
     429: "This address asks too often; see Retry-After.",
     503: "The database cannot be reached, is busy, or its log is broken.",
 }
@@ -135,6 +154,9 @@ def _operation(one: Endpoint) -> dict[str, Any]:
     }  # fmt: skip
     if one.roles:
         found["security"] = [{"token": list(one.roles)}]
+    if one.document:
+        schema = {"application/json": {"schema": _schema_of(None)}}
+        found["requestBody"] = {"required": True, "content": schema}
     if one.body is not None:
         schema = {"application/json": {"schema": _schema_of(one.body)}}
         found["requestBody"] = {"required": True, "content": schema}

@@ -126,7 +126,7 @@ class Range:
             version = read_version(firmware)
         except MalformedError:
             return None
-        if not self.readable or not version:
+        if not self.readable or not _PART.search(firmware.lower()):
             return None
         return _within(self.constraints, version)
 

@@ -148,9 +148,9 @@ def choose(advisory: Advisory) -> Make:
     for weakness in advisory.vulnerabilities:
         for product in weakness.affected:
             bounds = _versions_in(product.versions)
-            named = (_versions_in(one.versions) for one in weakness.fixed)
-            tried = [*bounds, "0.1", *(text for texts in named for text in texts), "999.0"]
-            bad = next((one for one in tried if product.versions.holds(one)), None)
+            named = [text for one in weakness.fixed for text in _versions_in(one.versions)]
+            tried = [*named, *bounds, "999.0"]
+            bad = next((one for one in (*bounds, "0.1") if product.versions.holds(one)), None)
             good = next((one for one in tried if product.versions.holds(one) is False), "")
             if bad is not None:
                 return Make(product.vendor, product.models[0], bad, good)

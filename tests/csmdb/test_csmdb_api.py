@@ -20,12 +20,20 @@ from support.patience import PATIENCE_S
 from csmdb.api import build_app
 from csmdb.api_models import Problem
 from csmdb.api_table import ENDPOINTS, MAX_BODY_BYTES, openapi
+from csmdb.csaf import MAX_BYTES
 from csmdb.setup import open_csmdb
 from csmdb.tokens import ROLES, make_token
+from sim.scenarios.vulnerable_meter import made_up
 
+FUTURE = made_up().replace(b'"2026-01-05T00:00:00Z"', b'"2126-01-05T00:00:00Z"')
+ALIAS = {"plateVendor": "Test", "plateModel": "M1", "vendor": "Made up", "model": "M1"}
 BODIES = {
     "put_person": {"name": "Ann Example", "meterLocation": "cellar"},
     "ban": {"reason": "tampered with"},
+    "set_meter": {"firmware": "2.0"},
+    "import_advisory": json.loads(made_up()),
+    "put_alias": ALIAS,
+    "drop_alias": ALIAS,
     "add_claim": {
         "roles": ["prosumer"], "maxImportW": 9000, "maxExportW": 5000, "feeder": "f1",
     },
@@ -140,6 +148,9 @@ def test_a_token_is_hashed_listed_and_can_be_ended(site):
         ("ban", b'{"reason": "' + b"x" * 300 + b'"}', 400, "BAD_BODY"),
         ("ban", b"[" * 10_000, 400, "BAD_BODY"),
         ("ban", b" " * (MAX_BODY_BYTES + 1), 413, "OVERSIZED"),
+        ("import_advisory", b"{}", 400, "MALFORMED"),
+        ("import_advisory", b" " * (MAX_BYTES + 1), 413, "OVERSIZED"),
+        ("import_advisory", FUTURE, 400, "FUTURE_DATED"),
         ("put_person", b'{"name": "a\\u0000b"}', 400, "BAD_PARAMETER"),
         ("put_person", b'{"name": "\\ud800"}', 400, "BAD_BODY"),
         ("add_claim", json.dumps({**BODIES["add_claim"], "roles": ["king"]}).encode(), 400,
@@ -179,6 +190,27 @@ def test_a_path_or_parameter_that_is_wrong_is_refused_by_name(site, path, status
     assert reply.status == status
     Problem.model_validate_json(reply.body)
     assert call(site.url + "/claims", "DELETE").status == 405
+
+
+def test_an_advisory_bans_a_meter_and_a_new_firmware_ends_it_and_an_old_text_is_refused(site):
+    again = made_up().replace(b'"version": "1"', b'"version": "2"')
+    for raw, outcome in ((made_up(), "new"), (made_up(), "known"), (again, "updated")):
+        reply = site.ask(one_of("import_advisory"), "security", raw=raw)
+        assert (reply.status, reply.json()["outcome"]) == (200, outcome)
+    reply = site.ask(one_of("import_advisory"), "security", raw=made_up())
+    assert (reply.status, reply.json()["code"]) == (409, "ROLLED_BACK")
+    assert site.ask(one_of("review"), "security").json() == {"meters": []}
+    (meter,) = site.ask(one_of("put_alias"), "security").json()["meters"]
+    assert (meter["participant"], meter["banned"], meter["changed"]) == (
+        site.home.ems.id,
+        True,
+        True,
+    )
+    assert meter["findings"][0]["fixedIn"] == ["1.1"]
+    assert site.ask(one_of("participant"), "viewer").json()["banned"]
+    told = site.ask(one_of("set_meter"), "security", body={"firmware": "1.1"}).json()
+    assert (told["banned"], told["changed"]) == (False, True)
+    assert not site.ask(one_of("participant"), "viewer").json()["banned"]
 
 
 def test_participants_come_in_pages_without_who_they_are(site):
