@@ -204,7 +204,8 @@ def _set(
     with rows.atomic():
         rows.set_ban(participant, reason, SOURCE, now_ms)
         action = "ban-advisory" if reason else "unban-advisory"
-        rows.audit(now_ms, actor, action, "OK", digest, subject=participant)
+        told = {"advisory": digest} if digest else None  # which tells the meter's make
+        rows.audit(now_ms, actor, action, "OK", "", subject=participant, personal=told)
         revocations.follow(csmdb, participant, revocations.ADVISORY, digest)
 
 

@@ -134,11 +134,8 @@ class SqlRepository:
         return [json.loads(row["document"]) for row in self.db.query(sql, [participant])]
 
     def forget_ban(self, participant: str, told: str) -> None:
-        """Put something in the place of what an operator wrote about somebody."""
-        self.db.execute(
-            "UPDATE bans SET reason = ? WHERE participant = ? AND source = 'operator'",
-            [told, participant],
-        )
+        """Put something in the place of why somebody is banned: it tells of person or meter."""
+        self.db.execute("UPDATE bans SET reason = ? WHERE participant = ?", [told, participant])
 
     def meter_of(self, participant: str) -> Meter | None:
         """The meter of a home."""

@@ -77,7 +77,7 @@ def run(
     if found is None:
         raise typer.BadParameter(f"no scenario {name!r}; `hearthgrid scenario list` names them")
     if advisory is not None or not patch:
-        found = _with_advisory(found, advisory, patch)
+        found = with_advisory(found, advisory, patch)
     raise typer.Exit(_run(found, as_json=as_json))
 
 
@@ -95,8 +95,17 @@ async def play(scenario: Scenario, folder: Path, tell: Tell) -> Outcome:
         return await scenario.play(running, tell)
 
 
-def _with_advisory(scenario: Scenario, file: Path | None, patch: bool) -> Scenario:
-    """The scenario of a vulnerable meter, with a document and an ending of the caller's."""
+def with_advisory(scenario: Scenario, file: Path | None, patch: bool) -> Scenario:
+    """
+    The scenario of a vulnerable meter, with a document and an ending of the caller's.
+
+    Args:
+        file: a CSAF document; None: our own
+        patch: whether the meter can be updated
+
+    Raises:
+        ConfigError, WireError: the document cannot be read.
+    """
     from csmdb.advisories import read_file  # noqa: PLC0415
     from sim.scenarios import vulnerable_meter  # noqa: PLC0415
 

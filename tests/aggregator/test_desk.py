@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from aggregator.scheduler import SchedulePolicy
 from aggregator.service import Aggregator, running
 from aggregator.store import AggregatorStore
 from aggregator.withdrawals import SafetyPolicy
+from csmdb.advisories import import_document, review_all, set_make
 from csmdb.service import CsmDbService
 from csmdb.setup import create
 from ledger.approvals import Approval
@@ -28,6 +30,7 @@ from runtime.csmdb_client import CsmDbRefusedError
 from runtime.dso_client import DsoClient
 from runtime.rng import SystemRng
 from runtime.store import SqliteStore
+from sim.scenarios.vulnerable_meter import made_up
 from wire import topics
 from wire.certificates import AddressGrant, load
 from wire.envelope import check_signature, parse_envelope
@@ -404,3 +407,29 @@ def test_the_grants_of_this_test_are_real(tmp_path):
     )
     assert load(AddressGrant, grant_json(grant), csmdb.issuing_key.public, "test") == grant
     csmdb.close()
+
+
+@pytest.mark.slow
+async def test_an_advisorys_ban_is_on_the_ledger_within_a_minute_and_said_once(site, tmp_path):
+    desk = Desk(site, tmp_path / "desk", {})
+    home, grant = site.enrol("old")
+    actor = await site.register(home, grant)
+    await desk.start()
+    raw = made_up().replace(b'"Made up"', b'"Test"')
+    began_s = time.monotonic()
+    import_document(site.csmdb, raw)
+    review_all(site.csmdb)
+    await until(lambda: seen(actor, "banned", address=home.address().id))
+    assert time.monotonic() - began_s < 60, "a slot has 900 s"
+    order = {
+        "op": "bid-offer", "side": "sell", "slot": site.slot + 3, "energyWh": 1,
+        "priceUcPerKwh": 1,
+    }  # fmt: skip
+    assert (await actor.submit(order))["codes"] == ["BANNED"]
+    await desk.stop()
+    await desk.start()  # asks for everything again
+    set_make(site.csmdb, home.ems.id, "1.1")
+    await until(lambda: seen(actor, "reinstated", address=home.address().id))
+    assert len(seen(actor, "banned")) == 1
+    assert (await actor.submit(order))["codes"] != ["BANNED"]
+    await desk.stop()

@@ -108,8 +108,8 @@ def test_firmware_installed_on_a_device_is_the_devices():
         ],
         "product_groups": [{"group_id": "G", "product_ids": ["P1", "D"]}],
     }  # fmt: skip
-    status = [{"product_status": {"known_affected": ["P1"]},
-               "remediations": [{"category": "vendor_fix", "details": "x", "group_ids": ["G"]}]}]  # fmt: skip
+    remedy = {"category": "vendor_fix", "details": "x", "group_ids": ["G"]}
+    status = [{"product_status": {"known_affected": ["P1"]}, "remediations": [remedy]}]
     read = read_advisory(document(product_tree=tree, vulnerabilities=status))
     (product,) = read.vulnerabilities[0].affected
     assert (product.vendor, product.models) == ("Acme", ("Meter", "ZX-9"))
@@ -169,8 +169,10 @@ def branch(depth):
 
 
 def circle():
-    one = {"category": "installed_on", "product_reference": "B",
-           "relates_to_product_reference": "B", "full_product_name": {"product_id": "A", "name": "a"}}  # fmt: skip
+    one = {
+        "category": "installed_on", "product_reference": "B", "relates_to_product_reference": "B",
+        "full_product_name": {"product_id": "A", "name": "a"},
+    }  # fmt: skip
     other = copy.deepcopy(one)
     other |= {"product_reference": "A", "relates_to_product_reference": "A"}
     other["full_product_name"]["product_id"] = "B"

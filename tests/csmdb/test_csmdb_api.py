@@ -258,7 +258,7 @@ def test_the_description_is_whole_and_describes_every_route(csmdb):
     for one in ENDPOINTS:
         operation = document["paths"][one.path][one.method.lower()]
         assert ("security" in operation) == bool(one.roles)
-        assert ("requestBody" in operation) == (one.body is not None)
+        assert ("requestBody" in operation) == (one.body is not None or one.document > 0)
 
 
 @pytest.mark.parametrize("storage_url", ["sqlite"], indirect=True)

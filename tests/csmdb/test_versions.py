@@ -1,4 +1,4 @@
-"""Firmware versions and the ranges of advisories: what is inside, what is not, what nobody knows."""
+"""Firmware versions and the ranges of advisories: what is inside, what is not, what is open."""
 
 import pytest
 from hypothesis import given

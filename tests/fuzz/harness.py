@@ -25,6 +25,9 @@ from support import chain_builder as cb
 
 from broker import packets
 from broker.access import Trust, identify
+from csmdb.csaf import read_advisory
+from csmdb.product_names import is_product
+from csmdb.versions import read_exact, read_range
 from ledger import merkle, proofs, smt, types
 from ledger.checkpoint import checkpoint_from_json, checkpoint_json, read_checkpoint
 from ledger.client import Validators
@@ -41,6 +44,7 @@ from ledger.statements import (
     sign_message,
 )
 from ledger.wal import frame, read_entries
+from sim.scenarios.vulnerable_meter import made_up
 from wire import canonical, topics
 from wire.certificates import (
     AddressGrant,
@@ -326,6 +330,35 @@ def run_genesis(data: bytes) -> None:
     attempt(read_genesis_bytes, data)
 
 
+# --- csmdb ----------------------------------------------------------------------------------------
+
+
+def run_advisory(data: bytes) -> None:
+    """A CSAF document, and the versions it names."""
+    found = attempt(read_advisory, data)
+    if found is None:
+        return
+    assert attempt(read_advisory, found.text.encode()) == found
+    for weakness in found.vulnerabilities:
+        for product in (*weakness.affected, *weakness.fixed, *weakness.not_affected):
+            is_product("Made up", "M1", product, ())
+            assert product.versions.holds("1.0") in (True, False, None)
+
+
+def run_version(data: bytes) -> None:
+    """A range of versions, and a firmware."""
+    text, _, firmware = data.decode(errors="surrogateescape").partition("\0")
+    for read in (read_range, read_exact):
+        found = attempt(read, text)
+        assert found is None or found.holds(firmware) in (True, False, None)
+
+
+_VERSIONS = (
+    "< 3.03 BN 830", "<= 1.6", "vers:all/*", "D7.0.88", "vers:generic/>=1.0|<2.0|3.1",
+    "prior to 4.0", "1.6 and earlier",
+)  # fmt: skip
+
+
 # --- broker ---------------------------------------------------------------------------------------
 
 
@@ -402,6 +435,8 @@ TARGETS = {
         Target("event_chain", run_event_chain, lambda: [bytes(range(99)), b"\x00\x08\x20" * 9]),
         Target("checkpoint", run_checkpoint, seeds.checkpoints),
         Target("genesis", run_genesis, seeds.geneses),
+        Target("advisory", run_advisory, lambda: [made_up()]),
+        Target("version", run_version, lambda: [f"{one}\0v1.0".encode() for one in _VERSIONS]),
         Target("packets", run_packets, _packet_seeds),
         Target("gateway_rpc", services.run_gateway_rpc, services.rpc_lines),
         Target("provisioning", services.run_provisioning, services.provisionings),

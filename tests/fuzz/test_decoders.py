@@ -17,7 +17,15 @@ SLOWEST_S = 2.0
 BYTES_PER_BYTE = 400
 """Memory taken per byte of input: an empty list of three bytes' text takes 64 in Python."""
 BASE_BYTES = 4 * 1024 * 1024
-EXAMPLES = {"modbus": 5, "client": 20, "sunspec": 30, "profiles": 30, "csmdb": 30, "packets": 40}
+EXAMPLES = {
+    "modbus": 5,
+    "advisory": 30,
+    "client": 20,
+    "sunspec": 30,
+    "profiles": 30,
+    "csmdb": 30,
+    "packets": 40,
+}
 RUN = Path(harness.__file__).with_name("run.py")
 
 steps = st.lists(

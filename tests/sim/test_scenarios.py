@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 import sim.scenarios
 from sim.cli import app
-from sim.scenario_cli import play
+from sim.scenario_cli import play, with_advisory
 from sim.scenarios import Scenario, ScenarioError, expect, scenarios
 from sim.stage import StageError, stage
 
@@ -36,6 +37,31 @@ async def test_etse_has_both_endings_and_says_what_is_not_shown(
     assert n1["beforeUc"] - n1["afterUc"] == paid_uc
     assert any("BANNED" in line for line in told)
     assert any(line.startswith("Not shown: ") for line in told)
+
+
+@pytest.mark.slow
+async def test_a_vulnerable_meter_is_out_within_a_slot_and_back_after_its_update(tmp_path, told):
+    outcome = await outcome_of("vulnerable-meter", tmp_path, told)
+    assert (outcome["winners"], outcome["updatedTo"]) == (["n5", "n3"], "1.1")
+    assert outcome["banSlots"] <= 1 and outcome["banSeconds"] < 60
+    assert any("banned on the ledger" in line for line in told)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "fixed"),
+    [("icsa-23-026-07", ""), ("icsa-18-240-03", "2.5.4"), ("icsa-17-061-02", "3.03 BN 830")],
+)
+async def test_a_published_advisory_keeps_its_meter_out_until_it_is_fixed(
+    name, fixed, tmp_path, told
+):
+    file = Path(__file__).parents[3] / f"shared/data/csaf_advisories/{name}.json"
+    if not file.is_file():
+        pytest.skip(f"{name} is not beside the project (../shared/data/csaf_advisories)")
+    scenario = with_advisory(scenarios()["vulnerable-meter"], file, patch=True)
+    outcome = await play(scenario, tmp_path, told.append)
+    assert (outcome["advisory"], outcome["updatedTo"]) == (name.upper(), fixed)
+    assert outcome["winners"] == ["n5", "n3" if fixed else "n5"]
 
 
 @pytest.mark.slow
