@@ -2,7 +2,7 @@
 The aggregator's configuration file (TOML).
 
     [service]      key, certificate, box_key, data_dir
-    [broker]       host, port
+    [broker]       host, port, ca, door
     [market]       genesis, csmdb_box
     [funding]      automatic, deposit_uc, production_wh, consumption_wh
     [accounts]     opening_uc, credit_uc, batch_s, [accounts.plant_w], [accounts.feeder_w]
@@ -74,6 +74,10 @@ class Broker(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(default=1883, ge=1, le=65_535)
+    ca: Path | None = None
+    """Certificate of the market's TLS authority: the broker is spoken to over TLS."""
+    door: str = ""
+    """Of the CSM-DB, `https://HOST:PORT`: where our TLS certificate comes from."""
 
 
 class Market(Section):
@@ -246,7 +250,7 @@ def load_config(path: Path) -> AggregatorConfig:
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{path}: {where}: {first['msg']}") from None
     folder = path.resolve().parent
-    service, market = config.service, config.market
+    service, market, broker = config.service, config.market, config.broker
     return config.model_copy(
         update={
             "service": service.model_copy(
@@ -256,5 +260,6 @@ def load_config(path: Path) -> AggregatorConfig:
                 }
             ),
             "market": market.model_copy(update={"genesis": folder / market.genesis}),
+            "broker": broker.model_copy(update={"ca": broker.ca and folder / broker.ca}),
         }
     )

@@ -38,6 +38,7 @@ from ledger.genesis import Genesis, load_genesis
 from runtime.bus import lane
 from runtime.clock import clock_from_environment
 from runtime.keyfiles import read_key, read_secret
+from runtime.lane_tls import certified, service_tls
 from runtime.log import configure
 from runtime.ports import Bus, Clock, Rng
 from runtime.process import run_until_stopped
@@ -89,10 +90,15 @@ def run_aggregator(config_path: Path, port: int | None = None) -> None:
     async def main() -> None:
         clock, rng = clock_from_environment(), SystemRng()
         broker = config.broker
-        bus = lane(
-            key, genesis.market, certificate, broker.host, port or broker.port, clock, rng
+        own = service_tls(
+            broker.ca, broker.door, folder / "tls", key, genesis.market,
+            genesis.issuer, clock, rng,
         )  # fmt: skip
-        async with running(build(bus, clock, rng)):
+        bus = lane(
+            key, genesis.market, certificate, broker.host, port or broker.port, clock, rng,
+            tls=own.context_for(key.id) if own is not None else None,
+        )  # fmt: skip
+        async with certified(own, key.id), running(build(bus, clock, rng)):
             await bus.start()
             try:
                 await asyncio.Event().wait()

@@ -1,7 +1,7 @@
 """
 The configuration of `analytics run`: a TOML file, command line options, or both (options win).
 
-    [service]  key, certificate, data_dir          [broker]  host, port
+    [service]  key, certificate, data_dir          [broker]  host, port, ca, door
     [market]   genesis, currency                   [web]     host, port, password_file, hosts
     [keep]     days
 
@@ -47,6 +47,10 @@ class Broker(Section):
 
     host: str = "127.0.0.1"
     port: Port
+    ca: Path | None = None
+    """Certificate of the market's TLS authority: the broker is spoken to over TLS."""
+    door: str = ""
+    """Of the CSM-DB, `https://HOST:PORT`: where our TLS certificate comes from."""
 
 
 class Market(Section):
@@ -170,6 +174,7 @@ def _resolve(content: dict[str, Any], folder: Path) -> None:
     for section, names in (
         ("service", ("key", "certificate", "data_dir")),
         ("market", ("genesis",)),
+        ("broker", ("ca",)),
         ("web", ("password_file",)),
     ):
         held = content.get(section)

@@ -21,6 +21,7 @@ from ledger.genesis import Genesis, load_genesis
 from runtime.bus import lane
 from runtime.clock import clock_from_environment
 from runtime.keyfiles import read_key
+from runtime.lane_tls import certified, service_tls
 from runtime.log import configure
 from runtime.process import run_until_stopped
 from runtime.rng import SystemRng
@@ -60,29 +61,43 @@ def run_analytics(config: AnalyticsConfig, port_file: Path | None, *, as_json: b
 
     async def main() -> None:
         broker = config.broker
-        bus = lane(key, genesis.market, certificate, broker.host, broker.port, clock, rng)
-        service = AnalyticsService(
-            facts_of(genesis), genesis, bus, clock, rng, config.service.data_dir, key.id,
-            currency=config.market.currency, retain_days=config.keep.days,
+        own = service_tls(
+            broker.ca, broker.door, config.service.data_dir / "tls", key, genesis.market,
+            genesis.issuer, clock, rng,
         )  # fmt: skip
-        await service.start()
-        await bus.start()
-        reports = _Reports(config, genesis)
-        app = build_app(
-            service.view, service.situation, reports.get, password=password, hosts=config.web.hosts
-        )
-        server = _Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        _say(host, port, port_file, as_json=as_json)
-        log.info("console", url=f"http://{host}:{port}/", chain=genesis.chain_id)
-        try:
-            await serving
-        finally:
-            server.should_exit = True
-            server.force_exit = True
-            await asyncio.wait([serving], timeout=2)
-            await bus.stop()
-            await service.stop()
+        bus = lane(
+            key, genesis.market, certificate, broker.host, broker.port, clock, rng,
+            tls=own.context_for(key.id) if own is not None else None,
+        )  # fmt: skip
+        async with certified(own, key.id):
+            service = AnalyticsService(
+                facts_of(genesis), genesis, bus, clock, rng, config.service.data_dir, key.id,
+                currency=config.market.currency, retain_days=config.keep.days,
+            )  # fmt: skip
+            await service.start()
+            await bus.start()
+            reports = _Reports(config, genesis)
+            app = build_app(
+                service.view,
+                service.situation,
+                reports.get,
+                password=password,
+                hosts=config.web.hosts,
+            )
+            server = _Server(
+                uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
+            )
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            _say(host, port, port_file, as_json=as_json)
+            log.info("console", url=f"http://{host}:{port}/", chain=genesis.chain_id)
+            try:
+                await serving
+            finally:
+                server.should_exit = True
+                server.force_exit = True
+                await asyncio.wait([serving], timeout=2)
+                await bus.stop()
+                await service.stop()
 
     try:
         run_until_stopped(main)

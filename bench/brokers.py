@@ -8,6 +8,7 @@ address and the user it runs as are this machine's.
 from __future__ import annotations
 
 import getpass
+import os
 import shutil
 import socket
 import ssl
@@ -16,13 +17,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from broker.mosquitto import render_acl, render_config
-from broker.pki import TlsAuthority
+from csmdb.pki import TlsAuthority, pem_of
 from runtime.clock import SystemClock
-from runtime.tls import client_context
+from runtime.tls import client_context, write_key
 from sim.processes import Child, Processes
 from wire.errors import ConfigError
-from wire.keys import to_text
+from wire.keys import KEY_BYTES, to_text
 
 HOST = "127.0.0.1"
 READY_S = 10.0
@@ -63,8 +66,10 @@ class Mosquitto:
         if binary is None:
             raise ConfigError(INSTALL)
         self._folder = folder
-        self._authority = TlsAuthority("hearthgrid bench", SystemClock().wall_ms(), days=1)
-        self._authority.write_broker(folder, [HOST])
+        self._authority = TlsAuthority.create(
+            "hearthgrid bench", SystemClock().wall_ms(), os.urandom(KEY_BYTES), days=1
+        )
+        self._write_server()
         self.port = free_port()
         self._acl, self._market = folder / "acl", market
         self._acl.write_text(render_acl(market, services))
@@ -82,12 +87,17 @@ class Mosquitto:
         """Files of a client, made when first asked for."""
         folder = self._folder / "clients" / identity
         if not folder.exists():
-            self._authority.write_client(folder, identity)
+            write_client(self._authority, folder, identity)
         return folder
 
-    def revoke(self, serial: int) -> None:
-        """Put a certificate on the CRL; Mosquitto reads it when it starts."""
-        self._authority.write_crl(self._folder / "crl.pem", [serial])
+    def _write_server(self) -> None:
+        key, wall_ms = Ed25519PrivateKey.generate(), SystemClock().wall_ms()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        certificate = self._authority.server(key.public_key(), [HOST], wall_ms, days=1)
+        (self._folder / "ca.crt").write_bytes(self._authority.pem)
+        (self._folder / "server.crt").write_bytes(pem_of(certificate))
+        write_key(self._folder / "server.key", key)
+        (self._folder / "crl.pem").write_bytes(self._authority.revoked(0, [], wall_ms))
 
 
 class Embedded:
@@ -109,6 +119,16 @@ class Embedded:
 
     def tls_folder(self, identity: str) -> None:
         """None: the embedded broker checks tokens."""
+
+
+def write_client(authority: TlsAuthority, folder: Path, identity: str) -> None:
+    """Write the files that `runtime.tls.client_context` reads."""
+    key = Ed25519PrivateKey.generate()
+    certificate = authority.client(identity, key.public_key(), SystemClock().wall_ms(), 1)
+    folder.mkdir(parents=True)
+    (folder / "ca.crt").write_bytes(authority.pem)
+    (folder / "client.crt").write_bytes(pem_of(certificate))
+    write_key(folder / "client.key", key)
 
 
 def find_mosquitto() -> str | None:

@@ -14,6 +14,7 @@ import uvloop
 
 from broker.mosquitto import render_acl, render_config
 from broker.service import Settings, load_trust, serve
+from broker.sync import MosquittoSync
 from runtime import log
 from wire.certificates import ROLES
 from wire.errors import ConfigError
@@ -53,6 +54,12 @@ def run(
     quotas: Annotated[
         bool, typer.Option(help="Limit what each client may say (off: for benchmarks).")
     ] = True,
+    ca: Annotated[
+        Path | None, typer.Option(help="The CSM-DB's tls-ca.crt: clients must show certificates.")
+    ] = None,
+    revocations: Annotated[
+        str | None, typer.Option(help="Signed list of revoked keys: file, or the door's https://…")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Say where as JSON.")] = False,
 ) -> None:
     """Run the embedded broker until SIGTERM or Ctrl-C. Nobody gets in without a token."""
@@ -60,8 +67,14 @@ def run(
     log.configure("broker", os.environ.get("HEARTHGRID_LOG", "warning"))
     if (certfile is None) != (keyfile is None):
         raise ConfigError("--certfile and --keyfile belong together")
+    if ca is not None and certfile is None and not (revocations or "").startswith("https://"):
+        raise ConfigError(
+            "--ca: clients show certificates over TLS only; add --certfile, --keyfile"
+        )
     kept = None if memory else state
-    settings = Settings(trust, host, port, kept, port_file, json, certfile, keyfile, quotas)
+    settings = Settings(
+        trust, host, port, kept, port_file, json, certfile, keyfile, quotas, ca, revocations
+    )
     uvloop.run(serve(settings))
 
 
@@ -89,6 +102,35 @@ def mosquitto(
     else:
         text = render_acl(market, dict(_service(entry) for entry in service or []))
     sys.stdout.write(text)
+
+
+@app.command("sync-revocations")
+def sync_revocations(
+    source: Annotated[str, typer.Argument(help="The CSM-DB's door, https://HOST:PORT.")],
+    ca: Annotated[Path, typer.Option(help="The CSM-DB's tls-ca.crt.")],
+    certificates: Annotated[Path, typer.Option(help="Folder where crl.pem goes.")],
+    acl_file: Annotated[Path, typer.Option(help="The ACL file to write.")],
+    pid_file: Annotated[Path, typer.Option(help="Mosquitto's; it gets a SIGHUP.")],
+    market: Annotated[str | None, typer.Option(help="Name of the market.")] = None,
+    genesis: Annotated[Path | None, typer.Option(help="Genesis file of the market.")] = None,
+    issuing_key_file: Annotated[
+        Path | None, typer.Option(help="Public issuing key of the CSM-DB, base64url.")
+    ] = None,
+    service: Annotated[
+        list[str] | None, typer.Option(help="ID=ROLE,ROLE of a service (ACL; repeatable).")
+    ] = None,
+    period_s: Annotated[float, typer.Option(min=0.1, max=60, help="Between looks [s].")] = 10.0,
+    once: Annotated[bool, typer.Option("--once", help="One look, then end.")] = False,
+) -> None:
+    """Keep a Mosquitto's CRL and ACL as the CSM-DB's list of revoked keys says, until stopped."""
+    trust = load_trust(market, genesis, issuing_key_file)
+    log.configure("broker", os.environ.get("HEARTHGRID_LOG", "warning"))
+    services = dict(_service(entry) for entry in service or [])
+    sync = MosquittoSync(trust, source, ca, certificates / "crl.pem", acl_file, pid_file, services)
+    if once:
+        sync.look()
+    else:
+        asyncio.run(sync.run(period_s))
 
 
 def _service(entry: str) -> tuple[str, frozenset[str]]:

@@ -85,6 +85,8 @@ class Connection(asyncio.Protocol):
         self.heard_s = self._loop.time()
         """Monotonic time of the last bytes that came in."""
         self.keepalive_s = 0
+        self.tls_serial = ""
+        """Of the X.509 certificate it came with, hexadecimal; empty without one."""
         self.until_ms: int | None = None
         """Market time at which the credential ends."""
         self._backlog: deque[tuple[int, bytes]] = deque()
@@ -97,6 +99,12 @@ class Connection(asyncio.Protocol):
         """A client has connected (TCP_NODELAY is asyncio's default)."""
         self._transport = cast(asyncio.Transport, transport)
         self._desk.opened(self)
+
+    @property
+    def peer_certificate(self) -> dict[str, Any]:
+        """The X.509 certificate of the other side, as `ssl` tells it; empty without one."""
+        tls = None if self._transport is None else self._transport.get_extra_info("ssl_object")
+        return (tls.getpeercert() or {}) if tls is not None else {}
 
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""

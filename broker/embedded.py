@@ -37,12 +37,21 @@ from broker.access import Access, Trust, identify
 from broker.connection import Connection
 from broker.packets import Publish
 from broker.quota import RETAINED_BYTES_MAX, Quota, is_service
+from broker.revocations import Revocations
 from broker.router import Router, matches
 from broker.sessions import Delivery, Message, Session
 from broker.store import Journal
+from broker.tls import peer_of, require_certificates
 from runtime.metrics import count_refusal
 from runtime.ports import Clock
-from wire.errors import MalformedError, RateLimitedError, Refusal, ReplayedError, WireError
+from wire.errors import (
+    CertificateError,
+    MalformedError,
+    RateLimitedError,
+    Refusal,
+    ReplayedError,
+    WireError,
+)
 from wire.keys import is_id
 from wire.replay import ReplayGuard
 from wire.topics import STATE, Peer, may_publish, may_subscribe, parse
@@ -75,6 +84,9 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
         host, port: where to listen (port 0: any)
         state: SQLite file of sessions and retained messages; None keeps them in memory only
         certfile, keyfile: PEM files, for TLS
+        cafile: the CSM-DB's X.509 authority: every client must show a certificate of its own
+            identity then, besides the token that tells its roles
+        revocations: which keys are good no more; none without
         connect_timeout_s: how long a connection may stay silent before CONNECT
         quota: how much each client may say
 
@@ -93,6 +105,8 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
         keyfile: Path | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         quota: Quota | None = None,
+        cafile: Path | None = None,
+        revocations: Revocations | None = None,
     ) -> None:
         bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         listener = ListenerConfig(
@@ -100,6 +114,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
         )
         super().__init__(BrokerConfig(listeners={"default": listener}, plugins={}))
         self._trust = trust
+        self._cafile, self._revocations = cafile, revocations or Revocations(trust)
         self._clock = clock
         self._connect_timeout_s = connect_timeout_s
         self._quota = quota or Quota()
@@ -145,6 +160,8 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
         ssl_context: ssl.SSLContext | None,
     ) -> asyncio.Server:
         loop = asyncio.get_running_loop()
+        if ssl_context is not None and self._cafile is not None:
+            require_certificates(ssl_context, self._cafile)
         host = address.strip("[]") if address else address
         return await loop.create_server(
             lambda: Connection(self), host, port, ssl=ssl_context, reuse_address=True, backlog=1024
@@ -165,6 +182,22 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
         """What amqtt's context offers to plugins goes the same way as everything else."""
         assert topic is not None and data is not None
         self._deliver(topic, bytes(data), force_qos or 0)
+
+    def end_revoked(self) -> None:
+        """New revocations: end the sessions that stand under them, and drop what waits for them."""
+        for connection in list(self._connections):
+            session = connection.session
+            if session is None:
+                continue
+            try:
+                self._revocations.check(session.client_id, connection.tls_serial)
+            except WireError as error:
+                self.refuse(error)
+                connection.will = None  # it would speak in a stolen name
+                connection.close()
+        for identity in self._revocations.identities:
+            if identity in self._clients:
+                self._forget(self._clients[identity])
 
     def _sweep(self) -> None:
         """Close what is silent, expired or never introduced itself; forget abandoned sessions."""
@@ -214,7 +247,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
             raise MalformedError("not MQTT 3.1.1", level=packet.proto_level)
         client_id = packet.client_id or ""
         try:
-            access = self._authenticate_connect(packet, client_id)
+            access = self._authenticate_connect(connection, packet, client_id)
         except WireError as error:
             self.refuse(error)
             code = packets.BAD_CREDENTIALS if is_id(client_id) else packets.BAD_IDENTIFIER
@@ -324,8 +357,15 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
 
     # --- identity -----------------------------------------------------------------------------
 
-    def _authenticate_connect(self, packet: ConnectPacket, client_id: str) -> Access:
+    def _authenticate_connect(
+        self, connection: Connection, packet: ConnectPacket, client_id: str
+    ) -> Access:
         wall_ms = self._clock.wall_ms()
+        if self._cafile is not None:
+            name, connection.tls_serial = peer_of(connection.peer_certificate)
+            if name != client_id:
+                raise CertificateError("TLS certificate of another", client_id=client_id[:64])
+        self._revocations.check(client_id, connection.tls_serial)
         access = identify(
             client_id,
             packet.username or "",

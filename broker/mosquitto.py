@@ -11,7 +11,7 @@ Written for Mosquitto 2.0, after mosquitto.conf(5).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from wire import topics
 from wire.errors import ConfigError
@@ -29,17 +29,18 @@ def render_config(
     mosquitto.conf.
 
     Args:
-        certificates: folder of ca.crt, server.crt, server.key and crl.pem (`broker.pki`)
+        certificates: folder of ca.crt, server.crt, server.key and crl.pem (`csmdb tls server`)
         host: address to listen on; empty: all
     """
     return f"""\
-# Hearthgrid: Mosquitto 2.0, TLS with client certificates issued by the CSM-DB.
+# Hearthgrid: Mosquitto 2.0, TLS with client certificates issued by the CSM-DB. Revoked ones are
+# kept out by crl.pem and the ACL file: `broker sync-revocations` writes both, SIGHUP reads them.
 {f"listener {port} {host}".rstrip()}
 cafile {certificates}/ca.crt
 certfile {certificates}/server.crt
 keyfile {certificates}/server.key
 crlfile {certificates}/crl.pem
-tls_version tlsv1.2
+tls_version tlsv1.3
 require_certificate true
 use_identity_as_username true
 use_username_as_clientid true
@@ -53,6 +54,9 @@ max_inflight_messages 256
 # never 0; the default of 1,000 silently drops messages that were acknowledged
 max_queued_messages 100000
 persistent_client_expiration 3d
+
+# `broker sync-revocations` sends its SIGHUP there
+pid_file {state_folder}/mosquitto.pid
 
 persistence true
 persistence_location {state_folder}/
@@ -69,12 +73,16 @@ connection_messages false
 """
 
 
-def render_acl(market: str, services: Mapping[str, frozenset[str]]) -> str:
+def render_acl(
+    market: str, services: Mapping[str, frozenset[str]], revoked: Iterable[str] = ()
+) -> str:
     """
     The ACL file.
 
     Args:
         services: identity -> roles of those who have a role beyond that of a home
+        revoked: identities that may do nothing any more: what Mosquitto reads in a CRL keeps out
+            new connections, and a standing one it neither ends nor silences
 
     Raises:
         ConfigError: not an identity.
@@ -85,11 +93,18 @@ def render_acl(market: str, services: Mapping[str, frozenset[str]]) -> str:
     lines += ["", "# every certified client"]
     # a home is the least of the enrolled; pattern rules hold for every user
     lines += _rules(Peer(PLACEHOLDER, frozenset({"prosumer"})), market, "pattern")
-    for identity, roles in services.items():
+    gone = sorted(set(revoked))
+    for identity in (*gone, *services):
         if not is_id(identity):
             raise ConfigError(f"{identity!r} is not an identity (hg1…)")
+    for identity, roles in services.items():
+        if identity in gone:
+            continue
         lines += ["", f"# {', '.join(sorted(roles))}", f"user {identity}"]
         lines += _rules(Peer(identity, roles), market, "topic")
+    for identity in gone:
+        # Mosquitto asks for denials first, wherever they stand
+        lines += ["", "# revoked", f"user {identity}", "topic deny #"]
     return "\n".join(lines) + "\n"
 
 

@@ -17,6 +17,7 @@ from amqtt.errors import BrokerError
 from broker.access import Trust
 from broker.embedded import EmbeddedBroker
 from broker.quota import Quota
+from broker.revocations import Revocations, follow, opened
 from runtime.clock import clock_from_environment
 from wire.errors import ConfigError, MalformedError
 from wire.keys import KEY_BYTES, from_text
@@ -38,6 +39,10 @@ class Settings:
     certfile: Path | None = None
     keyfile: Path | None = None
     quotas: bool = True
+    cafile: Path | None = None
+    """Of the CSM-DB's X.509 authority: clients must show its certificates."""
+    revocations: str | None = None
+    """Where the list of revoked keys is: a file, or the CSM-DB's door."""
 
 
 def load_trust(market: str | None, genesis: Path | None, issuing_key_file: Path | None) -> Trust:
@@ -63,6 +68,8 @@ async def serve(settings: Settings) -> None:
     """
     # amqtt logs a traceback for what we tell in one line
     logging.getLogger("amqtt").setLevel(logging.CRITICAL)
+    revocations = Revocations(settings.trust, _kept_list(settings.state))
+    fetch = opened(settings.revocations, settings.cafile) if settings.revocations else None
     try:
         broker = EmbeddedBroker(
             settings.trust,
@@ -73,6 +80,8 @@ async def serve(settings: Settings) -> None:
             settings.certfile,
             settings.keyfile,
             quota=Quota(limited=settings.quotas),
+            cafile=settings.cafile if settings.certfile is not None else None,
+            revocations=revocations,
         )
     except (sqlite3.Error, OSError) as error:
         raise ConfigError(f"cannot use {settings.state or settings.certfile}: {error}") from None
@@ -89,11 +98,21 @@ async def serve(settings: Settings) -> None:
     failed = broker.journal.failed = loop.create_future()
     failed.add_done_callback(lambda _: stop.set())
     _announce(settings, broker.port)
+    following = None
+    if fetch is not None:
+        following = asyncio.create_task(follow(revocations, fetch, broker.end_revoked))
     await stop.wait()
+    if following is not None:
+        following.cancel()
     if failed.done():
         log.error("state file cannot be written, stopping", reason=str(failed.exception()))
         raise ConfigError(f"cannot write {settings.state}: {failed.exception()}")
     await broker.shutdown()
+
+
+def _kept_list(state: Path | None) -> Path | None:
+    """Beside the sessions, or nowhere."""
+    return state.with_name(f"{state.name}.revocations") if state is not None else None
 
 
 def _announce(settings: Settings, port: int) -> None:

@@ -31,12 +31,15 @@ from csmdb.schema import MIGRATIONS, TABLES
 from csmdb.setup import BOX_KEY, CERTIFICATE, FACTS, ISSUING_KEY, CsmDb, check_empty
 from csmdb.sqlite import SqliteStorage
 from csmdb.storage import Storage, insert
+from csmdb.tls import CA_CERTIFICATE, CA_KEY, has_authority
 from runtime.keyfiles import read_key
 from wire.errors import ConfigError
 
 FORMAT = 1
 FILES = (FACTS, CERTIFICATE, BOX_KEY, ISSUING_KEY)
 """What of the folder is in a backup, beside the database."""
+TLS_FILES = (CA_KEY, CA_CERTIFICATE)
+"""These too where there is an authority."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,8 @@ def restore(source: Path, folder: Path, storage_url: str = "") -> Restored:
 
 
 def _write(csmdb: CsmDb, target: Path) -> int:
-    files = {name: (csmdb.folder / name).read_text(encoding="ascii") for name in FILES}
+    tls = TLS_FILES if has_authority(csmdb.folder) else ()
+    files = {name: (csmdb.folder / name).read_text(encoding="ascii") for name in (*FILES, *tls)}
     copy = SqliteStorage(target)
     try:
         with copy.atomic():
@@ -155,7 +159,7 @@ def _read(source: Path, copy: Path) -> tuple[dict[str, Any], dict[str, str]]:
         if _digest(db) != manifest["digest"]:
             raise ConfigError(f"{source}: is damaged; use another backup")
         files = dict(db.execute("SELECT name, content FROM files"))
-    if set(files) != set(FILES):
+    if set(files) not in (set(FILES), {*FILES, *TLS_FILES}):
         raise ConfigError(f"{source}: its list of files is not a CSM-DB's")
     return manifest, files
 

@@ -13,6 +13,7 @@ import typer
 
 from csmdb import cli_advisories
 from csmdb.cli_firmware import firmware_app
+from csmdb.cli_keys import register_key_commands
 from wire.errors import HearthgridError
 
 app = typer.Typer(
@@ -30,6 +31,8 @@ app.add_typer(token_app, name="token")
 app.add_typer(firmware_app, name="firmware")
 app.add_typer(cli_advisories.app, name="advisory")
 app.command()(cli_advisories.meter)
+
+register_key_commands(app)
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the CSM-DB.")]
 STORAGE = "postgresql://… of an empty database; without, SQLite in the folder."
@@ -326,11 +329,12 @@ def run(
     folder: Folder,
     host: Annotated[str, typer.Option(help="The broker's host.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The broker's port.")] = 1883,
+    tls: Annotated[bool, typer.Option("--tls", help="With a certificate of our own.")] = False,
 ) -> None:
     """Answer requests until stopped."""
     from csmdb.process import run_service  # noqa: PLC0415
 
-    run_service(folder, host, port)
+    run_service(folder, host, port, tls=tls)
 
 
 def main() -> None:

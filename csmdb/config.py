@@ -19,6 +19,11 @@
     [advisories]
     folder = "advisories"                         # of CSAF documents; relative to this file
     refresh_s = 3600                              # how often folder and meters are looked at
+
+    [door]
+    host = "0.0.0.0"                              # HTTPS for homes and brokers (csmdb.door)
+    port = 8337
+    names = ["csmdb.example"]                     # in its certificate
 """
 
 from __future__ import annotations
@@ -102,6 +107,15 @@ class AdvisoriesSection(Section):
     refresh_s: int = Field(default=3600, ge=1, le=604_800)
 
 
+class DoorSection(Section):
+    """The door for homes without a broker's certificate, and for brokers: open to the network."""
+
+    host: str = "127.0.0.1"
+    port: int | None = Field(default=None, ge=0, le=65_535)
+    names: tuple[str, ...] = ("127.0.0.1", "localhost")
+    """In its certificate: the names and addresses under which it is called."""
+
+
 class CsmDbConfig(Section):
     """All of the file."""
 
@@ -110,6 +124,7 @@ class CsmDbConfig(Section):
     privacy: PrivacySection = PrivacySection()
     firmware: FirmwareSection = FirmwareSection()
     advisories: AdvisoriesSection = AdvisoriesSection()
+    door: DoorSection = DoorSection()
 
 
 def load_config(folder: Path) -> CsmDbConfig:

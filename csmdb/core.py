@@ -56,6 +56,7 @@ CODE_BYTES = 10
 """80 random bits: hashing without salt or stretching is enough, and nobody guesses one."""
 _CODE_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no I, L, O, U
 PAGE_ROWS = 400
+ROTATED = "rotated"
 OPERATOR = "operator"
 """Who acts at the command line, in the audit log."""
 
@@ -131,7 +132,10 @@ class Desk:
             return Refused(Refusal.EXPIRED, "the claim code has expired; ask for a new one")
         if self.rows.participant(sender) is not None:
             return Refused(Refusal.DUPLICATE, "this key is enrolled with another claim code")
-        if self.rows.meter_owner(request.meter):
+        predecessor = self.rows.keys.predecessor_by(claim.code_hash)
+        if predecessor and self.rows.keys.successor_of(predecessor):
+            return Refused(Refusal.CLAIM_USED, "another code for this home was used")
+        if self.rows.meter_owner(request.meter) not in ("", predecessor):
             return Refused(Refusal.DUPLICATE, "this meter is enrolled by another participant")
         participant = Participant(
             id=sender,
@@ -145,10 +149,29 @@ class Desk:
             name="",
             enrolled_ms=now_ms,
         )
-        self.rows.put_participant(participant)
+        if predecessor:
+            participant = self._succeed(predecessor, participant, now_ms)
+        else:
+            self.rows.put_participant(participant)
         self.rows.add_meter(sender, request.meter)
         self.rows.use_claim(claim.code_hash, sender, now_ms)
         return self._certify(participant, [request.meter], now_ms - SKEW_MS, now_ms)
+
+    def _succeed(self, old: str, participant: Participant, now_ms: int) -> Participant:
+        """Take the place of a predecessor: what it had passes on, its key is revoked."""
+        before, keys = self.rows.participant(old), self.rows.keys
+        assert before is not None
+        successor = replace(participant, name=before.name, banned=before.banned)
+        self.rows.put_participant(successor)
+        keys.hand_over(old, successor.id)
+        keys.take_meter(old)
+        known = self.rows.certificate_of(old)
+        until_ms = known.not_after_ms if known is not None else now_ms
+        keys.add_revocation(now_ms, until_ms, ROTATED, identity=old, successor=successor.id)
+        for row in keys.tls_of(old):
+            if not keys.is_serial_revoked(row.serial):
+                keys.add_revocation(now_ms, row.not_after_ms, ROTATED, serial=row.serial)
+        return successor
 
     def _again(self, sender: str, request: EnrolmentRequest, claim: Claim) -> Certificate | Refused:
         """The code was used: by the same keys, then the answer was lost; or by somebody else."""
@@ -411,7 +434,8 @@ class Desk:
         if who.validator != validator:
             return Refused(Refusal.NOT_ALLOWED, "this home does not host this validator")
         known = self.rows.validator_grant(validator)
-        if known is not None and known[1].end_slot >= start:
+        # what a predecessor held does not bind its successor, which may have another meter key
+        if known is not None and known[0] == sender and known[1].end_slot >= start:
             grant = known[1]
             if grant.meter_key != meter_key:
                 return Refused(Refusal.DUPLICATE, "another meter key speaks for this validator")

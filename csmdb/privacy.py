@@ -75,18 +75,27 @@ def erase(csmdb: CsmDb, participant: str, actor: str = OPERATOR) -> Erased:
     """
     rows, now_ms = csmdb.repository, csmdb.clock.now_ms()
     with rows.atomic():
-        who = _known(csmdb, participant)
-        rows.put_participant(replace(who, name="", banned=BANNED if who.banned else ""))
-        rows.forget_ban(participant, BANNED)
-        rows.forget_person(participant)
-        rows.forget_meter(participant)
-        certificates = [one for one in rows.certificates_of(participant) if one.meter]
-        for certificate in certificates:
-            rows.replace_certificate(seal(_bare(certificate), csmdb.issuing_key, csmdb.market))
-        log_rows = rows.forget_audit(participant)
+        _known(csmdb, participant)
+        # whose place it took was the same household
+        found = [
+            _erase_one(csmdb, one) for one in (participant, *rows.keys.predecessors(participant))
+        ]
         rows.audit(now_ms, actor, ERASE, "OK", "", subject=participant)
     rows.db.scrub()
-    return Erased(len(certificates), log_rows)
+    return Erased(sum(one.certificates for one in found), sum(one.log_rows for one in found))
+
+
+def _erase_one(csmdb: CsmDb, participant: str) -> Erased:
+    rows = csmdb.repository
+    who = _known(csmdb, participant)
+    rows.put_participant(replace(who, name="", banned=BANNED if who.banned else ""))
+    rows.forget_ban(participant, BANNED)
+    rows.forget_person(participant)
+    rows.forget_meter(participant)
+    certificates = [one for one in rows.certificates_of(participant) if one.meter]
+    for certificate in certificates:
+        rows.replace_certificate(seal(_bare(certificate), csmdb.issuing_key, csmdb.market))
+    return Erased(len(certificates), rows.forget_audit(participant))
 
 
 def export(csmdb: CsmDb, participant: str, actor: str = OPERATOR) -> dict[str, Any]:
@@ -111,6 +120,7 @@ def export(csmdb: CsmDb, participant: str, actor: str = OPERATOR) -> dict[str, A
             "addressGrants": [dump(one) for one in rows.address_grants_of(participant)],
             "validatorGrants": [dump(one) for one in rows.validator_grants_of(participant)],
             "revocations": rows.revocations_of(participant),
+            **rows.keys.facts_of(participant),
             "audit": list(rows.audit_rows(participant)),
         }
 

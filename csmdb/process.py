@@ -1,4 +1,4 @@
-"""The CSM-DB's process: lane, service, and the operators' HTTP API where it is configured."""
+"""The CSM-DB's process: lane, service; the operators' HTTP API and the door where configured."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ from pathlib import Path
 from csmdb.advisory_watch import AdvisoryWatch
 from csmdb.api import build_app
 from csmdb.config import CONFIG, load_config
+from csmdb.door import CERTIFICATE, KEY, build_door, write_door_certificate
 from csmdb.service import CsmDbService
 from csmdb.setup import CsmDb, open_csmdb
+from csmdb.tls import write_own
 from runtime.bus import lane
 from runtime.http import listen, serving
 from runtime.log import configure
 from runtime.process import run_until_stopped
+from runtime.tls import client_context
 from wire.errors import ConfigError
 
 HOST = "127.0.0.1"
-URL_FILE = "http.url"
-FIRMWARE_URL_FILE = "firmware.url"
+URL_FILE, FIRMWARE_URL_FILE, DOOR_URL_FILE = "http.url", "firmware.url", "door.url"
 
 
-def run_service(folder: Path, host: str, port: int) -> None:
+def run_service(folder: Path, host: str, port: int, *, tls: bool = False) -> None:
     """
     Serve until SIGTERM or SIGINT.
+
+    Args:
+        tls: connect to the broker with a certificate of our own authority
 
     Raises:
         ConfigError: the folder is not a CSM-DB's.
@@ -35,16 +40,19 @@ def run_service(folder: Path, host: str, port: int) -> None:
     with open_csmdb(folder) as csmdb:
         log.info("starting", id=csmdb.id, market=csmdb.market, host=host, port=port)
 
+        context = client_context(write_own(csmdb)) if tls else None
+
         async def main() -> None:
             bus = lane(
                 csmdb.issuing_key, csmdb.market, csmdb.certificate, host, port, csmdb.clock,
-                csmdb.rng,
+                csmdb.rng, tls=context,
             )  # fmt: skip
-            CsmDbService.on(csmdb, bus).start()
+            service = CsmDbService.on(csmdb, bus)
+            service.start()
             await bus.start()
             try:
                 watch = AdvisoryWatch.of(csmdb)
-                async with _http(csmdb), _firmware(csmdb), watch.running():
+                async with _http(csmdb), _firmware(csmdb), _door(service), watch.running():
                     await asyncio.Event().wait()
             finally:
                 await bus.stop()
@@ -83,3 +91,15 @@ async def _firmware(csmdb: CsmDb) -> AsyncIterator[None]:
             yield
     finally:
         signing.cancel()
+
+
+def _door(service: CsmDbService) -> AbstractAsyncContextManager[object]:
+    """The door while the block runs, or nothing where none is configured."""
+    csmdb, config = service.csmdb, load_config(service.csmdb.folder).door
+    if config.port is None:
+        return nullcontext()
+    where = f"{csmdb.folder / CONFIG}: door"
+    write_door_certificate(csmdb, config.names)
+    listener = listen(config.host, config.port, f"{where}.port", f"{where}.host")
+    files = csmdb.folder / CERTIFICATE, csmdb.folder / KEY
+    return serving(build_door(service), listener, csmdb.folder / DOOR_URL_FILE, files)

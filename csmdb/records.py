@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from csmdb.key_rows import KeyRows
 from wire.certificates import AddressGrant, Certificate, Meter, ValidatorGrant
 from wire.errors import Refusal
 
@@ -95,6 +96,9 @@ class Refused:
 
 class Repository(Protocol):
     """Storage as the rules need it. Writes happen inside `atomic`."""
+
+    keys: KeyRows
+    """Revocations and successions."""
 
     def atomic(self) -> AbstractContextManager[object]:
         """All writes inside happen, or none does."""

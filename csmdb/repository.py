@@ -11,6 +11,7 @@ from typing import Any
 
 from csmdb import audit
 from csmdb.audit import AuditBrokenError, AuditRow, Head, Personal
+from csmdb.key_rows import KeyRows
 from csmdb.records import AddressRow, Claim, Participant, Person, Token
 from csmdb.schema import AUDIT_OF_SUBJECTS
 from csmdb.storage import Storage, insert
@@ -30,6 +31,7 @@ class SqlRepository:
 
     def __init__(self, db: Storage, issuing_key: SigningKey) -> None:
         self.db = db
+        self.keys = KeyRows(db)
         self._audit_key = issuing_key.derive("csmdb/audit").seed
         if AUDIT_OF_SUBJECTS.name in db.applied:
             self._seal_first_release()

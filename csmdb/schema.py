@@ -12,6 +12,9 @@ Tables of the CSM-DB and their migrations, as SQL that every database behind the
     advisories         the knowledge base: every advisory at its newest revision
     product_aliases    what operators know of plates' and advisories' names
     revocations        what was signed for the ledger when a ban came or went
+    tls_certificates   X.509 serials and digests of the TLS keys they are for
+    revoked_keys       which identity or serial is good no more, since when, and who succeeds it
+    successions        whose place the holder of a claim takes
     tokens             operators' tokens for the HTTP API, hashed
     audit              what was decided, append-only, each row holding the digest of the one before
     audit_personal     what of a row of `audit` names a person, until it is erased
@@ -147,7 +150,30 @@ ADVISORIES = Migration(
     ),
 )
 
-MIGRATIONS = (FIRST_TABLES, METERS_WITHOUT_SERIAL, AUDIT_OF_SUBJECTS, PERSONS, TOKENS, ADVISORIES)
+LIFE_OF_KEYS = Migration(
+    "life_of_keys",
+    (
+        """CREATE TABLE tls_certificates (
+            serial TEXT PRIMARY KEY, identity TEXT NOT NULL, key_digest TEXT NOT NULL,
+            not_after_ms BIGINT NOT NULL)""",
+        "CREATE INDEX idx_tls_certificates_identity ON tls_certificates (identity)",
+        "CREATE INDEX idx_tls_certificates_key_digest ON tls_certificates (key_digest)",
+        """CREATE TABLE revoked_keys (
+            number BIGINT PRIMARY KEY, identity TEXT NOT NULL, serial TEXT NOT NULL,
+            reason TEXT NOT NULL, successor TEXT NOT NULL, time_ms BIGINT NOT NULL,
+            until_ms BIGINT NOT NULL)""",
+        "CREATE INDEX idx_revoked_keys_identity ON revoked_keys (identity)",
+        "CREATE INDEX idx_revoked_keys_serial ON revoked_keys (serial)",
+        """CREATE TABLE successions (
+            code_hash TEXT PRIMARY KEY REFERENCES claims (code_hash),
+            predecessor TEXT NOT NULL)""",
+    ),
+)
+
+MIGRATIONS = (
+    FIRST_TABLES, METERS_WITHOUT_SERIAL, AUDIT_OF_SUBJECTS, PERSONS, TOKENS, ADVISORIES,
+    LIFE_OF_KEYS,
+)  # fmt: skip
 
 TABLES = {
     "claims": "code_hash",
@@ -162,6 +188,9 @@ TABLES = {
     "product_aliases": "id",
     "revocations": "number",
     "tokens": "id",
+    "tls_certificates": "serial",
+    "revoked_keys": "number",
+    "successions": "code_hash",
     "audit": "seq",
     "audit_personal": "seq",
     "audit_head": "id",

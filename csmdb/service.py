@@ -17,7 +17,10 @@ import structlog
 from csmdb import advisories, revocations
 from csmdb.firmware_desk import FirmwareDesk
 from csmdb.records import Refused
+from csmdb.revoked_keys import read_page
 from csmdb.setup import CsmDb
+from csmdb.succession import succession_code
+from csmdb.tls import certify
 from runtime.metrics import count_refusal
 from runtime.ports import Bus, BusDownError, Message
 from runtime.rate_limit import RateLimit
@@ -31,10 +34,13 @@ from wire.enrolment import (
     GRANT_VALIDATOR,
     LIST_METERS,
     LIST_REVOCATIONS,
+    LIST_REVOKED_KEYS,
     MAX_AGE_MS,
     MAX_AHEAD_MS,
     RENEW,
     SHOW_PARTICIPANT,
+    SUCCESSION_CODE,
+    TLS_CERTIFICATE,
     make_answer,
 )
 from wire.envelope import Envelope, EnvelopeReader, parse_envelope
@@ -43,6 +49,7 @@ from wire.errors import (
     MalformedError,
     Refusal,
     ReplayedError,
+    RevokedError,
     UnknownOperationError,
     WireError,
 )
@@ -112,31 +119,46 @@ class CsmDbService:
     async def take(self, message: Message) -> None:
         """Handle one request: decide, keep, answer."""
         asker = topics.parse(message.topic).leaf
-        if not self.rate.admit(asker, self.csmdb.clock.monotonic_s()):
-            count_refusal(COMPONENT, Refusal.RATE_LIMITED)
+        sealed = self.answer(asker, message.payload)
+        if sealed is None:
             return
         try:
-            raw = self.csmdb.box.open(message.payload)
+            await self.bus.publish(topics.build(self.csmdb.market, topics.CSMDB_RSP, asker), sealed)
+        except BusDownError:
+            log.info("answer not delivered", asker=asker)  # it will be asked for again
+
+    def answer(self, asker: str, payload: bytes) -> bytes | None:
+        """The sealed answer to a sealed request of `asker`; None: there is nobody to answer."""
+        if not self.rate.admit(asker, self.csmdb.clock.monotonic_s()):
+            count_refusal(COMPONENT, Refusal.RATE_LIMITED)
+            return None
+        try:
+            raw = self.csmdb.box.open(payload)
             envelope, _ = parse_envelope(raw)
         except WireError as error:
             count_refusal(COMPONENT, error.refusal)
-            return
+            return None
         try:
             envelope = self._read(raw, asker)
+            self._refuse_revoked(envelope.client_id)
             answer = self._decide(envelope)
         except ReplayedError as error:
             count_refusal(COMPONENT, error.refusal)  # it was answered the first time
-            return
+            return None
         except WireError as error:
             count_refusal(COMPONENT, error.refusal)
             answer = {"refusal": error.refusal.value, "detail": str(error)[:200]}
-        await self._answer(asker, envelope, answer)
+        return self._sealed(asker, envelope, answer)
 
     def _read(self, raw: bytes, asker: str) -> Envelope:
         envelope = self.reader.read(raw, self.csmdb.clock.wall_ms())
         if envelope.client_id != asker:
             raise CertificateError("request on another's topic", sender=envelope.client_id)
         return envelope
+
+    def _refuse_revoked(self, sender: str) -> None:
+        if self.csmdb.repository.keys.is_revoked(sender):
+            raise RevokedError("this key was lost, stolen or replaced", sender=sender)
 
     def _decide(self, envelope: Envelope) -> dict[str, Any]:
         desk, now_ms = self.csmdb.desk, self.csmdb.clock.now_ms()
@@ -163,6 +185,12 @@ class CsmDbService:
                 name, decision = "", desk.show_participant(sender, parameters, now_ms)
             case op if op == LIST_REVOCATIONS:
                 name, decision = "", revocations.list_since(self.csmdb, sender, parameters)
+            case op if op == TLS_CERTIFICATE:
+                name, decision = "certificates", certify(self.csmdb, sender, parameters)
+            case op if op == SUCCESSION_CODE:
+                name, decision = "claimCode", succession_code(self.csmdb, sender)
+            case op if op == LIST_REVOKED_KEYS:
+                name, decision = "", read_page(self.csmdb, sender, parameters.get("after", 0))
             case other:
                 raise UnknownOperationError("not an operation of the CSM-DB", operation=other[:32])
         if isinstance(decision, Refused):
@@ -171,20 +199,18 @@ class CsmDbService:
             return decision.parameters()
         return _result(name, decision)
 
-    async def _answer(self, asker: str, request: Envelope, answer: dict[str, Any]) -> None:
+    def _sealed(self, asker: str, request: Envelope, answer: dict[str, Any]) -> bytes | None:
         box = self._box_of(asker, request)
         if box is None:
-            return
+            return None
         csmdb = self.csmdb
         try:
-            sealed = make_answer(
+            return make_answer(
                 csmdb.issuing_key, csmdb.market, box, request, answer, csmdb.clock.wall_ms()
             )
-            await self.bus.publish(topics.build(csmdb.market, topics.CSMDB_RSP, asker), sealed)
         except WireError as error:
             count_refusal(COMPONENT, error.refusal)
-        except BusDownError:
-            log.info("answer not delivered", asker=asker)  # it will be asked for again
+            return None
 
     def _box_of(self, asker: str, request: Envelope) -> bytes | None:
         """What to seal an answer to: the key sent along, else the enrolled one."""
@@ -201,7 +227,9 @@ class CsmDbService:
 def _result(name: str, decision: object) -> dict[str, Any]:
     if isinstance(decision, Signed):
         return {name: dump(decision)}
+    if isinstance(decision, str):
+        return {name: decision}
     if isinstance(decision, list):
-        return {name: [dump(record) for record in decision]}
+        return {name: [dump(one) if isinstance(one, Signed) else one for one in decision]}
     assert isinstance(decision, dict)
     return decision

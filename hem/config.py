@@ -2,7 +2,7 @@
 The provisioning file of a home: the one file an installer drops in.
 
     [home]      name, claim_code, data_dir            [gateway]   socket, limits, who may ask
-    [broker]    host, port                            [[devices]] name, kind, host, port, device_id
+    [broker]    host, port, ca, door                  [[devices]] name, kind, host, port, device_id
     [market]    name, genesis, csmdb, its keys        [policy]    file
     [validator] id                                    (only where the home hosts a validator)
     [[proxy]]   device, listen, port                  (only where a device's line is shared)
@@ -100,6 +100,16 @@ class Broker(Section):
 
     host: str = "127.0.0.1"
     port: Port
+    ca: Path | None = None
+    """Certificate of the market's TLS authority (`tls-ca.crt`): the broker is asked over TLS."""
+    door: str = Field(default="", pattern=r"^(https://[^/\s]+)?$")
+    """Of the CSM-DB, `https://HOST:PORT`: where the home gets its TLS certificates."""
+
+    @model_validator(mode="after")
+    def _ca_with_door(self) -> Broker:
+        if (self.ca is None) != (not self.door):
+            raise ValueError("ca and door belong together; add the other, or drop both")
+        return self
 
 
 class Market(Section):
@@ -441,6 +451,9 @@ def _resolve(provisioning: Provisioning, folder: Path) -> Provisioning:
     local = provisioning.local_broker
     if local is not None and local.password_file is not None:
         local = absolute(local, "password_file")
+    broker = provisioning.broker
+    if broker.ca is not None:
+        broker = absolute(broker, "ca")
     light = provisioning.light
     if light.checkpoint is not None:
         light = absolute(light, "checkpoint")
@@ -449,6 +462,7 @@ def _resolve(provisioning: Provisioning, folder: Path) -> Provisioning:
         firmware = absolute(firmware, "root")
     return provisioning.model_copy(
         update={
+            "broker": broker,
             "local_broker": local,
             "light": light,
             "home": absolute(provisioning.home, "data_dir"),

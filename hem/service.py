@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import math
 import shutil
+import ssl
 import zlib
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -63,6 +64,7 @@ from hem.ems.schedule import Phase, Timetable
 from hem.ems.solver import Solver
 from hem.ems.standing import Standings
 from hem.ems.starts import Starts
+from hem.ems.tls import home_tls
 from hem.ems.wallet import Wallet
 from hem.foresight import Foresight, Home
 from hem.gateway.client import GatewayClient, GatewayError
@@ -72,7 +74,7 @@ from ledger.client import LedgerClient, QueryError, Validators
 from ledger.genesis import load_genesis
 from ledger.light_sync import LightFollower
 from runtime.bus import MqttBus, lane
-from runtime.csmdb_client import CsmDbClient, CsmDbRefusedError
+from runtime.csmdb_client import CsmDbClient, CsmDbRefusedError, RequestLane
 from runtime.dso_client import DsoClient
 from runtime.outbox import OperationOutbox
 from runtime.ports import Clock, Rng
@@ -169,9 +171,9 @@ class HomeEnergyManager:
             from_text(config.market.csmdb_key, KEY_BYTES),
         )  # fmt: skip
         self.ems_key = self.keyring.ems
+        self.tls = home_tls(config, self.keyring, clock, rng)
         self.home_bus = self._home_lane()
-        self._home_csmdb = self._csmdb(self.home_bus)
-        self.limits = self._limit_book(folder)
+        self._home_csmdb, self.limits = self._csmdb(self.home_bus), self._limit_book(folder)
         self.renewal = Renewal(
             self.enrolment, clock, self.grid, rng, self._line, config.market.last_slot,
             config.validator.id if config.validator is not None else "", self._renewed,
@@ -241,6 +243,8 @@ class HomeEnergyManager:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.readings.run())
                 group.create_task(self.firmware.run())
+                if self.tls is not None:
+                    group.create_task(self.tls.run())
                 if self.home_assistant is not None:
                     group.create_task(self.home_assistant.run(self._figures))
                 await self._admitted()
@@ -299,6 +303,8 @@ class HomeEnergyManager:
         if self.enrolment.certificate is None:
             async with self._stranger() as csmdb:
                 await self.enrolment.enrol(csmdb, self.config.home.claim_code)
+        if self.tls is not None:
+            await self.tls.ensure(self.ems_key.id)
         await self.home_bus.start()
 
     async def _obtain_grants(self) -> None:
@@ -370,6 +376,9 @@ class HomeEnergyManager:
     @asynccontextmanager
     async def _stranger(self) -> AsyncIterator[CsmDbClient]:
         """Without a certificate the broker lets us ask for one, and nothing else: no last will."""
+        if self.tls is not None:
+            yield self._csmdb(self.tls.door_bus())
+            return
         bus = lane(
             self.ems_key, self.config.market.name, None, self.config.broker.host,
             self.config.broker.port, self.clock, self.rng,
@@ -396,8 +405,12 @@ class HomeEnergyManager:
         return lane(
             self.ems_key, self.config.market.name, lambda: self.enrolment.certificate,
             self.config.broker.host, self.config.broker.port, self.clock, self.rng,
-            will=self._will(),
+            will=self._will(), tls=self._context_for(self.ems_key.id),
         )  # fmt: skip
+
+    def _context_for(self, identity: str) -> ssl.SSLContext | None:
+        """Of the lane of an identity; it may be filled later. None: the broker has no TLS."""
+        return self.tls.context_for(identity) if self.tls is not None else None
 
     def _limit_book(self, folder: Path) -> LimitBook:
         """Limits from outside: the connection's are in the provisioning file."""
@@ -415,7 +428,7 @@ class HomeEnergyManager:
         self.home_bus.subscribe(self._topic(topics.COMMAND, self.ems_key.id), book.take)
         return book
 
-    def _csmdb(self, bus: MqttBus) -> CsmDbClient:
+    def _csmdb(self, bus: RequestLane) -> CsmDbClient:
         return CsmDbClient(
             bus, self.ems_key, self.keyring.box, self.config.market.name,
             from_text(self.config.market.csmdb_key, KEY_BYTES),
@@ -434,9 +447,11 @@ class HomeEnergyManager:
         assert grant is not None
         self.grant = grant
         key = self.keyring.address(self.enrolment.address_number)
+        if self.tls is not None:
+            await self.tls.ensure(key.id)
         bus = self._trade_bus = lane(
             key, self.config.market.name, lambda: self.enrolment.grant, self.config.broker.host,
-            self.config.broker.port, self.clock, self.rng,
+            self.config.broker.port, self.clock, self.rng, tls=self._context_for(key.id),
         )  # fmt: skip
         self.wallet = Wallet(self.store, key.id)
         self.client = LedgerClient(

@@ -37,6 +37,9 @@ def run(
     tls: Annotated[
         Path | None, typer.Option(help="Folder of ca.crt, client.crt, client.key: TLS.")
     ] = None,
+    door: Annotated[
+        str, typer.Option(help="The CSM-DB's https://HOST:PORT: --tls needs ca.crt only then.")
+    ] = "",
     role: Annotated[
         Role | None,
         typer.Option(
@@ -78,13 +81,13 @@ def run(
         import runtime.log  # noqa: F401, PLC0415  (before structlog is imported)
         from ledger.light_process import run_light  # noqa: PLC0415
 
-        run_light(folder, key_file, certificate, host, port, tls)
+        run_light(folder, key_file, certificate, host, port, tls, door)
         return
     from ledger.process import run_node  # noqa: PLC0415  (help should not wait for imports)
 
     run_node(
         folder, key_file, certificate, host, port, block_interval_ms / 1000, tls,
-        role=role, http=http, keep_epochs=_epochs(keep), replay=replay,
+        role=role, http=http, door=door, keep_epochs=_epochs(keep), replay=replay,
     )  # fmt: skip
 
 

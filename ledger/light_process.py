@@ -8,13 +8,14 @@ from ledger.checkpoint import CHECKPOINT_FILE, genesis_checkpoint, read_checkpoi
 from ledger.genesis import load_genesis
 from ledger.light import ConflictError, TrustExpiredError
 from ledger.light_sync import LightFollower, keep_evidence
+from ledger.node_tls import node_tls, static_tls
 from runtime.bus import lane
 from runtime.clock import clock_from_environment
 from runtime.keyfiles import read_certificate, read_key
+from runtime.lane_tls import certified
 from runtime.log import configure
 from runtime.process import run_until_stopped
 from runtime.rng import SystemRng
-from runtime.tls import client_context
 from wire.errors import ConfigError
 
 
@@ -25,6 +26,7 @@ def run_light(
     host: str,
     port: int,
     tls_folder: Path | None = None,
+    door: str = "",
 ) -> None:
     """
     Follow headers until SIGTERM or SIGINT; go on from `checkpoint.json`, else from the genesis.
@@ -41,20 +43,22 @@ def run_light(
         raise ConfigError(f"{file}: of chain {trust.chain_id}; remove it to start at the genesis")
     key = read_key(key_file)
     certificate = read_certificate(certificate_file)
-    tls = client_context(tls_folder) if tls_folder is not None else None
+    own = node_tls(tls_folder, door, key, genesis)
+    tls = own.context_for(key.id) if own is not None else static_tls(tls_folder)
     log.info("starting", id=key.id, chain=genesis.chain_id, light=True, height=trust.height)
 
     async def main() -> None:
         clock = clock_from_environment()
         bus = lane(key, genesis.market, certificate, host, port, clock, SystemRng(), tls=tls)
         follower = LightFollower(bus, genesis, clock, key.id, trust=trust)
-        await follower.start()
-        await bus.start()
-        try:
-            await bus.wait_connected()
-            await follower.run(file)
-        finally:
-            await bus.stop()
+        async with certified(own, key.id):
+            await follower.start()
+            await bus.start()
+            try:
+                await bus.wait_connected()
+                await follower.run(file)
+            finally:
+                await bus.stop()
 
     try:
         run_until_stopped(main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ from ledger.duties import LICENCE_FILE
 from ledger.genesis import Genesis, load_genesis
 from ledger.joining import CannotJoinError, join
 from ledger.node import Node
+from ledger.node_tls import node_tls, static_tls
 from ledger.node_view import NodeView
 from ledger.peers import Peers
 from ledger.roles import Role, decide, standing
@@ -22,11 +24,11 @@ from runtime.bus import MqttBus, lane
 from runtime.clock import clock_from_environment
 from runtime.http import listen, serving
 from runtime.keyfiles import read_certificate, read_key
+from runtime.lane_tls import certified
 from runtime.log import configure
 from runtime.ports import Bus, Clock
 from runtime.process import run_until_stopped
 from runtime.rng import SystemRng
-from runtime.tls import client_context
 from wire import topics
 
 log = structlog.get_logger(component="ledger")
@@ -41,6 +43,7 @@ def run_node(
     block_interval_s: float,
     tls_folder: Path | None = None,
     *,
+    door: str = "",
     role: Role | None = None,
     http: str | None = None,
     keep_epochs: int | None = None,
@@ -51,6 +54,7 @@ def run_node(
 
     Args:
         tls_folder: see `runtime.tls`
+        door: where certificates for it come from; empty: they are there
         role: `validator` or `full`; None: what the key is for
         http: HOST:PORT of the HTTP API; None: not served
         keep_epochs: how many ended epochs stay on the disk; None: all
@@ -64,7 +68,8 @@ def run_node(
     genesis = load_genesis(folder / "genesis.json")
     key = read_key(key_file)
     certificate = read_certificate(certificate_file)
-    tls = client_context(tls_folder) if tls_folder is not None else None
+    own = node_tls(tls_folder, door, key, genesis)
+    tls = own.context_for(key.id) if own is not None else static_tls(tls_folder)
     decided, warning = decide(role, standing(genesis, folder, key.id), key.id)
     listener = listen(*parse_address(http), "--http") if http is not None else None
     log.info("starting", id=key.id, chain=genesis.chain_id, role=decided.value)
@@ -77,6 +82,13 @@ def run_node(
         def connect() -> MqttBus:
             return lane(key, genesis.market, certificate, host, port, clock, SystemRng(), tls=tls)
 
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(certified(own, key.id))
+            await follow(stack, clock, connect)
+
+    async def follow(
+        stack: contextlib.AsyncExitStack, clock: Clock, connect: Callable[[], MqttBus]
+    ) -> None:
         if not replay:
             await _join(folder, genesis, connect(), clock, key.id)
         bus = connect()
@@ -84,16 +96,15 @@ def run_node(
         votes = decided is Role.VALIDATOR or (role is None and (folder / LICENCE_FILE).exists())
         node = Node(genesis, folder, key, bus, clock, block_interval_s, votes=votes,
                     keep_epochs=keep_epochs)  # fmt: skip
-        async with contextlib.AsyncExitStack() as stack:
-            if listener is not None:
-                anywhere = not is_loopback(str(listener.getsockname()[0]))
-                if anywhere:
-                    log.warning("the HTTP API is open to others, without a password")
-                peers = watch_peers(node)
-                view = NodeView(node, _running_as(decided), peers)
-                app = build_app(genesis, folder, clock, view, anywhere=anywhere)
-                await stack.enter_async_context(serving(app, listener, folder / URL_FILE))
-            await node.run()
+        if listener is not None:
+            anywhere = not is_loopback(str(listener.getsockname()[0]))
+            if anywhere:
+                log.warning("the HTTP API is open to others, without a password")
+            peers = watch_peers(node)
+            view = NodeView(node, _running_as(decided), peers)
+            app = build_app(genesis, folder, clock, view, anywhere=anywhere)
+            await stack.enter_async_context(serving(app, listener, folder / URL_FILE))
+        await node.run()
 
     run_until_stopped(main)
 

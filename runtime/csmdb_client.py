@@ -9,10 +9,10 @@ lost answer costs one more round trip and nothing else.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Protocol
 
 from runtime.metrics import count_refusal
-from runtime.ports import Bus, BusDownError, Clock, Message, Rng
+from runtime.ports import BusDownError, Clock, Handler, Message, Rng
 from wire import topics
 from wire.enrolment import make_request, read_answer
 from wire.envelope import new_req_id
@@ -21,6 +21,18 @@ from wire.keys import BoxKey, SigningKey, to_text
 
 RETRY_S = 3.0
 MAX_PATIENCE_S = 30.0
+
+
+class RequestLane(Protocol):
+    """What is needed of a lane to ask over it: a bus, or `runtime.door`."""
+
+    def subscribe(self, topic_filter: str, handler: Handler) -> None:
+        """Answers go to the handler."""
+        ...
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        """Send a request; raises BusDownError."""
+        ...
 
 
 class CsmDbRefusedError(WireError):
@@ -44,7 +56,7 @@ class CsmDbClient:
 
     def __init__(
         self,
-        bus: Bus,
+        bus: RequestLane,
         key: SigningKey,
         box: BoxKey,
         market: str,

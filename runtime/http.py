@@ -95,22 +95,29 @@ def url_of(listener: socket.socket) -> str:
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, listener: socket.socket, url_file: Path) -> AsyncIterator[str]:
+async def serving(
+    app: ASGIApp, listener: socket.socket, url_file: Path, tls: tuple[Path, Path] | None = None
+) -> AsyncIterator[str]:
     """
     Serve an application while the block runs; what goes wrong in it does not end the block.
 
     Args:
         listener: closed at the end
         url_file: says where it is served, while it is
+        tls: files of certificate and key, for HTTPS
     """
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", ws="none",
         limit_concurrency=MAX_CONNECTIONS, timeout_keep_alive=5,
+        ssl_certfile=tls[0] if tls is not None else None,
+        ssl_keyfile=tls[1] if tls is not None else None,
     )  # fmt: skip
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     task.add_done_callback(_tell)
     url = url_of(listener)
+    if tls is not None:
+        url = url.replace("http", "https", 1)
     url_file.write_text(url + "\n", encoding="ascii")  # noqa: ASYNC240 (one line, at start)
     log.info("serving", url=url)
     try:

@@ -19,6 +19,14 @@ a new `reqId`; every operation may be repeated without a second effect.
     firmware-nonce    {}                                          -> {nonce, expiresMs}
     attest-firmware   {attestation}                               -> {certificate}
     list-revocations  {after}                                     -> {revocations, next}
+    tls-certificate   {requests: [{identity, csr}]}               -> {certificates}
+    succession-code   {}                                          -> {claimCode}
+    list-revoked-keys {after}                                     -> {keys, number}
+
+A certificate signing request (PKCS#10, DER, base64url) proves the TLS key; `identity` is the
+asker's own or that of an address granted to it. A succession code enrols a key that takes the
+asker's place. Requests and answers also pass over the CSM-DB's door (HTTPS), for those whom the
+broker does not know yet: the same bytes, and nobody on the way can read or change them.
 """
 
 from __future__ import annotations
@@ -38,9 +46,12 @@ SHOW_PARTICIPANT = "show-participant"
 FIRMWARE_NONCE = "firmware-nonce"
 ATTEST_FIRMWARE = "attest-firmware"
 LIST_REVOCATIONS = "list-revocations"
+TLS_CERTIFICATE = "tls-certificate"
+SUCCESSION_CODE = "succession-code"
+LIST_REVOKED_KEYS = "list-revoked-keys"
 OPERATIONS = (
     ENROLL, RENEW, GRANT_ADDRESSES, GRANT_VALIDATOR, LIST_METERS, SHOW_PARTICIPANT, FIRMWARE_NONCE,
-    ATTEST_FIRMWARE, LIST_REVOCATIONS,
+    ATTEST_FIRMWARE, LIST_REVOCATIONS, TLS_CERTIFICATE, SUCCESSION_CODE, LIST_REVOKED_KEYS,
 )  # fmt: skip
 
 MAX_AGE_MS = 120_000

@@ -22,6 +22,7 @@ WireError` at the edge of a service can count and log it by name.
         ├── CertificateError        wrong issuer, outside its validity, wrong role
         ├── RateLimitedError
         ├── WeakKeyError            a point of small order, or no point of the curve
+        ├── RevokedError            a key that was good once: lost, stolen or replaced
         ├── TopicError
         └── UnitError               a unit or a value that does not convert exactly
 """
@@ -46,6 +47,8 @@ class Refusal(StrEnum):
     FUTURE_DATED = "FUTURE_DATED"
     REPLAYED = "REPLAYED"
     BAD_CERTIFICATE = "BAD_CERTIFICATE"
+    REVOKED = "REVOKED"
+    """The key was lost, stolen or replaced by another."""
     BAD_TOPIC = "BAD_TOPIC"
     BAD_UNIT = "BAD_UNIT"
     WEAK_KEY = "WEAK_KEY"
@@ -100,8 +103,6 @@ class Refusal(StrEnum):
     METADATA_EXPIRED = "METADATA_EXPIRED"
     FROZEN = "FROZEN"
     """The newest that is shown of a repository is older than its timestamp allows."""
-    ROLLED_BACK = "ROLLED_BACK"
-    """Metadata older than what was seen before."""
     MIXED_METADATA = "MIXED_METADATA"
     """Files of a repository that do not belong together."""
     TOO_FEW_SIGNATURES = "TOO_FEW_SIGNATURES"
@@ -212,6 +213,12 @@ class WeakKeyError(WireError):
     """A public key for which anybody can make signatures, or no key at all."""
 
     refusal = Refusal.WEAK_KEY
+
+
+class RevokedError(WireError):
+    """The key was good once: it was lost, stolen or replaced."""
+
+    refusal = Refusal.REVOKED
 
 
 class TopicError(WireError):

@@ -53,6 +53,7 @@ class Domain(Enum):
     EVENT = b"hearthgrid-event-v1"
     TOKEN = b"hearthgrid-token-v1"
     FIRMWARE = b"hearthgrid-firmware-v1"
+    REVOKED = b"hearthgrid-revoked-v1"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ import pytest
 from support.brokers import Authority, make_key
 from support.patience import PATIENCE_S
 
-from bench.brokers import INSTALL, Mosquitto, context_of, find_mosquitto
-from broker.pki import TlsAuthority
+from bench.brokers import INSTALL, Mosquitto, context_of, find_mosquitto, write_client
+from csmdb.pki import TlsAuthority
 from runtime.bus import MqttBus
 from runtime.rng import SystemRng
 from runtime.tls import client_context
@@ -100,8 +100,8 @@ async def test_the_certificate_is_the_identity_whatever_the_client_says(running)
 
 async def test_nobody_enters_without_a_certificate_of_this_authority(running, tmp_path):
     bare = ssl.create_default_context(cafile=running.tls_folder(HOME.id) / "ca.crt")
-    strange = TlsAuthority("another", Authority().clock.wall_ms())
-    strange.write_client(tmp_path / "strange", HOME.id)
+    strange = TlsAuthority.create("another", Authority().clock.wall_ms(), bytes(32))
+    write_client(strange, tmp_path / "strange", HOME.id)
     (tmp_path / "strange" / "ca.crt").write_bytes(
         (running.tls_folder(HOME.id) / "ca.crt").read_bytes()
     )
@@ -111,25 +111,6 @@ async def test_nobody_enters_without_a_certificate_of_this_authority(running, tm
         with pytest.raises(TimeoutError):
             await bus.wait_connected(0.7)
         await bus.stop()
-
-
-async def test_who_was_revoked_stays_outside(tmp_path):
-    processes = Processes(tmp_path / "logs")
-    try:
-        broker = Mosquitto(processes, tmp_path / "broker", "test", SERVICES)
-        serial = broker._authority.write_client(tmp_path / "broker" / "clients" / HOME.id, HOME.id)
-        broker.revoke(serial)
-        processes.kill("mosquitto")
-        processes.restart("mosquitto")
-        home, other = await enter(broker, HOME), await enter(broker, OTHER)
-        await hear(other)
-        await home.start()
-        with pytest.raises(TimeoutError):
-            await home.wait_connected(0.7)
-        await home.stop()
-        await other.stop()
-    finally:
-        processes.stop()
 
 
 async def test_what_was_sent_to_an_absent_validator_waits_for_it(running):
