@@ -76,21 +76,14 @@ class CsmDbService:
     reader: EnvelopeReader
     firmware: FirmwareDesk
 
-    @classmethod
-    def on(
-        cls,
-        csmdb: CsmDb,
-        bus: Bus,
-        *,
-        burst: float = BURST,
-        review: Callable[[str], None] = lambda _: None,
-    ) -> CsmDbService:
-        """
-        A service on a lane whose identity is the CSM-DB's.
+    @property
+    def now_ms(self) -> int:
+        """Market time."""
+        return self.csmdb.clock.now_ms()
 
-        Args:
-            review: told of a participant whose meter attested another firmware
-        """
+    @classmethod
+    def on(cls, csmdb: CsmDb, bus: Bus, *, burst: float = BURST) -> CsmDbService:
+        """A service on a lane whose identity is the CSM-DB's."""
         rows = csmdb.repository
 
         def key_of(envelope: Envelope) -> bytes | None:
@@ -110,7 +103,13 @@ class CsmDbService:
             max_ahead_ms=MAX_AHEAD_MS,
         )
         rate = RateLimit(burst, PER_SECOND, MAX_SENDERS)
-        return cls(csmdb, bus, rate, reader, csmdb.firmware_desk(review))
+
+        def review(participant: str) -> None:
+            """Another firmware may lift a ban."""
+            advisories.review(csmdb, participant)
+
+        firmware = csmdb.firmware_desk(review)
+        return cls(csmdb, bus, rate, reader, firmware)
 
     def start(self) -> None:
         """Subscribe; works before the bus is connected."""
@@ -161,41 +160,18 @@ class CsmDbService:
             raise RevokedError("this key was lost, stolen or replaced", sender=sender)
 
     def _decide(self, envelope: Envelope) -> dict[str, Any]:
-        desk, now_ms = self.csmdb.desk, self.csmdb.clock.now_ms()
-        sender, parameters = envelope.client_id, envelope.parameters
-        decision: object
-        match envelope.operation:
-            case op if op == ENROLL:
-                name, decision = "certificate", desk.enroll(sender, parameters, now_ms)
-                if isinstance(decision, Signed):
-                    advisories.review(self.csmdb, sender)
-            case op if op == RENEW:
-                name, decision = "certificate", desk.renew(sender, now_ms)
-            case op if op == GRANT_ADDRESSES:
-                name, decision = "grants", desk.grant_addresses(sender, parameters, now_ms)
-            case op if op == GRANT_VALIDATOR:
-                name, decision = "grant", desk.grant_validator(sender, parameters, now_ms)
-            case op if op == LIST_METERS:
-                name, decision = "", desk.list_meters(sender, parameters, now_ms)
-            case op if op == FIRMWARE_NONCE:
-                name, decision = "", self.firmware.challenge(sender, now_ms)
-            case op if op == ATTEST_FIRMWARE:
-                name, decision = "certificate", self.firmware.attest(sender, parameters, now_ms)
-            case op if op == SHOW_PARTICIPANT:
-                name, decision = "", desk.show_participant(sender, parameters, now_ms)
-            case op if op == LIST_REVOCATIONS:
-                name, decision = "", revocations.list_since(self.csmdb, sender, parameters)
-            case op if op == TLS_CERTIFICATE:
-                name, decision = "certificates", certify(self.csmdb, sender, parameters)
-            case op if op == SUCCESSION_CODE:
-                name, decision = "claimCode", succession_code(self.csmdb, sender)
-            case op if op == LIST_REVOKED_KEYS:
-                name, decision = "", read_page(self.csmdb, sender, parameters.get("after", 0))
-            case other:
-                raise UnknownOperationError("not an operation of the CSM-DB", operation=other[:32])
+        name, decide = _OPERATIONS.get(envelope.operation, ("", None))
+        if decide is None:
+            raise UnknownOperationError(
+                "not an operation of the CSM-DB", operation=envelope.operation[:32]
+            )
+        decision = decide(self, envelope.client_id, envelope.parameters)
         if isinstance(decision, Refused):
             count_refusal(COMPONENT, decision.refusal)
-            log.info("refused", operation=op, sender=sender, reason=decision.refusal.value)
+            log.info(
+                "refused", operation=envelope.operation, sender=envelope.client_id,
+                reason=decision.refusal.value,
+            )  # fmt: skip
             return decision.parameters()
         return _result(name, decision)
 
@@ -222,6 +198,42 @@ class CsmDbService:
             return from_text(text, KEY_BYTES) if text else None
         except MalformedError:
             return None
+
+
+# --- operations: the name of what is answered, and who decides ------------------------------------
+
+
+def _enroll(service: CsmDbService, sender: str, parameters: dict[str, Any]) -> object:
+    csmdb = service.csmdb
+    decision = csmdb.desk.enroll(sender, parameters, csmdb.clock.now_ms())
+    if isinstance(decision, Signed):
+        advisories.review(csmdb, sender)
+    return decision
+
+
+_Decide = Callable[[CsmDbService, str, dict[str, Any]], object]
+_OPERATIONS: dict[str, tuple[str, _Decide]] = {
+    ENROLL: ("certificate", _enroll),
+    RENEW: ("certificate", lambda on, who, _: on.csmdb.desk.renew(who, on.now_ms)),
+    GRANT_ADDRESSES: (
+        "grants", lambda on, who, said: on.csmdb.desk.grant_addresses(who, said, on.now_ms)
+    ),
+    GRANT_VALIDATOR: (
+        "grant", lambda on, who, said: on.csmdb.desk.grant_validator(who, said, on.now_ms)
+    ),
+    LIST_METERS: ("", lambda on, who, said: on.csmdb.desk.list_meters(who, said, on.now_ms)),
+    SHOW_PARTICIPANT: (
+        "", lambda on, who, said: on.csmdb.desk.show_participant(who, said, on.now_ms)
+    ),
+    FIRMWARE_NONCE: ("", lambda on, who, _: on.firmware.challenge(who, on.now_ms)),
+    ATTEST_FIRMWARE: (
+        "certificate", lambda on, who, said: on.firmware.attest(who, said, on.now_ms)
+    ),
+    LIST_REVOCATIONS: ("", lambda on, who, said: revocations.list_since(on.csmdb, who, said)),
+    TLS_CERTIFICATE: ("certificates", lambda on, who, said: certify(on.csmdb, who, said)),
+    SUCCESSION_CODE: ("claimCode", lambda on, who, _: succession_code(on.csmdb, who)),
+    LIST_REVOKED_KEYS: ("", lambda on, who, said: read_page(on.csmdb, who, said.get("after", 0))),
+}  # fmt: skip
 
 
 def _result(name: str, decision: object) -> dict[str, Any]:

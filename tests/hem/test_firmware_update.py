@@ -195,7 +195,9 @@ async def test_from_the_repository_to_the_certificate(tmp_path, monkeypatch, mod
         own = await connected_lane(authority, broker.port, csmdb.issuing_key,
                                    credential=csmdb.certificate)  # fmt: skip
         reviewed = []
-        CsmDbService.on(csmdb, own, review=reviewed.append).start()
+        service = CsmDbService.on(csmdb, own)
+        service.firmware = csmdb.firmware_desk(reviewed.append)
+        service.start()
         with tempfile.TemporaryDirectory(prefix="hg") as folder:
             config = provision(Path(folder), meter, makers, url)
             clock = StepClock()
