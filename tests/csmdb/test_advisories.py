@@ -200,6 +200,7 @@ def test_every_live_address_is_revoked_and_later_reinstated_and_none_that_is_pas
     told = revoked(csmdb)
     assert {one.address for one in told} == {old.address(0).id, old.address(1).id}
     assert {(one.banned, one.reason) for one in told} == {(True, "ADVISORY")}
+    assert len(csmdb.repository.revocations_of(old.ems.id)) == 2, "nothing of the past was signed"
     assert {one.advisory for one in told} == set(KnowledgeRows(csmdb.repository.db).digests())
     assert len({one.knowledge for one in told}) == 1 and len(told[0].knowledge) == 64
     assert review_all(csmdb)[0].changed is False and revoked(csmdb) == told, "said once"
