@@ -134,10 +134,16 @@ class KeyRows:
         return found
 
     def hand_over(self, old: str, new: str) -> None:
-        """Give a successor what its predecessor had: who it is, and its addresses."""
+        """Give a successor what its predecessor had: who it is, its bans, and its addresses."""
         self._db.execute("UPDATE persons SET participant = ? WHERE participant = ?", [new, old])
         self._db.execute(
             "UPDATE address_grants SET participant = ? WHERE participant = ?", [new, old]
+        )
+        self._db.execute("UPDATE revocations SET participant = ? WHERE participant = ?", [new, old])
+        self._db.execute(
+            "UPDATE bans SET id = CAST(? AS TEXT) || '/' || source, participant = ?"
+            " WHERE participant = ?",
+            [new, new, old],
         )
 
     def take_meter(self, old: str) -> None:

@@ -2,7 +2,8 @@
 Revocations: what the CSM-DB's bans become on the ledger (`ledger.contracts.revocations`).
 
 Whenever somebody is banned, or let in again, a revocation is signed for every address of theirs
-whose grant has not ended; past addresses are never named. The DSO asks for them
+whose grant has not ended; past addresses are never named. So it is for an address whose key is
+lost (`csmdb.revoked_keys`), which never comes back. The DSO asks for them
 (`list-revocations`) and submits them. They name an address, a reason's code and digests, nobody:
 but who is banned under several addresses at once shows that they are one home's, until these grants
 end.
@@ -23,7 +24,7 @@ from wire.errors import Refusal
 if TYPE_CHECKING:
     from csmdb.setup import CsmDb
 
-ADVISORY, OPERATOR = "ADVISORY", "OPERATOR"
+ADVISORY, OPERATOR, KEY = "ADVISORY", "OPERATOR", "KEY"
 
 
 def follow(csmdb: CsmDb, participant: str, reason: str, advisory: str = "") -> list[Revocation]:
@@ -31,7 +32,7 @@ def follow(csmdb: CsmDb, participant: str, reason: str, advisory: str = "") -> l
     Sign what has become true of somebody's addresses; inside a transaction.
 
     Args:
-        reason: ADVISORY or OPERATOR
+        reason: ADVISORY, OPERATOR or KEY
         advisory: digest of the one that names the meter, hex, or empty
 
     Returns:
@@ -46,8 +47,9 @@ def follow(csmdb: CsmDb, participant: str, reason: str, advisory: str = "") -> l
     live = [grant for grant in rows.address_grants_of(participant) if grant.end_slot >= slot]
     made = []
     for grant in live:
-        if kept.is_revoked(grant.address) != banned:
-            made.append(_sign(csmdb, kept, grant, banned, reason, advisory))
+        out = banned or rows.keys.is_revoked(grant.address)
+        if kept.is_revoked(grant.address) != out:
+            made.append(_sign(csmdb, kept, grant, out, reason, advisory))
             kept.add_revocation(participant, made[-1])
     return made
 

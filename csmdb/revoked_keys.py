@@ -7,12 +7,13 @@ Revocation: keys that were lost, stolen or replaced are good no more, at brokers
     TLS only        the certificates; the identity makes a new key and gets another
 
 Each is an entry with the next number. Brokers fetch the signed list (`wire.revoked_keys`) and, for
-Mosquitto, the X.509 one; the DSO reads the entries and has live addresses banned on the ledger. A
+Mosquitto, the X.509 one; live addresses are banned on the ledger too (`csmdb.revocations`). A
 vulnerable meter is not a revoked key: see `csmdb ban`.
 """
 
 from __future__ import annotations
 
+from csmdb import revocations
 from csmdb.core import OPERATOR
 from csmdb.key_rows import KeyRows, RevokedKey
 from csmdb.records import Refused
@@ -54,6 +55,8 @@ def revoke(csmdb: CsmDb, identity: str, reason: str, actor: str = OPERATOR) -> i
         elif granted is not None:
             until_ms = address_ends_ms(csmdb.grid, granted[1].end_slot)
             _revoke_one(csmdb, identity, reason, until_ms)
+        holder = identity if granted is None else granted[0]
+        revocations.follow(csmdb, holder, revocations.KEY)
         rows.audit(now_ms, actor, "revoke", "OK", reason, subject=identity)
         return keys.newest()
 

@@ -84,6 +84,27 @@ class CsmDbService:
     @classmethod
     def on(cls, csmdb: CsmDb, bus: Bus, *, burst: float = BURST) -> CsmDbService:
         """A service on a lane whose identity is the CSM-DB's."""
+
+    @classmethod
+    def on(
+        cls,
+        csmdb: CsmDb,
+        bus: Bus,
+        *,
+        burst: float = BURST,
+        review: Callable[[str], None] | None = None,
+    ) -> CsmDbService:
+        """
+        A service on a lane whose identity is the CSM-DB's.
+
+        Args:
+            review: told of a participant whose meter attested another firmware (default:
+                `csmdb.advisories.review`)
+        """
+
+        def look(participant: str) -> None:
+            advisories.review(csmdb, participant)
+
         rows = csmdb.repository
 
         def key_of(envelope: Envelope) -> bytes | None:
@@ -110,6 +131,7 @@ class CsmDbService:
 
         firmware = csmdb.firmware_desk(review)
         return cls(csmdb, bus, rate, reader, firmware)
+        return cls(csmdb, bus, rate, reader, csmdb.firmware_desk(review or look))
 
     def start(self) -> None:
         """Subscribe; works before the bus is connected."""

@@ -136,7 +136,8 @@ class Revocation(Signed, frozen=True, kw_only=True):
     banned: bool
     """False: it may trade again."""
     reason: str
-    """ADVISORY: the meter's firmware is vulnerable; OPERATOR: another reason, told privately."""
+    """ADVISORY: the meter's firmware is vulnerable; KEY: its key is lost; OPERATOR: another reason,
+    told privately."""
     advisory: str
     """SHA-256 of the advisory, hex, or empty."""
     knowledge: str

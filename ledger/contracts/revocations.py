@@ -26,7 +26,7 @@ from wire.certificates import Revocation
 from wire.errors import CertificateError, MalformedError, Refusal
 from wire.keys import is_id
 
-REASONS = ("ADVISORY", "OPERATOR")
+REASONS = ("ADVISORY", "OPERATOR", "KEY")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 

@@ -8,6 +8,7 @@ import shutil
 import pytest
 from support.brokers import make_key
 from support.csmdb_site import NOW_MS, StandingClock, enrolled, run_csmdb
+from support.enrolment import AskingHome
 from typer.testing import CliRunner
 
 from csmdb import advisories
@@ -20,7 +21,9 @@ from csmdb.privacy import erase
 from csmdb.product_names import Alias
 from csmdb.records import Refused
 from csmdb.revocations import list_since
+from csmdb.revoked_keys import revoke
 from csmdb.setup import open_csmdb
+from csmdb.succession import re_enrol
 from runtime.metrics import refusals
 from sim.scenarios.vulnerable_meter import made_up
 from wire.certificates import Revocation, load
@@ -240,6 +243,35 @@ def test_revocations_come_in_pages(csmdb, old):
     first = revoked(csmdb)
     rest = revoked(csmdb, after=first[-1].number)
     assert (len(first), len(rest)) == (64, 26)
+
+
+def test_an_address_whose_key_is_lost_stays_out_when_a_ban_ends(csmdb, new):
+    granted(csmdb, new, 0)
+    granted(csmdb, new, 1)
+    revoke(csmdb, new.address(0).id, "stolen")
+    (told,) = revoked(csmdb)
+    assert (told.address, told.banned, told.reason) == (new.address(0).id, True, "KEY")
+    csmdb.ban(new.ems.id, "why")
+    csmdb.ban(new.ems.id, "")
+    assert {one.address: one.banned for one in revoked(csmdb)} == {
+        new.address(0).id: True, new.address(1).id: False,
+    }  # fmt: skip
+
+
+def test_a_ban_goes_to_the_successor_and_ends_there(csmdb, old):
+    take(csmdb, made_up())
+    csmdb.ban(old.ems.id, "tampered with")
+    code = re_enrol(csmdb, old.ems.id, "lost")
+    heir = AskingHome("heir")
+    asked = heir.enrolment(code, **M1, firmware="1.0", serial="SN-old")
+    assert not isinstance(csmdb.desk.enroll(heir.ems.id, asked, NOW_MS), Refused)
+    assert {row["source"] for row in csmdb.repository.bans_of(heir.ems.id)} == {
+        "advisory", "operator",
+    }  # fmt: skip
+    csmdb.ban(heir.ems.id, "")
+    assert "MADE-UP" in banned(csmdb, heir)
+    set_make(csmdb, heir.ems.id, "1.1")
+    assert banned(csmdb, heir) == ""
 
 
 # --- files, command, watch ------------------------------------------------------------------------
