@@ -9,9 +9,9 @@ What the CSM-DB decides of firmware: a challenge, and what it believes of the an
      │◄──────── certificate ───────┤
 
 A nonce is good once and for a few minutes, and is kept nowhere: it is a MAC over who asks, when,
-and the number of the newest certificate. An attestation that is accepted makes a newer certificate,
-and with it every nonce from before worthless; so it is after a restart, and asking for nonces
-fills no table.
+and the number of the newest certificate. An attestation that changes something makes a newer
+certificate, and with it every nonce from before worthless, also after a restart. Asking for nonces
+fills no table, and attesting what is known already no certificates.
 
 References:
     ADR 0013; RFC 9334 section 10.2 (freshness by nonces).
@@ -91,9 +91,9 @@ class FirmwareDesk:
         Take what a gateway says of its meter's firmware.
 
         Returns:
-            A new certificate that names the firmware; or UNKNOWN_SENDER, NOT_ALLOWED,
-            BAD_SIGNATURE, UNSIGNED, REPLAYED, EXPIRED, FUTURE_DATED, OTHER_DEVICE, DOWNGRADED;
-            or BANNED, and then what was attested is kept all the same.
+            The certificate that names the firmware, new unless it did before; or UNKNOWN_SENDER,
+            NOT_ALLOWED, BAD_SIGNATURE, UNSIGNED, REPLAYED, EXPIRED, FUTURE_DATED, OTHER_DEVICE,
+            DOWNGRADED; or BANNED, and then what was attested is kept all the same.
 
         Raises:
             MalformedError: the parameters are no attestation.
@@ -124,7 +124,9 @@ class FirmwareDesk:
             return fault
         self.meters.set_firmware(sender, record.firmware)
         self.review(sender)
-        certificate = self.desk.certify_anew(sender, now_ms)  # uses the nonce up, banned or not
+        named = bool(newest.meter) and newest.meter[0].firmware == record.firmware
+        # a new one uses the nonce up, banned or not; what says nothing new needs none
+        certificate = newest if named else self.desk.certify_anew(sender, now_ms)
         who = rows.participant(sender)
         if who is not None and who.banned:
             return Refused(Refusal.BANNED, who.banned)

@@ -115,6 +115,8 @@ class Refusal(StrEnum):
     """A version that is not above the one that is known."""
     NOT_FROM_HERE = "NOT_FROM_HERE"
     """The file does not follow the version that is installed."""
+    METER_REFUSED = "METER_REFUSED"
+    """The meter itself did not take the file."""
 
 
 class HearthgridError(Exception):

@@ -177,7 +177,7 @@ class Firmware:
         if status["state"] == "done":
             self._show(state="installed", installed=target.version, available="", file="")
         else:
-            self._refuse(Refusal.NOT_FROM_HERE, f"the meter did not take it: {status['why']}")
+            self._refuse(Refusal.METER_REFUSED, f"{target.version}: {status['why']}")
 
     async def attest(self) -> bool:
         """

@@ -53,6 +53,11 @@ def test_a_nonce_is_good_once(csmdb, home):
     assert desk.attest(home.ems.id, parameters, NOW_MS).refusal is Refusal.REPLAYED
 
 
+def test_attesting_what_is_known_makes_no_certificate(csmdb, home):
+    first = attest(csmdb, home)
+    assert attest(csmdb, home) == first
+
+
 @pytest.mark.parametrize(
     ("facts", "refusal"),
     [
