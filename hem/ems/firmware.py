@@ -58,6 +58,7 @@ ATTEST_EVERY_S = 60.0
 """How often the plate is compared with the certificate [real s]."""
 PROGRESS_S = 1.0
 LOCK_WAIT_S = 60.0
+UNDER_WAY = ("writing", "starting")
 LOST_PATIENCE_S = 900.0
 """A gateway that says nothing of an installation for so long has lost it [real s]."""
 
@@ -147,8 +148,14 @@ class Firmware:
                 return
             file, target = best
         self._show(state="available", available=target.version, file=file.name)
-        if wish is not None or self._config.install == "automatic":
+        status = await self._gateway.firmware_status()
+        refused = status["state"] == "failed" and status["version"] == target.version
+        if status["state"] in UNDER_WAY:  # from before a restart of ours
+            await self._wait()
+        elif wish is not None or (self._config.install == "automatic" and not refused):
             await self._install(self._config, file, target)
+        elif refused:  # trying again every few hours would wear the meter out
+            self._refuse(Refusal.METER_REFUSED, f"{target.version}: {status['why']}")
 
     async def _install(self, config: FirmwareConfig, file: File, target: Target) -> None:
         """Fetch, hand over, and wait until the gateway is through with it."""
@@ -160,24 +167,31 @@ class Firmware:
             await self._gateway.hand_over(path.name, path.read_bytes())
         await self._gateway.hand_over(file.name, image_path(state, file.name).read_bytes())
         try:
-            status = await self._gateway.install_firmware(file.name)
+            await self._gateway.install_firmware(file.name)
         except GatewayError as error:
             if error.code in Refusal.__members__:
                 raise FirmwareRefusedError(Refusal(error.code), str(error)) from None
             raise
+        await self._wait()
+
+    async def _wait(self) -> None:
+        """Until the gateway is through with what it writes."""
         heard_s = self._clock.monotonic_s()
-        while status["state"] in ("writing", "starting"):
-            await asyncio.sleep(PROGRESS_S)
+        while True:
             try:
                 status = await self._gateway.firmware_status()
-                heard_s = self._clock.monotonic_s()
             except GatewayError:  # it may be starting anew; it goes on by itself
                 if self._clock.monotonic_s() - heard_s > LOST_PATIENCE_S:
                     raise
+            else:
+                heard_s = self._clock.monotonic_s()
+                if status["state"] not in UNDER_WAY:
+                    break
+            await asyncio.sleep(PROGRESS_S)
         if status["state"] == "done":
-            self._show(state="installed", installed=target.version, available="", file="")
+            self._show(state="installed", installed=status["version"], available="", file="")
         else:
-            self._refuse(Refusal.METER_REFUSED, f"{target.version}: {status['why']}")
+            self._refuse(Refusal.METER_REFUSED, f"{status['version']}: {status['why']}")
 
     async def attest(self) -> bool:
         """

@@ -5,6 +5,7 @@ the CSM-DB over a broker certifies what the gateway attests.
 
 import asyncio
 import json
+import shutil
 import sys
 import tempfile
 from contextlib import asynccontextmanager
@@ -486,29 +487,7 @@ async def test_a_home_that_is_to_be_asked_waits_for_its_household(tmp_path):
         makers.release("2.0.0", make_image("RM-1", "2.0.0"))
         makers.repository().rotate("root", makers.drawers)
 
-        async def from_folder(question: Question):
-            inbox = tmp_path / "as-served"
-            inbox.mkdir(exist_ok=True)
-            for path in (*(makers.public / "metadata").iterdir(),):
-                number, _, rest = path.name.partition(".")
-                plain = rest if rest in ("targets.json", "snapshot.json") else path.name
-                newest = not number.isdigit() or "root" in rest or int(number) == _newest(path)
-                if newest and not path.name.startswith("."):
-                    (inbox / plain).write_bytes(path.read_bytes())
-            for path in (makers.public / "targets").iterdir():
-                (inbox / path.name.partition(".")[2]).write_bytes(path.read_bytes())
-            return await here(
-                Question(
-                    root=question.root,
-                    state=question.state,
-                    inbox=str(inbox),
-                    wanted=question.wanted,
-                )
-            )
-
-        enrolment = Enrolment(SqliteStore(tmp_path / "s.sqlite"), None, gateway, "test", KEY.public)
-        firmware = Firmware(config.firmware, config.home.data_dir, gateway, enrolment, None, clock,
-                            consult=from_folder)  # fmt: skip
+        firmware = ems_of(makers, tmp_path, gateway, config, clock)
         view = await firmware.look()
         assert (view.state, view.available) == ("available", "2.0.0")
         assert meter.writes == 0
@@ -520,3 +499,51 @@ async def test_a_home_that_is_to_be_asked_waits_for_its_household(tmp_path):
 def _newest(path):
     role = path.name.split(".")[1]
     return max(int(one.name.split(".")[0]) for one in path.parent.glob(f"*.{role}.json"))
+
+
+async def test_a_file_that_the_meter_refused_is_not_tried_again_unless_somebody_asks(tmp_path):
+    async with premises(tmp_path) as (meter, makers, gateway, config, clock):
+        makers.release("2.0.0", make_image("RM-9", "2.0.0", 300))
+        firmware = ems_of(makers, tmp_path, gateway, config, clock)
+        assert (await firmware.look()).refusal == "METER_REFUSED"
+        written = meter.writes
+        assert written == 9, "three attempts of three parts"
+        assert (await firmware.look()).refusal == "METER_REFUSED"
+        assert meter.writes == written
+        await firmware.look(Wish())
+        assert meter.writes == 2 * written
+        makers.release("2.0.1", make_image("RM-1", "2.0.1", 300))
+        assert (await firmware.look()).state == "installed", "a later file may do"
+
+
+async def test_a_home_that_starts_in_the_middle_waits_for_what_its_gateway_writes(tmp_path):
+    async with premises(tmp_path) as (meter, makers, gateway, config, clock):
+        name = makers.release("2.0.0", make_image("RM-1", "2.0.0", 8_000))
+        await hand_over(gateway, makers, name)
+        await gateway.install_firmware(name)
+        firmware = ems_of(makers, tmp_path, gateway, config, clock)
+        assert (await firmware.look()).state == "installed"
+        assert meter.writes <= 81
+
+
+def ems_of(makers, tmp_path, gateway, config, clock):
+    """The EMS's half, whose repository is a folder."""
+
+    async def from_folder(question):
+        inbox = tmp_path / "as-served"
+        inbox.mkdir(exist_ok=True)
+        for path in (makers.public / "metadata").glob("[!.]*"):
+            number, _, plain = path.name.partition(".")
+            if plain in ("targets.json", "snapshot.json"):
+                if int(number) == _newest(path):
+                    shutil.copy(path, inbox / plain)
+            else:
+                shutil.copy(path, inbox / path.name)
+        for path in (makers.public / "targets").iterdir():
+            shutil.copy(path, inbox / path.name.partition(".")[2])
+        facts = {"root": question.root, "state": question.state, "wanted": question.wanted}
+        return await here(Question(**facts, inbox=str(inbox)))
+
+    enrolment = Enrolment(SqliteStore(tmp_path / "s.sqlite"), None, gateway, "test", KEY.public)
+    data_dir = config.home.data_dir
+    return Firmware(config.firmware, data_dir, gateway, enrolment, None, clock, consult=from_folder)
