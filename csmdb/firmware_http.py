@@ -84,7 +84,8 @@ async def keep_signed(folder: Path, every_s: float = RENEW_EVERY_S) -> None:
     said = False
     while True:
         try:
-            renewed = FirmwareRepository(folder, datetime.now(UTC)).renew()
+            # in a thread: it waits while an operator publishes
+            renewed = await asyncio.to_thread(FirmwareRepository(folder, datetime.now(UTC)).renew)
         except (ConfigError, OSError) as error:
             if not said:
                 log.error("firmware metadata not signed anew", reason=str(error))

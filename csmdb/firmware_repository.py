@@ -153,13 +153,13 @@ class FirmwareRepository:
 
     def publish(self, drawers: Sequence[Path]) -> int:
         """
-        Sign what was added. Homes see it from now on.
+        Sign what was added, and what was there for another while. Homes see it from now on.
 
         Returns:
             The version of the targets.
 
         Raises:
-            ConfigError: nothing was added and nothing is old, or the targets' key is not there.
+            ConfigError: the targets' key is not there.
         """
         self._check_is_there()
         with self._alone():

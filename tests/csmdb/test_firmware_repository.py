@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from support.firmware import Makers, showing, target
 from support.http import get, serving
+from support.patience import PATIENCE_S
 from typer.testing import CliRunner
 
 from csmdb.cli import app
@@ -144,8 +145,12 @@ async def test_the_service_serves_it_where_it_is_told_to(tmp_path, makers):
         (csmdb.folder / "csmdb.toml").write_text("[firmware]\nport = 0\n")
         assert load_config(csmdb.folder).firmware.host == "127.0.0.1"
         makers.release("2.0", b"x", ago=6 * DAY)
+        stamp = makers.public / "metadata/timestamp.json"
+        before = stamp.read_bytes()
         async with _firmware(csmdb):
             url = (csmdb.folder / FIRMWARE_URL_FILE).read_text().strip()
             assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
-            await asyncio.sleep(0)  # the first signing
+            async with asyncio.timeout(PATIENCE_S):
+                while stamp.read_bytes() == before:  # it signs when it starts
+                    await asyncio.sleep(0.01)
             assert makers.repository().renew() == []
