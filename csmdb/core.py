@@ -218,12 +218,6 @@ class Desk:
             return known
         return self._certify(who, [meter], now_ms - SKEW_MS, now_ms)
 
-    def certify_anew(self, sender: str, now_ms: int) -> Certificate:
-        """A newer certificate for a home, of whose meter another firmware is known (unlogged)."""
-        who, meter = self.rows.participant(sender), self.rows.meter_of(sender)
-        assert who is not None and meter is not None
-        return self._certify(who, [meter], now_ms - SKEW_MS, now_ms)
-
     def certify_service(
         self,
         public: bytes,

@@ -68,7 +68,7 @@ class FirmwareDesk:
 
     desk: Desk
     meters: MeterRows
-    review: Callable[[str], None] = lambda _: None
+    review: Callable[[str], object] = lambda _: None
 
     def challenge(self, sender: str, now_ms: int) -> dict[str, Any] | Refused:
         """
@@ -126,7 +126,7 @@ class FirmwareDesk:
         self.review(sender)
         named = bool(newest.meter) and newest.meter[0].firmware == record.firmware
         # a new one uses the nonce up, banned or not; what says nothing new needs none
-        certificate = newest if named else self.desk.certify_anew(sender, now_ms)
+        certificate = newest if named else self.desk.certify_meter(sender, now_ms)
         who = rows.participant(sender)
         if who is not None and who.banned:
             return Refused(Refusal.BANNED, who.banned)

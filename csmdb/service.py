@@ -93,6 +93,7 @@ class CsmDbService:
         *,
         burst: float = BURST,
         review: Callable[[str], None] | None = None,
+        review: Callable[[str], object] | None = None,
     ) -> CsmDbService:
         """
         A service on a lane whose identity is the CSM-DB's.
@@ -100,6 +101,8 @@ class CsmDbService:
         Args:
             review: told of a participant whose meter attested another firmware (default:
                 `csmdb.advisories.review`)
+            review: told of a participant whose meter attested another firmware; by default the
+                advisories are looked at, which bans it or lifts their ban
         """
 
         def look(participant: str) -> None:
@@ -132,6 +135,8 @@ class CsmDbService:
         firmware = csmdb.firmware_desk(review)
         return cls(csmdb, bus, rate, reader, firmware)
         return cls(csmdb, bus, rate, reader, csmdb.firmware_desk(review or look))
+        firmware = csmdb.firmware_desk(review or (lambda who: advisories.review(csmdb, who)))
+        return cls(csmdb, bus, rate, reader, firmware)
 
     def start(self) -> None:
         """Subscribe; works before the bus is connected."""
@@ -188,6 +193,11 @@ class CsmDbService:
                 "not an operation of the CSM-DB", operation=envelope.operation[:32]
             )
         decision = decide(self, envelope.client_id, envelope.parameters)
+        op, sender = envelope.operation, envelope.client_id
+        decided = self._admit(envelope) or self._look_up(envelope)
+        if decided is None:
+            raise UnknownOperationError("not an operation of the CSM-DB", operation=op[:32])
+        name, decision = decided
         if isinstance(decision, Refused):
             count_refusal(COMPONENT, decision.refusal)
             log.info(
@@ -196,6 +206,47 @@ class CsmDbService:
             )  # fmt: skip
             return decision.parameters()
         return _result(name, decision)
+
+    def _admit(self, envelope: Envelope) -> tuple[str, object] | None:
+        """What lets somebody in, or lets it stay: the answer's name, and the decision."""
+        desk, now_ms = self.csmdb.desk, self.csmdb.clock.now_ms()
+        sender, parameters = envelope.client_id, envelope.parameters
+        match envelope.operation:
+            case op if op == ENROLL:
+                decision = desk.enroll(sender, parameters, now_ms)
+                if isinstance(decision, Signed):
+                    advisories.review(self.csmdb, sender)
+                return "certificate", decision
+            case op if op == RENEW:
+                return "certificate", desk.renew(sender, now_ms)
+            case op if op == GRANT_ADDRESSES:
+                return "grants", desk.grant_addresses(sender, parameters, now_ms)
+            case op if op == GRANT_VALIDATOR:
+                return "grant", desk.grant_validator(sender, parameters, now_ms)
+            case op if op == FIRMWARE_NONCE:
+                return "", self.firmware.challenge(sender, now_ms)
+            case op if op == ATTEST_FIRMWARE:
+                return "certificate", self.firmware.attest(sender, parameters, now_ms)
+            case op if op == TLS_CERTIFICATE:
+                return "certificates", certify(self.csmdb, sender, parameters)
+            case op if op == SUCCESSION_CODE:
+                return "claimCode", succession_code(self.csmdb, sender)
+        return None
+
+    def _look_up(self, envelope: Envelope) -> tuple[str, object] | None:
+        """What only tells something: the answer's name, and the decision."""
+        desk, now_ms = self.csmdb.desk, self.csmdb.clock.now_ms()
+        sender, parameters = envelope.client_id, envelope.parameters
+        match envelope.operation:
+            case op if op == LIST_METERS:
+                return "", desk.list_meters(sender, parameters, now_ms)
+            case op if op == SHOW_PARTICIPANT:
+                return "", desk.show_participant(sender, parameters, now_ms)
+            case op if op == LIST_REVOCATIONS:
+                return "", revocations.list_since(self.csmdb, sender, parameters)
+            case op if op == LIST_REVOKED_KEYS:
+                return "", read_page(self.csmdb, sender, parameters.get("after", 0))
+        return None
 
     def _sealed(self, asker: str, request: Envelope, answer: dict[str, Any]) -> bytes | None:
         box = self._box_of(asker, request)

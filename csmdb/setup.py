@@ -76,7 +76,7 @@ class CsmDb:
             self.issuing_key, self.market, self.grid, self.repository, self.privacy.limit_classes_w
         )
 
-    def firmware_desk(self, review: Callable[[str], None] = lambda _: None) -> FirmwareDesk:
+    def firmware_desk(self, review: Callable[[str], object] = lambda _: None) -> FirmwareDesk:
         """The rules of attestations; `review` is told whose meter attested another firmware."""
         return FirmwareDesk(self.desk, self.repository, review)
 

@@ -4,8 +4,10 @@ import msgspec
 import pytest
 from support.csmdb_site import NOW_MS, enrolled
 
+from csmdb.advisories import import_document, review, review_all
 from csmdb.firmware_desk import NONCE_LIFE_MS
 from csmdb.records import Refused
+from sim.scenarios.vulnerable_meter import made_up
 from wire.certificates import Certificate, load
 from wire.errors import ConfigError, MalformedError, Refusal
 from wire.firmware import Attestation, attestation_json, is_lower, sign_attestation, version_of
@@ -134,3 +136,18 @@ def test_versions_are_compared_by_their_numbers():
     for nonsense in ("", "1.", "1..2", "1.0-beta", "٣", "1" * 10):
         with pytest.raises(MalformedError):
             version_of(nonsense)
+
+
+def test_a_meter_named_by_an_advisory_is_let_in_by_attesting_the_fixed_version(csmdb):
+    """CSAF in, ban; the attestation lifts it, and one of a vulnerable version brings it back."""
+    home = enrolled(csmdb, "named", vendor="Made up", model="M1", firmware="1.0")
+    import_document(csmdb, made_up())
+    review_all(csmdb)
+    plate = {"vendor": "Made up", "review": lambda who: review(csmdb, who)}
+    assert attest(csmdb, home, firmware="1.0", **plate).refusal is Refusal.BANNED
+    certificate = attest(csmdb, home, firmware="1.1", **plate)
+    assert certificate.meter[0].firmware == "1.1"
+    assert csmdb.repository.participant(home.ems.id).banned == ""
+    csmdb.firmware_desk().allow(home.ems.id, "1.0", NOW_MS)
+    assert attest(csmdb, home, firmware="1.0", **plate).refusal is Refusal.BANNED
+    csmdb.repository.check_audit()
