@@ -82,32 +82,21 @@ class CsmDbService:
         return self.csmdb.clock.now_ms()
 
     @classmethod
-    def on(cls, csmdb: CsmDb, bus: Bus, *, burst: float = BURST) -> CsmDbService:
-        """A service on a lane whose identity is the CSM-DB's."""
-
-    @classmethod
     def on(
         cls,
         csmdb: CsmDb,
         bus: Bus,
         *,
         burst: float = BURST,
-        review: Callable[[str], None] | None = None,
         review: Callable[[str], object] | None = None,
     ) -> CsmDbService:
         """
         A service on a lane whose identity is the CSM-DB's.
 
         Args:
-            review: told of a participant whose meter attested another firmware (default:
-                `csmdb.advisories.review`)
             review: told of a participant whose meter attested another firmware; by default the
                 advisories are looked at, which bans it or lifts their ban
         """
-
-        def look(participant: str) -> None:
-            advisories.review(csmdb, participant)
-
         rows = csmdb.repository
 
         def key_of(envelope: Envelope) -> bytes | None:
@@ -127,14 +116,6 @@ class CsmDbService:
             max_ahead_ms=MAX_AHEAD_MS,
         )
         rate = RateLimit(burst, PER_SECOND, MAX_SENDERS)
-
-        def review(participant: str) -> None:
-            """Another firmware may lift a ban."""
-            advisories.review(csmdb, participant)
-
-        firmware = csmdb.firmware_desk(review)
-        return cls(csmdb, bus, rate, reader, firmware)
-        return cls(csmdb, bus, rate, reader, csmdb.firmware_desk(review or look))
         firmware = csmdb.firmware_desk(review or (lambda who: advisories.review(csmdb, who)))
         return cls(csmdb, bus, rate, reader, firmware)
 
@@ -193,11 +174,6 @@ class CsmDbService:
                 "not an operation of the CSM-DB", operation=envelope.operation[:32]
             )
         decision = decide(self, envelope.client_id, envelope.parameters)
-        op, sender = envelope.operation, envelope.client_id
-        decided = self._admit(envelope) or self._look_up(envelope)
-        if decided is None:
-            raise UnknownOperationError("not an operation of the CSM-DB", operation=op[:32])
-        name, decision = decided
         if isinstance(decision, Refused):
             count_refusal(COMPONENT, decision.refusal)
             log.info(
@@ -206,47 +182,6 @@ class CsmDbService:
             )  # fmt: skip
             return decision.parameters()
         return _result(name, decision)
-
-    def _admit(self, envelope: Envelope) -> tuple[str, object] | None:
-        """What lets somebody in, or lets it stay: the answer's name, and the decision."""
-        desk, now_ms = self.csmdb.desk, self.csmdb.clock.now_ms()
-        sender, parameters = envelope.client_id, envelope.parameters
-        match envelope.operation:
-            case op if op == ENROLL:
-                decision = desk.enroll(sender, parameters, now_ms)
-                if isinstance(decision, Signed):
-                    advisories.review(self.csmdb, sender)
-                return "certificate", decision
-            case op if op == RENEW:
-                return "certificate", desk.renew(sender, now_ms)
-            case op if op == GRANT_ADDRESSES:
-                return "grants", desk.grant_addresses(sender, parameters, now_ms)
-            case op if op == GRANT_VALIDATOR:
-                return "grant", desk.grant_validator(sender, parameters, now_ms)
-            case op if op == FIRMWARE_NONCE:
-                return "", self.firmware.challenge(sender, now_ms)
-            case op if op == ATTEST_FIRMWARE:
-                return "certificate", self.firmware.attest(sender, parameters, now_ms)
-            case op if op == TLS_CERTIFICATE:
-                return "certificates", certify(self.csmdb, sender, parameters)
-            case op if op == SUCCESSION_CODE:
-                return "claimCode", succession_code(self.csmdb, sender)
-        return None
-
-    def _look_up(self, envelope: Envelope) -> tuple[str, object] | None:
-        """What only tells something: the answer's name, and the decision."""
-        desk, now_ms = self.csmdb.desk, self.csmdb.clock.now_ms()
-        sender, parameters = envelope.client_id, envelope.parameters
-        match envelope.operation:
-            case op if op == LIST_METERS:
-                return "", desk.list_meters(sender, parameters, now_ms)
-            case op if op == SHOW_PARTICIPANT:
-                return "", desk.show_participant(sender, parameters, now_ms)
-            case op if op == LIST_REVOCATIONS:
-                return "", revocations.list_since(self.csmdb, sender, parameters)
-            case op if op == LIST_REVOKED_KEYS:
-                return "", read_page(self.csmdb, sender, parameters.get("after", 0))
-        return None
 
     def _sealed(self, asker: str, request: Envelope, answer: dict[str, Any]) -> bytes | None:
         box = self._box_of(asker, request)
