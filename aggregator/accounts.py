@@ -144,6 +144,21 @@ class Accounts:
         balance_uc = self.balance_uc(participant) + amount_uc
         self.db.execute("INSERT OR REPLACE INTO accounts VALUES (?, ?)", [participant, balance_uc])
 
+    def move(self, old: str, new: str) -> None:
+        """
+        Give a participant's account to who took its place; again changes nothing.
+
+        Who has a new key gets no second opening amount.
+        """
+        self.credit(new, self.balance_uc(old) - self._opening_uc)
+        self.db.execute("DELETE FROM accounts WHERE participant = ?", [old])
+        for table in ("addresses", "withdrawals", "energy"):
+            # a withdrawal whose name the new one used too stays, and ends, under the old one
+            self.db.execute(
+                f"UPDATE OR IGNORE {table} SET participant = ? WHERE participant = ?",  # noqa: S608
+                [new, old],
+            )
+
     def register(self, address: str) -> None:
         """Note that an address is known on the ledger."""
         self.db.execute("INSERT OR IGNORE INTO registered VALUES (?)", [address])

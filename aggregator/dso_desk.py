@@ -30,6 +30,7 @@ import structlog
 from aggregator.accounts import FAILED, Accounts
 from aggregator.bills import Bills
 from aggregator.grid_limits import GridPolicy, approve, refusal_of
+from aggregator.revoked_keys import RevokedKeys
 from aggregator.withdrawals import Failed, SafetyPolicy, Standing, decide, operations
 from market.assets import EnergyAsset
 from runtime.csmdb_client import CsmDbClient, CsmDbRefusedError
@@ -102,6 +103,7 @@ class DsoDesk:
         self._bus, self._key, self._box = bus, key, box
         self._market, self._grid, self._clock = market, grid, clock
         self._outbox, self._csmdb = outbox, csmdb
+        self.revoked = RevokedKeys(csmdb)
         self._policy, self._limits, self._energy = policy, limits, energy
         self._rng, self._batch_ms = rng, batch_s * 1000
         self._ready: dict[str, dict[str, Any]] = {}
@@ -161,6 +163,7 @@ class DsoDesk:
             self._reader.read(raw, self._clock.wall_ms())
             if envelope.client_id != asker:
                 raise CertificateError("request on another's topic", sender=envelope.client_id)
+            self.revoked.check(asker)
             answer = await self._decide(envelope)
         except ReplayedError as error:
             count_refusal(COMPONENT, error.refusal)  # it was answered the first time
@@ -196,6 +199,7 @@ class DsoDesk:
         if self.accounts.withdrawal(participant, asked.withdrawal) is None:
             asking = {"participant": participant, "address": asked.address}
             known = (await self._csmdb.ask(SHOW_PARTICIPANT, asking, LOOK_UP_S))["participant"]
+            self._take_over(known, participant)
             # From here on nothing waits: two requests cannot spend the same money.
             if self.accounts.withdrawal(participant, asked.withdrawal) is None:
                 failed = self._book(participant, asked, known)
@@ -236,6 +240,12 @@ class DsoDesk:
             with self.accounts.atomic():
                 self.accounts.withdraw(participant, feeder, asked)
         return failed
+
+    def _take_over(self, known: dict[str, Any], participant: str) -> None:
+        """What those had whose place the participant took, under a new key."""
+        with self.accounts.atomic():
+            for old in known.get("predecessors", ()):
+                self.accounts.move(str(old), participant)
 
     def _show(self, participant: str) -> dict[str, Any]:
         slot = self._grid.slot_at(self._clock.now_ms())

@@ -161,6 +161,7 @@ class Aggregator:
         self._spawn(self.outbox.run())
         self._spawn(self._every_slot())
         self._spawn(self._look_up_meters())
+        self._spawn(self.desk.revoked.run())
         self._spawn(self.scheduler.run())
         self._spawn(self.revocations.run())
 

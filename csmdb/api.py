@@ -34,8 +34,10 @@ from csmdb.audit import AuditBrokenError
 from csmdb.knowledge_rows import KnowledgeRows
 from csmdb.product_names import Alias
 from csmdb.records import Participant, Person
+from csmdb.revoked_keys import revoke
 from csmdb.setup import CsmDb
 from csmdb.storage import StorageDownError
+from csmdb.succession import re_enrol
 from csmdb.tokens import find_token
 from runtime.http import SecurityHeaders
 from runtime.metrics import count_refusal
@@ -264,6 +266,15 @@ class _Api:
     def _look(self, actor: str) -> models.ReviewList:
         found = advisories.review_all(self._csmdb, actor)
         return models.ReviewList(meters=[_review(one) for one in found])
+
+    def re_enrol(self, participant: str, body: models.RevocationOrder, actor: str) -> Model:
+        self._known(participant)
+        return models.ClaimCode(claim_code=re_enrol(self._csmdb, participant, body.reason, actor))
+
+    def revoke(self, identity: str, body: models.RevocationOrder, actor: str) -> Model:
+        if not is_id(identity):
+            raise RefusedError(404, Code.NOT_FOUND, "nobody has this identity")
+        return models.Revoked(number=revoke(self._csmdb, identity, body.reason, actor))
 
     def claims(self, actor: str) -> Model:
         found = self._rows.list_claims()

@@ -198,6 +198,19 @@ class ClaimCode(Model):
     claim_code: str
 
 
+class RevocationOrder(Model):
+    """Why a key is revoked."""
+
+    reason: Literal["lost", "stolen", "rotated", "retired"]
+
+
+class Revoked(Model):
+    """A key is revoked."""
+
+    number: int
+    """Of the newest entry of the list."""
+
+
 class ClaimFacts(Model):
     """A claim, never its code."""
 

@@ -94,6 +94,12 @@ ENDPOINTS = (
              models.AuditPage, SECURITY, query=("seq", "limit")),
     Endpoint("GET", "/audit/head", "audit_head", "Check the audit log to its sealed end.",
              models.AuditHead, SECURITY),
+    Endpoint("POST", _ONE + "/re-enrolment", "re_enrol",
+             "Revoke a lost device's keys; a one-time code for its successor.",
+             models.ClaimCode, SECURITY, models.RevocationOrder, status=201),
+    Endpoint("PUT", "/revoked/{identity}", "revoke",
+             "Revoke a participant with its live addresses, or one address.",
+             models.Revoked, SECURITY, models.RevocationOrder),
 )  # fmt: skip
 
 _REFUSALS = {

@@ -476,7 +476,8 @@ class Desk:
         What the DSO has to know of a participant who wants to trade under an address.
 
         Returns:
-            `{"participant": {id, roles, feeder, maxImportW, maxExportW, banned, grant}}`; the grant
+            `{"participant": {id, roles, feeder, maxImportW, maxExportW, banned, predecessors,
+            grant}}`; the grant
             is that of the address, empty when it is not the participant's. Or UNKNOWN_SENDER,
             BANNED, NOT_ALLOWED (of the one who asks), NOT_FOUND.
 
@@ -500,6 +501,7 @@ class Desk:
                 "maxImportW": who.max_import_w,
                 "maxExportW": who.max_export_w,
                 "banned": who.banned,
+                "predecessors": self.rows.keys.predecessors(asked),
                 "grant": dump(known[1]) if known is not None and known[0] == asked else {},
             }
         }

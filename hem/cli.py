@@ -86,6 +86,20 @@ def enroll(
     _print(enrol_home(provisioning, with_gateway=gateway), as_json)
 
 
+@app.command("rotate-keys")
+def rotate_keys(
+    provisioning: Provisioned,
+    gateway: Annotated[
+        bool, typer.Option(help="Start the gateway too (systemd starts it by itself).")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Replace EMS and box key of a home that does not run; the old EMS key is revoked."""
+    from hem.process import rotate_home  # noqa: PLC0415
+
+    _print(rotate_home(provisioning, with_gateway=gateway), as_json)
+
+
 @app.command()
 def status(provisioning: Provisioned, as_json: Json = False) -> None:
     """Show what the home has on disk: wallet, positions, promises, withdrawals, outbox."""

@@ -16,8 +16,10 @@ from typing import Any
 import structlog
 
 from hem.config import load_provisioning
+from hem.ems.rotation import rotate
+from hem.gateway.client import GatewayError
 from hem.locks import only_one
-from hem.service import GrantEndedError, HomeEnergyManager
+from hem.service import GATEWAY_WAIT_S, GrantEndedError, HomeEnergyManager
 from runtime.clock import clock_from_environment
 from runtime.csmdb_client import CsmDbRefusedError
 from runtime.log import configure
@@ -105,6 +107,45 @@ def enrol_home(path: Path, *, with_gateway: bool) -> dict[str, Any]:
             raise ConfigError(f"{path}: the CSM-DB refuses this home: {error}") from None
     if not done:
         raise ConfigError(f"{path}: stopped before the home was enrolled; run it again")
+    return done
+
+
+def rotate_home(path: Path, *, with_gateway: bool) -> dict[str, Any]:
+    """
+    Replace the EMS and box keys of a home that does not run.
+
+    Returns:
+        Who the home was, and is.
+
+    Raises:
+        ConfigError: the home runs, is not enrolled, or the CSM-DB refuses it.
+    """
+    config = load_provisioning(path)
+    configure("hem")
+    done: dict[str, Any] = {}
+    with only_one(config.home.data_dir):
+        home = HomeEnergyManager(config, clock_from_environment(), SystemRng())
+
+        async def main() -> None:
+            gateway = asyncio.create_task(_keep_gateway(path)) if with_gateway else None
+            try:
+                await home.gateway.wait_ready(GATEWAY_WAIT_S)
+                new = await rotate(config, home.enrolment, home.clock, home.rng)
+                done.update({"before": home.ems_key.id, "participant": new.subject})
+            finally:
+                if gateway is not None:
+                    gateway.cancel()
+                    await asyncio.wait([gateway], timeout=STOP_S)
+
+        try:
+            run_until_stopped(main)
+        except CsmDbRefusedError as error:
+            raise ConfigError(f"{path}: the CSM-DB refuses this home: {error}") from None
+        except (TimeoutError, GatewayError) as error:
+            what = str(error) or "the CSM-DB does not answer"
+            raise ConfigError(f"{path}: {what}; run it again") from None
+    if not done:
+        raise ConfigError(f"{path}: stopped before the keys were replaced; run it again")
     return done
 
 

@@ -2,7 +2,8 @@
 The home's TLS: a key and a certificate for its own lane, and for the lane of each of its addresses.
 
 Each address has a TLS key of its own: a shared one would show the broker, and whoever reads its
-log, that two addresses are one home's. They are in `keys/`, beside the keys they stand for.
+log, that two addresses are one home's. They are in `tls/`, and in no backup: a
+home that lost them makes others.
 """
 
 from __future__ import annotations
@@ -63,4 +64,5 @@ def home_tls(config: Provisioning, keyring: Keyring, clock: Clock, rng: Rng) -> 
     ca = config.broker.ca
     if ca is None:
         return None
-    return HomeTls(config, ca, keyring.ems, keyring.box, keyring.folder, clock, rng)
+    folder = config.home.data_dir / "tls"
+    return HomeTls(config, ca, keyring.ems, keyring.box, folder, clock, rng)

@@ -34,6 +34,8 @@ BODIES = {
     "import_advisory": json.loads(made_up()),
     "put_alias": ALIAS,
     "drop_alias": ALIAS,
+    "re_enrol": {"reason": "lost"},
+    "revoke": {"reason": "stolen"},
     "add_claim": {
         "roles": ["prosumer"], "maxImportW": 9000, "maxExportW": 5000, "feeder": "f1",
     },
@@ -61,7 +63,7 @@ class Site:
         self.home = enrolled(csmdb)
 
     def ask(self, endpoint, role="", **more):
-        path = endpoint.path.replace("{participant}", self.home.ems.id)
+        path = re.sub(r"{\w+}", self.home.ems.id, endpoint.path)
         token = self.tokens.get(role, role)
         body = more.pop("body", BODIES.get(endpoint.name))
         return call(self.url + path, endpoint.method, token, body, **more)

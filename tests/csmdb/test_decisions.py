@@ -362,7 +362,7 @@ def test_the_dso_sees_limits_ban_and_whose_an_address_is(csmdb):
 
     assert show(dso.id, home.ems.id)["participant"] == {
         "id": home.ems.id, "roles": ["prosumer"], "feeder": "feeder-1", "maxImportW": 10_000,
-        "maxExportW": 6_000, "banned": "", "grant": dump(grant),
+        "maxExportW": 6_000, "banned": "", "predecessors": [], "grant": dump(grant),
     }  # fmt: skip
     csmdb.ban(other.ems.id, "meter tampered with")
     shown = show(dso.id, other.ems.id)["participant"]
