@@ -4,11 +4,12 @@ import json
 
 import pytest
 from support.brokers import make_key
-from support.csmdb_site import run_csmdb
 from support.enrolment import AskingHome
 from support.office import Office
+from typer.testing import CliRunner
 
 from aggregator.accounts import Accounts
+from csmdb.cli import app
 from csmdb.privacy import erase, set_person
 from csmdb.records import Person
 from csmdb.revoked_keys import revocation_list, revoke
@@ -205,15 +206,28 @@ async def test_the_list_only_goes_up_and_forgets_what_has_ended(office):
 
 async def test_the_operators_commands(office):
     """`csmdb tls`, `revoke`, `revoked` and `re-enrol`, with their mistakes in one line."""
-    csmdb, (home, _) = office.csmdb, await office.enrolled("old")
-    folder = csmdb.folder
-    assert "authority" in run_csmdb("tls", "server", folder, "localhost", code=2)
-    told = json.loads(run_csmdb("tls", "init", folder, "--json"))
-    assert told["ca"].endswith("tls-ca.crt")
+    home, _ = await office.enrolled("old")
+    folder = office.csmdb.folder
+    with pytest.raises(ConfigError, match="csmdb tls init"):
+        ran("tls", "server", folder, "localhost")
+    assert json.loads(ran("tls", "init", folder, "--json"))["ca"].endswith("tls-ca.crt")
+    with pytest.raises(ConfigError, match="already"):
+        ran("tls", "init", folder)
     out = folder.parent / "out"
-    run_csmdb("tls", "server", folder, "broker.example", "127.0.0.1", "--out", out)
+    ran("tls", "server", folder, "broker.example", "127.0.0.1", "--out", out)
     assert (out / "server.key").stat().st_mode & 0o777 == 0o600
-    assert "reason" in run_csmdb("revoke", folder, home.ems.id, "--reason", "whim", code=2)
-    code = run_csmdb("re-enrol", folder, home.ems.id, "--reason", "lost").strip()
-    assert len(code) == 19
-    assert home.ems.id in json.loads(run_csmdb("revoked", folder))["identities"]
+    with pytest.raises(ConfigError, match="reason"):
+        ran("revoke", folder, home.ems.id, "--reason", "whim")
+    assert len(ran("re-enrol", folder, home.ems.id, "--reason", "lost").strip()) == 19
+    assert json.loads(ran("revoke", folder, home.ems.id, "--reason", "lost", "--json")) == {
+        "number": 1
+    }
+    assert home.ems.id in json.loads(ran("revoked", folder))["identities"]
+
+
+def ran(*words):
+    """What a command printed; a mistake is raised as `main` would print it."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout

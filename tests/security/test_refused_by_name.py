@@ -491,7 +491,7 @@ async def _(world):
     return submit(expires_slot=FIRST_SLOT - 1)
 
 
-@refused("ledger", "a grant that has ended", "BAD_CERTIFICATE")
+@refused("ledger", "a grant that has ended", "EXPIRED")
 async def _(world):
     return operated(register(ANN, start_slot=0, end_slot=1))
 
