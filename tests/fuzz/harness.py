@@ -20,7 +20,7 @@ import msgspec
 from amqtt.mqtt.connect import ConnectPacket
 from amqtt.mqtt.subscribe import SubscribePacket
 from amqtt.mqtt.unsubscribe import UnsubscribePacket
-from fuzz import seeds, services
+from fuzz import outer, seeds, services
 from support import chain_builder as cb
 
 from broker import packets
@@ -450,5 +450,6 @@ TARGETS = {
         Target("link", services.run_link, services.broker_streams, stateful=True),
         Target("csmdb", services.run_csmdb, seeds.csmdb_requests, stateful=True),
         Target("reading", services.run_reading, seeds.meter_records, stateful=True),
+        *(Target(*row) for row in outer.ROWS),
     )
 }

@@ -20,6 +20,10 @@ BASE_BYTES = 4 * 1024 * 1024
 EXAMPLES = {
     "modbus": 5,
     "advisory": 30,
+    "http": 25,
+    "archive": 25,
+    "mqtt_meter": 25,
+    "modbus": 5,
     "client": 20,
     "sunspec": 30,
     "profiles": 30,
