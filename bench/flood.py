@@ -7,8 +7,9 @@ A broker with its quotas and four validators in this process; the flooder is ano
 valid grant for each of its addresses (a home may have 32) and sends as fast as the broker takes it.
 Meanwhile another home sends bids. Exit code 1 when one of them took longer than the bound.
 
-The bound (docs/concepts/limits.md): what the flooder may say at once and until the bid is final,
-at `MESSAGE_S` of work for each, on top of the time without it.
+The bound (docs/concepts/limits.md): what the flooder may say at once and until the bid is final, at
+`MESSAGE_S` of work for each message and `OPERATION_S` for each operation, on top of the time
+without it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.report import progress
-from broker.quota import ADDRESS, FILTER_COST, HOME
+from broker.quota import ADDRESS, HOME
 from runtime.bus import lane
 from runtime.clock import SystemClock
 from runtime.log import configure
@@ -46,7 +47,11 @@ from wire.transactions import make_transaction
 
 MESSAGE_S = 0.005
 """Work of broker and four validators on one message, all on two busy cores, generously."""
+OPERATION_S = 0.002
+"""The same, on one operation of a transaction, with what is said of it to everybody."""
+OPERATIONS = 64
 LARGE_BYTES = 60_000
+SMALL_BYTES = 100
 TRANSACTIONS = 200
 READY_S = 300.0
 PAUSE_S = 0.2
@@ -103,7 +108,7 @@ def _bids(s: Stage, a: Actor) -> list[Message]:
 
 
 def _bundles(s: Stage, a: Actor) -> list[Message]:
-    return _transactions(s, a, [_bid(s)] * 64)
+    return _transactions(s, a, [_bid(s)] * OPERATIONS)
 
 
 def _large(s: Stage, a: Actor) -> list[Message]:
@@ -172,6 +177,7 @@ KINDS: dict[str, Callable[[Stage, Actor], list[Message]]] = {
 }
 CERTIFIED = {"requests to the DSO"}
 """Sent from a home's own lane, of which it has one."""
+BUNDLES = {"bundles of 64 bids"}
 RAW = {"connects", "subscriptions", "slow readers"}
 
 
@@ -277,16 +283,15 @@ def _subscribe(number: int, topic_filter: str) -> bytes:
 # --- Measuring ------------------------------------------------------------------------------------
 
 
-def bound_ms(kind: str, addresses: int, usual_ms: int) -> int:
-    """The longest time from sending to final beside such a flood [ms]."""
+def bound_ms(kind: str, addresses: int, usual_ms: int, size: int) -> int:
+    """The longest time from sending to final beside such a flood, of messages of a size [ms]."""
     rates = HOME if kind in CERTIFIED else ADDRESS
     lanes = 1 if kind in CERTIFIED else addresses
-    burst_s = lanes * rates.messages_burst * MESSAGE_S
-    load = lanes * rates.messages_per_s * MESSAGE_S
-    if kind == "subscriptions":
-        burst_s, load = burst_s / FILTER_COST, load / FILTER_COST
-    # while the burst is worked off more comes in; beyond a load of a half the machine is too small
-    return round(usual_ms + 1000 * burst_s / (1 - min(0.5, load)))
+    work_s = MESSAGE_S + OPERATION_S * (OPERATIONS if kind in BUNDLES else 1)
+    burst = lanes * min(rates.messages_burst, rates.bytes_burst / size)
+    load = lanes * min(rates.messages_per_s, rates.bytes_per_s / size) * work_s
+    # while the burst is worked off more comes in, for which half of the machine is left
+    return round(usual_ms + 1000 * burst * work_s / (1 - min(0.5, load)))
 
 
 async def measure(kind: str, folder: Path, addresses: int, seconds: float) -> Row:
@@ -315,8 +320,12 @@ async def measure(kind: str, folder: Path, addresses: int, seconds: float) -> Ro
     found.sort()
     return Row(
         kind, len(found), usual_ms, found[len(found) // 2], found[-1],
-        bound_ms(kind, addresses, usual_ms), taken.value,
+        bound_ms(kind, addresses, usual_ms, _size_of(lanes[0].messages)), taken.value,
     )  # fmt: skip
+
+
+def _size_of(messages: list[Message]) -> int:
+    return len(messages[0][1]) if messages else SMALL_BYTES
 
 
 async def _lane(s: Stage, kind: str, number: int) -> Lane:

@@ -37,7 +37,7 @@ class Rates:
     bytes_burst: float
 
 
-ADDRESS = Rates(10, 100, 8 * 1024, 128 * 1024)
+ADDRESS = Rates(4, 100, 2 * 1024, 128 * 1024)
 """A trading address; a home may have 32 at a time. It sends a few transactions per slot."""
 HOME = Rates(20, 400, 64 * 1024, 2 * 1024 * 1024)
 """A home's own lane: readings of some days without a connection, requests."""
