@@ -25,6 +25,7 @@ from aggregator.audit import (
     judge_silence,
     net_wh,
 )
+from aggregator.receipt_case import readings_document
 from aggregator.store import AggregatorStore
 from runtime.metrics import count_refusal
 from wire.canonical import decode, encode
@@ -199,14 +200,10 @@ class Auditor:
         store, home = self.store, self._home(meter)
         for row in store.open_receipts(meter):
             slot = row["slot"]
-            findings = judge_receipt(
-                slot,
-                row["net_wh"],
-                store.reading(meter, slot=slot - 1),
-                store.reading(meter, slot=slot),
-            )
+            before, after = store.reading(meter, slot=slot - 1), store.reading(meter, slot=slot)
+            findings = judge_receipt(slot, row["net_wh"], before, after)
             if findings is not None:
-                self._evidence(now_ms, home, findings)
+                self._evidence(now_ms, home, findings, readings_document(before, after))
                 store.close_receipt(row["address"], slot, "false" if findings else "ok")
         for row in store.open_attestations(meter):
             end = row["end_slot"]

@@ -65,6 +65,8 @@ from wire.keys import BoxKey, Domain, SigningKey, from_text
 COMPONENT = "aggregator"
 REFRESH_S = 1.0
 """Least real time between two look-ups at the CSM-DB."""
+LOOK_BACK_SLOTS = 4
+"""Addresses that had ended so long before the last listing of meters are known or no matter."""
 BOARD_OPERATION = "open-auctions"
 
 log = structlog.get_logger(component=COMPONENT)
@@ -147,6 +149,8 @@ class Aggregator:
         self.scheduler = Scheduler(store, self.auditor, dso, genesis.grid, clock, schedule)
         self.revocations = Revocations(bus, self.csmdb, self.outbox)
         self._board_stale = True
+        self._listed_slot = 0
+        """When the CSM-DB listed its meters last."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -283,11 +287,14 @@ class Aggregator:
 
     async def _refresh(self) -> None:
         cursor, more = "", True
+        slot = self.genesis.grid.slot_at(self._clock.now_ms())
+        since = max(0, self._listed_slot - LOOK_BACK_SLOTS)
         while more:
-            page = await self.csmdb.ask(LIST_METERS, {"after": cursor})
+            page = await self.csmdb.ask(LIST_METERS, {"after": cursor, "fromSlot": since})
             self.auditor.directory.add(page.get("meters"))
             cursor = str(page.get("next", ""))
             more = cursor != ""
+        self._listed_slot = slot
         self.auditor.refreshed(self._clock.now_ms())
         self.desk.claim(self._owner_of)
 

@@ -14,7 +14,7 @@ a new `reqId`; every operation may be repeated without a second effect.
     renew             {}                                          -> {certificate}
     grant-addresses   {addresses: [{key, meterKey}], startSlot?, endSlot?}      -> {grants}
     grant-validator   {validator, meterKey, startSlot?, endSlot?}               -> {grant}
-    list-meters       {after}                                     -> {meters, next}
+    list-meters       {after, fromSlot}                           -> {meters, next}
     show-participant  {participant, address}                      -> {participant}
     firmware-nonce    {}                                          -> {nonce, expiresMs}
     attest-firmware   {attestation}                               -> {certificate}
