@@ -236,6 +236,7 @@ class ErasedFacts(Model):
 
     certificates: int
     log_rows: int
+    grants: int
 
 
 class AuditFacts(Model):

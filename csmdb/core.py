@@ -454,8 +454,9 @@ class Desk:
             return refused
         cursor = read_text(parameters.get("after", ""), "after", MAX_TEXT * 2)
         participant, _, address = cursor.partition("/")
-        oldest = self.grid.slot_at(now_ms) - self._slots(MAX_GRANT_DAYS)
-        from_slot = max(oldest, read_count(parameters.get("fromSlot", 0), "fromSlot"))
+        from_slot = max(
+            self.oldest_slot(now_ms), read_count(parameters.get("fromSlot", 0), "fromSlot")
+        )
         rows = self.rows.address_rows((participant, address), from_slot, PAGE_ROWS)
         meters: dict[str, dict[str, Any]] = {}
         for row in rows:
@@ -537,6 +538,10 @@ class Desk:
             Refusal.QUANTITY_OUT_OF_RANGE, f"slots {start}…{end}, now {current}, up to {longest}"
         )
 
+    def oldest_slot(self, now_ms: int) -> int:
+        """Address grants that ended before this slot are told to nobody."""
+        return self.grid.slot_at(now_ms) - self._slots(MAX_GRANT_DAYS)
+
     def _slots(self, days: int) -> int:
         return days * DAY_MS // (self.grid.length_s * 1000)
 
@@ -553,5 +558,10 @@ class Desk:
             self.rows.audit(now_ms, actor, action, decision.refusal.value, detail, subject=subject)
             return
         records = decision if isinstance(decision, list) else [decision]
-        detail = hashlib.sha256(msgspec.json.encode(records, order="sorted")).hexdigest()
-        self.rows.audit(now_ms, actor, action, "OK", detail, subject=subject)
+        digest = hashlib.sha256(msgspec.json.encode(records, order="sorted")).hexdigest()
+        # address grants are on the chain: whoever has both would know by the digest whose they are
+        public = action == GRANT_ADDRESSES
+        self.rows.audit(
+            now_ms, actor, action, "OK", "" if public else digest, subject=subject,
+            personal={"grants": digest} if public else None,
+        )  # fmt: skip

@@ -2,9 +2,10 @@
 What the CSM-DB knows of people: kept, told to whoever it is about, erased on request.
 
 Erased are name, contact, address, the meter's place, its serial, make and firmware (also in the
-certificates, which are signed anew without them), the name in lists, a ban's reason, and what the
-audit log's rows said beside the chain. What the market needs stays, and names nobody by itself: the
-identity, keys, roles, limits, feeder, a ban, address grants with their meter keys. The ledger never
+certificates, which are signed anew without them), the name in lists, a ban's reason, what the
+audit log's rows said beside the chain, and address grants that the DSO's audit needs no more. What
+the market needs stays, and names nobody by itself: the identity, keys, roles, limits, feeder, a
+ban, later address grants with their meter keys. The ledger never
 had more than those grants, so a chain verifies as before.
 
 A meter without its serial is known by its key alone; who lets it in again under another key looks
@@ -43,6 +44,8 @@ class Erased:
     """Signed anew without the meter's make and serial."""
     log_rows: int
     """Rows of the audit log whose personal part is gone."""
+    grants: int
+    """Address grants of long ago, which the DSO's audit needs no more."""
 
 
 def set_person(csmdb: CsmDb, participant: str, person: Person, actor: str = OPERATOR) -> None:
@@ -82,7 +85,11 @@ def erase(csmdb: CsmDb, participant: str, actor: str = OPERATOR) -> Erased:
         ]
         rows.audit(now_ms, actor, ERASE, "OK", "", subject=participant)
     rows.db.scrub()
-    return Erased(sum(one.certificates for one in found), sum(one.log_rows for one in found))
+    return Erased(
+        sum(one.certificates for one in found),
+        sum(one.log_rows for one in found),
+        sum(one.grants for one in found),
+    )
 
 
 def _erase_one(csmdb: CsmDb, participant: str) -> Erased:
@@ -95,7 +102,8 @@ def _erase_one(csmdb: CsmDb, participant: str) -> Erased:
     certificates = [one for one in rows.certificates_of(participant) if one.meter]
     for certificate in certificates:
         rows.replace_certificate(seal(_bare(certificate), csmdb.issuing_key, csmdb.market))
-    return Erased(len(certificates), rows.forget_audit(participant))
+    grants = rows.forget_address_grants(participant, csmdb.desk.oldest_slot(csmdb.clock.now_ms()))
+    return Erased(len(certificates), rows.forget_audit(participant), grants)
 
 
 def export(csmdb: CsmDb, participant: str, actor: str = OPERATOR) -> dict[str, Any]:

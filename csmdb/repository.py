@@ -258,6 +258,13 @@ class SqlRepository:
         sql = "SELECT document FROM address_grants WHERE participant = ? ORDER BY address"
         return [parse(AddressGrant, row["document"]) for row in self.db.query(sql, [participant])]
 
+    def forget_address_grants(self, participant: str, before_slot: int) -> int:
+        """Take out somebody's grants that ended before a slot; gives how many."""
+        return self.db.execute(
+            "DELETE FROM address_grants WHERE participant = ? AND end_slot < ?",
+            [participant, before_slot],
+        )
+
     def validator_grants_of(self, participant: str) -> list[ValidatorGrant]:
         """All validator grants of somebody, the oldest first."""
         sql = "SELECT document FROM validator_grants WHERE participant = ? ORDER BY id"

@@ -10,7 +10,7 @@ something from outside. Whoever may write here can make the node say what its me
 nothing else.
 
 References:
-    ADR 0010 (fresh addresses).
+    ADR 0016 (ended addresses).
 """
 
 from __future__ import annotations

@@ -7,6 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.brokers import make_key
+from support.chain_builder import (
+    FIRST_SLOT,
+    START_MS,
+    SUPERVISOR,
+    Chain,
+    key,
+    make_genesis,
+    receipt,
+    register,
+    slot_ms,
+)
 from typer.testing import CliRunner
 
 from aggregator import cli
@@ -14,6 +25,8 @@ from aggregator.accounts import Accounts
 from aggregator.bills import Bills, Statement
 from aggregator.dso_desk import DsoDesk
 from aggregator.process import ACCOUNTS, read_accounts
+from aggregator.withdrawals import operations
+from ledger.genesis import Privacy
 from wire.withdrawal import Withdrawal
 
 HOME, OTHER = make_key("home").id, make_key("other").id
@@ -203,9 +216,9 @@ def test_where_addresses_are_fresh_withdrawals_leave_together_in_an_order_by_lot
     desk._batch_ms, desk._ready, desk._outbox, desk._rng = 20_000, {}, Outbox(), Rng()
     asked = [f"withdraw/{number}/0" for number in range(20)]
     for _ in range(2):
-        for key in asked:
-            desk._send([(key, {})])
-            desk._send([(key, {})])  # asked again meanwhile
+        for name in asked:
+            desk._send([(name, {})])
+            desk._send([(name, {})])  # asked again meanwhile
         assert desk._ready
         desk.send_batch()
         assert not desk._ready
@@ -236,3 +249,36 @@ def test_the_operator_sees_bills_and_books_what_was_paid(tmp_path, books):
     assert out == "booked\n"
     assert read_accounts(config) == [{"participant": HOME, "balanceUc": -5, "owedUc": 0}]
     kept.close()
+
+
+def test_what_the_ledger_closes_is_what_the_owners_accounts_get():
+    """From the chain's own blocks: a home in debt and one with money, both gone for a day."""
+    rich, poor = key("rich"), key("poor")
+    chain = Chain(genesis=make_genesis(privacy=Privacy(address_slots=4)))
+    books = Accounts(":memory:", OPENING_UC)
+    desk = desk_on(books)
+
+    def told(time_ms, *txs):
+        result = chain.block(time_ms, *txs)
+        for event in result.events:
+            desk.take_event(result.height, event)
+
+    end = FIRST_SLOT + 3
+    told(START_MS + 1, *(chain.tx(one, register(one, end_slot=end)) for one in (rich, poor)))
+    with books.atomic():
+        state = books.withdraw(HOME, "f", Withdrawal("w-1", rich.id, 70_000, []))
+    [(_, operation)] = operations(state.asked, state.reference)
+    told(START_MS + 2, chain.tx(SUPERVISOR, operation))
+    used = receipt(poor, FIRST_SLOT, 1_000, chain.chain_id)
+    told(slot_ms(FIRST_SLOT + 1, 1), chain.tx(poor, used))
+    told(slot_ms(FIRST_SLOT + 2))
+    owner = {rich.id: HOME, poor.id: OTHER}
+    desk.claim(owner.get)
+    assert desk.bills.owed_uc(OTHER) == 300_000
+    told(slot_ms(end + 99))
+    assert books.balance_uc(HOME) == OPENING_UC
+    assert books.balance_uc(OTHER) == OPENING_UC - 1_800_000, "and a slot in silence"
+    assert desk.bills.owed_uc(OTHER) == 0
+    money = [chain.account(one) for one in (rich, poor)]
+    assert money == [(0, 0), (0, 0)]
+    books.close()

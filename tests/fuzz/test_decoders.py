@@ -18,7 +18,6 @@ BYTES_PER_BYTE = 400
 """Memory taken per byte of input: an empty list of three bytes' text takes 64 in Python."""
 BASE_BYTES = 4 * 1024 * 1024
 EXAMPLES = {
-    "modbus": 5,
     "advisory": 30,
     "http": 25,
     "archive": 25,
