@@ -238,7 +238,7 @@ def set_make(
     with rows.atomic():
         KnowledgeRows(rows.db).set_make(participant, **told)
         rows.audit(now_ms, actor, "set-make", "OK", "", subject=participant, personal=told)
-        csmdb.desk.certify_anew(participant, now_ms)
+        csmdb.desk.certify_meter(participant, now_ms)
     return review(csmdb, participant, actor)
 
 

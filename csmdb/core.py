@@ -257,6 +257,14 @@ class Desk:
             self._log(now_ms, actor, "certify-service", certificate, subject)
         return certificate
 
+    def certify_meter(self, participant: str, now_ms: int) -> Certificate:
+        """A certificate for a home whose meter has changed; inside a transaction."""
+        who, meter = self.rows.participant(participant), self.rows.meter_of(participant)
+        assert who is not None and meter is not None, f"{participant} is no home"
+        certificate = self._certify(who, [meter], now_ms - SKEW_MS, now_ms)
+        self._log(now_ms, participant, "certify-meter", certificate)
+        return certificate
+
     def _certify(
         self, who: Participant, meters: list[Meter], not_before_ms: int, now_ms: int
     ) -> Certificate:
