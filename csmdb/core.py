@@ -30,6 +30,7 @@ from csmdb.records import Claim, Participant, Refused, Repository
 from csmdb.requests import (
     MAX_ADDRESSES,
     MAX_TEXT,
+    AddressRequest,
     EnrolmentRequest,
     read_addresses,
     read_count,
@@ -299,13 +300,12 @@ class Desk:
         Raises:
             MalformedError: the parameters are not a list of addresses.
         """
-        asked = read_addresses(parameters)
-        start, end = self._interval(parameters, now_ms)
+        asked = read_addresses(parameters, *self._interval(parameters, now_ms))
         decision: list[AddressGrant] | Refused
         with self.rows.atomic():
-            decision = self._check_trader(sender) or self._check_interval(start, end, now_ms) or []
+            decision = self._check_trader(sender) or self._check_slots(asked, now_ms) or []
             if not isinstance(decision, Refused):
-                decision = self._grant_all(sender, asked, start, end, now_ms)
+                decision = self._grant_all(sender, asked, now_ms)
             self._log(now_ms, sender, GRANT_ADDRESSES, decision)
         return decision
 
@@ -319,33 +319,36 @@ class Desk:
             return Refused(Refusal.NOT_ALLOWED, "only consumers, producers and prosumers trade")
         return None
 
+    def _check_slots(self, asked: list[AddressRequest], now_ms: int) -> Refused | None:
+        refusals = (self._check_interval(one.start_slot, one.end_slot, now_ms) for one in asked)
+        return next((refused for refused in refusals if refused is not None), None)
+
     def _grant_all(
-        self, sender: str, asked: list[tuple[bytes, str]], start: int, end: int, now_ms: int
+        self, sender: str, asked: list[AddressRequest], now_ms: int
     ) -> list[AddressGrant] | Refused:
         who = self.rows.participant(sender)
         assert who is not None
         grants: list[AddressGrant] = []
         fresh: list[AddressGrant] = []
-        longer = 0
-        for public, meter_key in asked:
-            grant = self._address(who, public, meter_key, start, end)
+        added: list[AddressGrant] = []
+        for one in asked:
+            grant = self._address(who, one)
             if isinstance(grant, Refused):
                 return grant
-            if self._to_renew(grant, start, end, now_ms):
-                unsigned = self._grant(who, public, meter_key, grant.start_slot, end)
+            if self._to_renew(grant, one.start_slot, one.end_slot, now_ms):
+                unsigned = self._grant(who, replace(one, start_slot=grant.start_slot))
                 grant = seal(unsigned, self.key, self.market)
                 fresh.append(grant)
-                longer += 1
             elif not grant.signature:
                 grant = seal(grant, self.key, self.market)
                 fresh.append(grant)
+                added.append(grant)
             elif grant.end_slot < self.grid.slot_at(now_ms):
                 return Refused(Refusal.DUPLICATE, f"{grant.address} has had its time; use another")
             grants.append(grant)
         if len({g.address for g in grants}) != len(grants):
             return Refused(Refusal.DUPLICATE, "an address is named twice")
-        added = len(fresh) - longer
-        if added and self.rows.live_addresses(sender, start, end) + added > MAX_ADDRESSES:
+        if any(self._at_a_time(sender, grant, added) > MAX_ADDRESSES for grant in added):
             return Refused(
                 Refusal.QUANTITY_OUT_OF_RANGE, f"more than {MAX_ADDRESSES} addresses at a time"
             )
@@ -353,20 +356,24 @@ class Desk:
             self.rows.add_address_grant(sender, grant)
         return grants
 
-    def _address(
-        self, who: Participant, public: bytes, meter_key: str, start: int, end: int
-    ) -> AddressGrant | Refused:
+    def _at_a_time(self, sender: str, grant: AddressGrant, added: list[AddressGrant]) -> int:
+        """How many addresses of somebody would touch the slots of a grant."""
+        start, end = grant.start_slot, grant.end_slot
+        beside = sum(one.start_slot <= end and one.end_slot >= start for one in added)
+        return self.rows.live_addresses(sender, start, end) + beside
+
+    def _address(self, who: Participant, asked: AddressRequest) -> AddressGrant | Refused:
         """The grant made before, or a new one, not yet signed."""
-        address = id_of(public)
+        address = id_of(asked.key)
         known = self.rows.address_grant(address)
         if known is not None:
             holder, grant = known
-            if holder != who.id or grant.meter_key != meter_key:
+            if holder != who.id or grant.meter_key != asked.meter_key:
                 return Refused(Refusal.DUPLICATE, f"{address} is granted otherwise")
             return grant
         if self.rows.participant(address) is not None:
             return Refused(Refusal.NOT_ALLOWED, f"{address} is a participant, not a pseudonym")
-        return self._grant(who, public, meter_key, start, end)
+        return self._grant(who, asked)
 
     def _to_renew(self, grant: AddressGrant, start: int, end: int, now_ms: int) -> bool:
         """Less than half of it is left, it has not ended, and longer is asked for."""
@@ -375,21 +382,19 @@ class Desk:
         known = bool(grant.signature) and grant.end_slot >= slot
         return known and grant.end_slot < end and left < (end - max(start, slot)) // 2
 
-    def _grant(
-        self, who: Participant, public: bytes, meter_key: str, start: int, end: int
-    ) -> AddressGrant:
+    def _grant(self, who: Participant, asked: AddressRequest) -> AddressGrant:
         """A grant of the participant's class of limits, not yet signed."""
         buy_w, sell_w = limits_of(who, self.classes_w)
         return AddressGrant(
-            address=id_of(public),
-            key=to_text(public),
-            meter_key=meter_key,
+            address=id_of(asked.key),
+            key=to_text(asked.key),
+            meter_key=asked.meter_key,
             can_buy=bool(BUYERS & set(who.roles)),
             can_sell=bool(SELLERS & set(who.roles)),
             max_buy_wh=self._per_slot_wh(buy_w),
             max_sell_wh=self._per_slot_wh(sell_w),
-            start_slot=start,
-            end_slot=end,
+            start_slot=asked.start_slot,
+            end_slot=asked.end_slot,
         )
 
     def grant_validator(

@@ -26,6 +26,18 @@ class EnrolmentRequest:
     meter: Meter
 
 
+@dataclass(frozen=True, slots=True)
+class AddressRequest:
+    """An address that somebody wants to trade under, and in which slots."""
+
+    key: bytes
+    meter_key: str
+    """Public key of the meter's pseudonym, base64url."""
+    start_slot: int
+    end_slot: int
+    """Inclusive."""
+
+
 def read_enrolment(sender: str, parameters: dict[str, Any]) -> EnrolmentRequest:
     """The parameters of `enroll`, whose key must be the sender's. Raises MalformedError."""
     key = read_key(parameters, "key")
@@ -49,17 +61,33 @@ def read_enrolment(sender: str, parameters: dict[str, Any]) -> EnrolmentRequest:
     )
 
 
-def read_addresses(parameters: dict[str, Any]) -> list[tuple[bytes, str]]:
-    """(public key, meter key text) of each address of `grant-addresses`. Raises MalformedError."""
+def read_addresses(parameters: dict[str, Any], first: int, last: int) -> list[AddressRequest]:
+    """
+    The addresses of `grant-addresses`.
+
+    Args:
+        first, last: slots of those that do not name their own
+
+    Raises:
+        MalformedError: not of this form.
+    """
     rows = parameters.get("addresses")
     if type(rows) is not list or not 1 <= len(rows) <= MAX_ADDRESSES:
         raise MalformedError(f"addresses is a list of 1 to {MAX_ADDRESSES}")
     if any(type(row) is not dict for row in rows):
         raise MalformedError("an address is an object with key and meterKey")
-    found = [(from_text(read_key(row, "key")), read_key(row, "meterKey")) for row in rows]
-    for public, meter_key in found:
-        check_key(public)
-        check_key(from_text(meter_key))
+    found = [
+        AddressRequest(
+            key=from_text(read_key(row, "key")),
+            meter_key=read_key(row, "meterKey"),
+            start_slot=read_count(row.get("startSlot", first), "startSlot"),
+            end_slot=read_count(row.get("endSlot", last), "endSlot"),
+        )
+        for row in rows
+    ]
+    for one in found:
+        check_key(one.key)
+        check_key(from_text(one.meter_key))
     return found
 
 

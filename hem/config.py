@@ -232,6 +232,8 @@ class Validator(Section):
     """The validator this home hosts."""
 
     id: Identity
+    folder: Path | None = None
+    """Of its node, on this machine: attestations are left there (`hem.ems.attesting`)."""
 
 
 class Http(Section):
@@ -460,9 +462,13 @@ def _resolve(provisioning: Provisioning, folder: Path) -> Provisioning:
     firmware = provisioning.firmware
     if firmware is not None:
         firmware = absolute(firmware, "root")
+    validator = provisioning.validator
+    if validator is not None and validator.folder is not None:
+        validator = absolute(validator, "folder")
     return provisioning.model_copy(
         update={
             "broker": broker,
+            "validator": validator,
             "local_broker": local,
             "light": light,
             "home": absolute(provisioning.home, "data_dir"),

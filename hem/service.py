@@ -21,7 +21,7 @@ import math
 import shutil
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,8 @@ from hem.controller.limits import GridSide, Limit
 from hem.controller.plan import to_json
 from hem.controller.policy import Policy
 from hem.controller.setpoint import setpoint_w
+from hem.ems.addresses import AddressBook, Addresses, OneAddress
+from hem.ems.attesting import hand_over
 from hem.ems.closing import (
     DELIVERED,
     LATE_SLOTS,
@@ -50,10 +52,11 @@ from hem.ems.daylog import DayLog
 from hem.ems.decisions import DecisionLog
 from hem.ems.enrolment import Enrolment
 from hem.ems.firmware import Firmware
-from hem.ems.funds import Funds
+from hem.ems.funds import AddressFunds, Funds
 from hem.ems.health import Facts, Health, assess
 from hem.ems.home_assistant import HomeAssistant
 from hem.ems.keyring import Keyring
+from hem.ems.lanes import Lane, Lanes
 from hem.ems.light import HomeLight, LightView, trusted_point
 from hem.ems.limit_book import LimitBook
 from hem.ems.planner import PLAN, Planner
@@ -65,11 +68,14 @@ from hem.ems.solver import Solver
 from hem.ems.standing import Standings
 from hem.ems.starts import Starts
 from hem.ems.tls import home_tls
+from hem.ems.turning import Parts as TurningParts
+from hem.ems.turning import Turning
 from hem.ems.wallet import Wallet
 from hem.foresight import Foresight, Home
 from hem.gateway.client import GatewayClient, GatewayError
 from hem.private import make_data_folder
 from hem.trader import WATCH_EVERY_MS, Parts, Trader, battery_of
+from ledger.asking import Asker
 from ledger.client import LedgerClient, QueryError, Validators
 from ledger.genesis import load_genesis
 from ledger.light_sync import LightFollower
@@ -77,16 +83,18 @@ from runtime.bus import MqttBus, lane
 from runtime.csmdb_client import CsmDbClient, CsmDbRefusedError, RequestLane
 from runtime.dso_client import DsoClient
 from runtime.outbox import OperationOutbox
-from runtime.ports import Clock, Rng
+from runtime.ports import Bus, Clock, Rng
 from runtime.sdnotify import Progress
-from runtime.store import SqliteStore
+from runtime.store import PartOfStore, SqliteStore
 from wire import topics
 from wire.canonical import decode, encode
-from wire.certificates import AddressGrant, dump
+from wire.certificates import AddressGrant, ValidatorGrant, dump
 from wire.envelope import Envelope, new_req_id, seal_envelope
 from wire.errors import HearthgridError, Refusal, WireError
 from wire.keys import KEY_BYTES, Domain, SigningKey, from_text, to_text
 from wire.metering import Reading, load_record
+from wire.rotation import Rotation, public_ms
+from wire.transactions import Transaction
 from wire.withdrawal import portioned
 
 if TYPE_CHECKING:
@@ -119,6 +127,10 @@ NEVER = frozenset({"TOO_LATE", "OUT_OF_ORDER", "GAP", "OTHER_ADDRESS"})
 """Gateway errors that will not pass: this slot's energy cannot be confirmed any more."""
 
 log = structlog.get_logger(component="hem")
+
+
+def _no_beat() -> None:
+    """An address that comes and goes is nothing to be waited for."""
 
 
 class GrantEndedError(HearthgridError):
@@ -161,8 +173,7 @@ class HomeEnergyManager:
         make_data_folder(folder)
         self.policy_file = PolicyFile(config.policy.file, folder)
         self.gateway = GatewayClient(config.gateway.socket)
-        self.keyring = Keyring(folder / "keys", rng)
-        self.store = SqliteStore(folder / "ems.sqlite")
+        self.keyring, self.store = Keyring(folder / "keys", rng), SqliteStore(folder / "ems.sqlite")
         self._queue = SqliteStore(folder / "outbox.sqlite")
         self.decisions = DecisionLog(self.store)
         self.day, self.standings = DayLog(self.store), Standings(self.store)
@@ -187,9 +198,9 @@ class HomeEnergyManager:
             self.store, self.home_bus, self._topic(topics.READING, self.ems_key.id),
             self.progress.expect("readings", SENDING_WITHIN_S),
         )  # fmt: skip
-        self.grant: AddressGrant | None = None
-        """Under which we trade; None before."""
-        self._trade_bus: MqttBus | None = None
+        self.renewal.changing = self.rotation is not None
+        self.addresses, self.trading = self._addresses(), False
+        """There are an address, its wallet and its lane."""
         self._state: dict[str, Any] = {}
         self._state_ms = 0
         """What the gateway told last, and when."""
@@ -217,11 +228,33 @@ class HomeEnergyManager:
         self._light_from = trusted_point(folder, config.light, self.genesis)
         self.light: HomeLight | None = None
         self.wallet: Wallet
-        self.outbox: OperationOutbox
+        self.outbox: Lanes
         self.client: LedgerClient
         self.trader: Trader
         self.foresight: Foresight
-        self.funds: Funds
+        self.funds: Funds | None = None
+        """Of our one address; each of several has its own (`hem.ems.turning`)."""
+
+    def _addresses(self) -> AddressBook | OneAddress:
+        if self.rotation is None:
+            return OneAddress()
+        return AddressBook(
+            self.store, self.keyring, self.genesis.chain_id, self.rotation,
+            self.config.market.last_slot,
+        )  # fmt: skip
+
+    @property
+    def rotation(self) -> Rotation | None:
+        """When our addresses change, by the genesis; None: they do not."""
+        return self.genesis.rotation
+
+    @property
+    def grant(self) -> AddressGrant | None:
+        """Under which we trade now; None before."""
+        if isinstance(self.addresses, OneAddress):
+            return self.addresses.grant
+        slot = self.grid.slot_at(self.clock.now_ms())
+        return self.addresses.grant_of(slot) if self.trading else None
 
     @property
     def policy(self) -> Policy:
@@ -255,9 +288,12 @@ class HomeEnergyManager:
                     self.progress.expect("timetable", HOUSEKEEPING_WITHIN_S),
                 )  # fmt: skip
                 for work in (
-                    self.outbox.run(), self.trader.reveal(), timetable.run(), self._housekeep(),
+                    self.trader.reveal(),
+                    timetable.run(),
+                    self._housekeep(),
                     self.renewal.run(),
-                ):  # fmt: skip
+                    *self._turning(),
+                ):
                     group.create_task(work)
                 if self.light is not None:
                     group.create_task(self.light.run(self._trades))
@@ -274,7 +310,7 @@ class HomeEnergyManager:
 
     def _papers(self) -> dict[str, Any]:
         """Who we are, by certificate and grants."""
-        certificate, grant = self.enrolment.certificate, self.enrolment.grant
+        certificate, grant = self.enrolment.certificate, self._first_grant()
         assert certificate is not None and grant is not None
         spoken = self.enrolment.validator_grant
         return {
@@ -316,10 +352,8 @@ class HomeEnergyManager:
         metering = asyncio.create_task(self._only_meter())
         try:
             first, last = self._window()
-            known, validator = self.enrolment.grant, self.config.validator
-            if known is None or known.end_slot < first:
-                await self._reach_csmdb()
-                await self.enrolment.obtain_grant(self._home_csmdb, first, last)
+            validator = self.config.validator
+            await self._obtain_addresses(first, last)
             if validator is not None:
                 spoken = self.enrolment.validator_grant
                 if spoken is None or spoken.end_slot < first or spoken.validator != validator.id:
@@ -351,6 +385,31 @@ class HomeEnergyManager:
                 await asyncio.sleep(BANNED_RETRY_S)
             else:
                 return
+
+    async def _obtain_addresses(self, first: int, last: int | None) -> None:
+        """Something to trade under."""
+        if isinstance(self.addresses, OneAddress):
+            known = self.enrolment.grant
+            if known is None or known.end_slot < first:
+                await self._reach_csmdb()
+                await self.enrolment.obtain_grant(self._home_csmdb, first, last)
+            return
+        while self.addresses.is_urgent(self.grid.slot_at(self.clock.now_ms())):
+            await self._reach_csmdb()
+            with contextlib.suppress(TimeoutError):
+                await self._ask_addresses()
+
+    async def _ask_addresses(self) -> None:
+        assert isinstance(self.addresses, AddressBook)
+        slot = self.grid.slot_at(self.clock.now_ms())
+        async with self._line() as csmdb:
+            await self.enrolment.obtain_addresses(csmdb, self.addresses, slot)
+
+    def _first_grant(self) -> AddressGrant | None:
+        """Of the address that is used now, or first."""
+        if isinstance(self.addresses, OneAddress):
+            return self.enrolment.grant
+        return next((grant for _, grant in self.addresses.live()), None)
 
     async def _reach_csmdb(self) -> None:
         """Be let in by the broker, with a certificate that holds."""
@@ -394,11 +453,9 @@ class HomeEnergyManager:
         """Use what the CSM-DB gave us."""
         if what == "certificate":
             self.home_bus.reconnect()
-        grant = self.enrolment.grant
-        if what == "grant" and grant is not None and self.grant is not None:
-            self.grant = grant
-            self.trader.renew_grant(grant)
-            self.funds.renew_grant(self._withdrawable(grant))
+        grant, one = self.enrolment.grant, self.addresses
+        if what == "grant" and isinstance(one, OneAddress) and grant and one.grant:
+            one.grant = grant
             self._register(grant)
 
     def _home_lane(self) -> MqttBus:
@@ -443,42 +500,117 @@ class HomeEnergyManager:
 
     async def _open_trading_lane(self) -> None:
         """Connect under our address; wallet, outbox and ledger client on top of it."""
-        grant = self.enrolment.grant
+        grant = self._first_grant()
         assert grant is not None
-        self.grant = grant
-        key = self.keyring.address(self.enrolment.address_number)
-        if self.tls is not None:
-            await self.tls.ensure(key.id)
-        bus = self._trade_bus = lane(
-            key, self.config.market.name, lambda: self.enrolment.grant, self.config.broker.host,
-            self.config.broker.port, self.clock, self.rng, tls=self._context_for(key.id),
-        )  # fmt: skip
-        self.wallet = Wallet(self.store, key.id)
+        one = self.addresses if isinstance(self.addresses, OneAddress) else None
+        bus = self.home_bus
+        if one is not None:
+            one.grant, key = grant, self.keyring.address(self.enrolment.address_number)
+            bus = self._lane_bus(key, lambda: self.enrolment.grant)
+        self.wallet = Wallet(self.store, grant.address, self.addresses)
+        # with addresses that change, events are followed under none of them
+        asker = grant.address if one is not None else self.ems_key.id
         self.client = LedgerClient(
-            bus, self.genesis, self.clock, key.id, resume=self.wallet.resume(), from_start=True,
+            bus, self.genesis, self.clock, asker, resume=self.wallet.resume(), from_start=True,
             rng=self.rng, validators=Validators.kept(self.wallet.validators()),
         )  # fmt: skip
-        self.outbox = self._make_outbox(key, bus)
+        if one is not None:
+            lane = Lane(bus, self._make_outbox(key, bus))
+            self.outbox = self._lanes(one, lambda _: lane)
+        else:
+            self.outbox = self._changing_lanes()
         self.take_up_trade()
         self.client.on_event(self.wallet.take_event)
         self.client.on_event(self.outbox.take_event)
         self.client.on_event(self.trader.take_event)
         self.client.on_event(self.standings.take_event)
         await self.client.start()
-        self.light = self._light_client(key.id, bus)
+        self.light = self._light_client(asker, bus)
         if self.light is not None:
             await self.light.start()
-        await bus.start()
-        self._register(grant)
-        self._write_identity(key.id)
-        log.info("trading", home=self.config.home.name, address=key.id)
+        if one is not None:
+            await self.outbox.open(grant)
+            self._register(grant)
+        self.trading = True
+        self._write_identity(grant.address)
+        log.info("trading", home=self.config.home.name, address=grant.address)
 
-    def _light_client(self, address: str, bus: MqttBus) -> HomeLight | None:
+    def _lane_bus(self, key: SigningKey, credential: Callable[[], AddressGrant | None]) -> MqttBus:
+        return lane(
+            key, self.config.market.name, credential, self.config.broker.host,
+            self.config.broker.port, self.clock, self.rng, tls=self._context_for(key.id),
+        )  # fmt: skip
+
+    async def _certify(self, address: str) -> None:
+        """Wait until the lane of an address has a TLS certificate, however long that takes."""
+        assert self.tls is not None
+        said = False
+        while True:
+            try:
+                await self.tls.ensure(address)
+            except CsmDbRefusedError as error:
+                if not said:
+                    log.warning("no TLS certificate for an address, asked again", reason=str(error))
+                said = True
+                await asyncio.sleep(BANNED_RETRY_S)
+            else:
+                return
+
+    def _lanes(
+        self, addresses: Addresses, make: Callable[[AddressGrant], Lane], spread_s: float = 0.0
+    ) -> Lanes:
+        if self.tls is None:
+            return Lanes(addresses, make, self._queue, spread_s)
+        return Lanes(addresses, make, self._queue, spread_s, self._certify, self.tls.forget)
+
+    def _changing_lanes(self) -> Lanes:
+        """A lane for each address in turn, which tells nothing of our clock."""
+        rule, book = self.rotation, self.addresses
+        assert rule is not None and isinstance(book, AddressBook)
+
+        def dated(now_ms: int) -> int:
+            return public_ms(self.grid, now_ms)
+
+        def make(grant: AddressGrant) -> Lane:
+            key = book.key(rule.period(grant.start_slot))
+            bus = self._lane_bus(key, lambda: grant)
+            asker = Asker(
+                bus, self.genesis, self.clock, key.id, self.rng, self.client.validators,
+                lambda: dated(self.clock.now_ms()),
+            )  # fmt: skip
+            asker.start()
+            return Lane(bus, self._make_outbox(key, bus, asker, dated))
+
+        return self._lanes(book, make, rule.spread_s)
+
+    def _turning(self) -> list[Coroutine[Any, Any, None]]:
+        """What changes our addresses, where they change."""
+        if not isinstance(self.addresses, AddressBook):
+            return []
+        turning = Turning(
+            TurningParts(
+                genesis=self.genesis, book=self.addresses, lanes=self.outbox, wallet=self.wallet,
+                funds=AddressFunds(self.store, self._dso(), self._withdrawable),
+                to_close=self.to_close,
+                clock=self.clock, rng=self.rng, caught_up=lambda: self.client.caught_up,
+                ask=self._ask_addresses, turned=self._turn_to,
+            )
+        )  # fmt: skip
+        return [turning.run()]
+
+    async def _turn_to(self, address: str) -> None:
+        """Another address is in use."""
+        self._write_identity(address)
+        lane = self.outbox.of_address(address)
+        if self.light is not None and lane is not None:
+            await self.light.prove_on(lane.bus, address)
+
+    def _light_client(self, asker: str, bus: MqttBus) -> HomeLight | None:
         """The light client on the trading lane, where the owner wants it."""
         if not self.config.light.enabled:
             return None
         follower = LightFollower(
-            bus, self.genesis, self.clock, address, trust=self._light_from, rng=self.rng
+            bus, self.genesis, self.clock, asker, trust=self._light_from, rng=self.rng
         )
         return HomeLight(
             follower, self.wallet, self.store, self.config.home.data_dir, self.clock,
@@ -490,11 +622,11 @@ class HomeEnergyManager:
         name = f"register/{grant.address}"
         if self.outbox.state_of(name) not in ("", WAITING):
             name = f"{name}/{grant.end_slot}"
-        self.outbox.add([(name, {"op": "register-address", "grant": dump(grant)})])
+        operation = {"op": "register-address", "grant": dump(grant)}
+        self.outbox.add([(name, operation)], grant.end_slot)
 
     def take_up_trade(self) -> None:
-        """Make what trades under the present grant; wallet and outbox are there."""
-        assert self.grant is not None
+        """Make what trades; wallet and outbox are there."""
         zone = ZoneInfo(self.config.home.timezone)
         self.foresight = Foresight(
             self.planner, Starts(self.store, self.grid, Solver().plan, zone), self.grid,
@@ -508,21 +640,31 @@ class HomeEnergyManager:
         )  # fmt: skip
         self.trader = Trader(
             Parts(
-                genesis=self.genesis, grant=self.grant, policy=self.policy, wallet=self.wallet,
-                outbox=self.outbox, decisions=self.decisions, forecaster=self.forecaster,
-                store=self.store, clock=self.clock, rng=self.rng, state=self.gateway.state,
+                genesis=self.genesis, addresses=self.addresses, policy=self.policy,
+                wallet=self.wallet, outbox=self.outbox, decisions=self.decisions,
+                forecaster=self.forecaster, store=self.store, clock=self.clock, rng=self.rng,
+                state=self.gateway.state,
                 caught_up=lambda: self.client.caught_up, zone=zone,
                 caps=self.limits.between, policy_error=lambda: self.policy_file.error,
                 value_after=self.foresight.value_after,
             )
         )  # fmt: skip
-        dso = DsoClient(
+        if isinstance(self.addresses, OneAddress):
+            self.funds = Funds(
+                self.policy.wallet,
+                self.wallet,
+                self.addresses,
+                self.store,
+                self._dso(),
+                self._withdrawable,
+            )
+
+    def _dso(self) -> DsoClient:
+        return DsoClient(
             self.home_bus, self.ems_key, self.keyring.box, self.config.market.name,
             from_text(self.genesis.supervisor.key, KEY_BYTES),
             from_text(self.genesis.dso_box_key, KEY_BYTES), self.clock, self.rng,
         )  # fmt: skip
-        own = self._withdrawable(self.grant)
-        self.funds = Funds(self.policy.wallet, self.wallet, own, self.store, dso)
 
     def _withdrawable(self, grant: AddressGrant) -> AddressGrant:
         """The grant with limits that the DSO allows us, not only our class of connections."""
@@ -537,18 +679,38 @@ class HomeEnergyManager:
         path = self.config.home.data_dir / "identity.json"
         path.write_bytes(encode(facts) + b"\n")
 
-    def _make_outbox(self, key: SigningKey, bus: MqttBus) -> OperationOutbox:
+    def _make_outbox(
+        self,
+        key: SigningKey,
+        bus: Bus,
+        own: Asker | None = None,
+        dated: Callable[[int], int] | None = None,
+    ) -> OperationOutbox:
+        """
+        The outbox of an address.
+
+        Args:
+            own: asks under this address, one of several
+            dated: the time that its transactions name
+        """
+
         async def next_nonce() -> int:
             try:
-                account = await self.client.query("account", key.id)
+                account = await (own or self.client).query("account", key.id)
             except QueryError as error:
                 raise TimeoutError(str(error)) from None
             return int(account.get("nonce", 0))
 
+        async def receipt(transaction: Transaction) -> dict[str, Any]:
+            return await (own or self.client).receipt(transaction)
+
+        rule = self.rotation
+        part = self._queue if rule is None else PartOfStore(self._queue, f"of/{key.id}/")
         return OperationOutbox(
-            self._queue, key, self.config.market.name, self.genesis.chain_id, self.grid, bus,
-            self.clock, self.rng, next_nonce, self.client.receipt, self._operation_done,
-            beat=self.progress.expect("operations", SENDING_WITHIN_S),
+            part, key, self.config.market.name, self.genesis.chain_id, self.grid, bus,
+            self.clock, self.rng, next_nonce, receipt, self._operation_done,
+            beat=self.progress.expect("operations", SENDING_WITHIN_S) if own is None else _no_beat,
+            keys=self._queue, spread_s=rule.spread_s if rule is not None else 0.0, dated=dated,
         )  # fmt: skip
 
     def _phases(self) -> list[Phase]:
@@ -556,7 +718,8 @@ class HomeEnergyManager:
         steering = range(STEER_EVERY_S, length_s, STEER_EVERY_S)
         watching = range(WATCH_FROM_S, length_s, WATCH_EVERY_MS // 1000)
         # spread over the homes, or all would look at the board at once and take the same offers
-        spread_s = zlib.crc32(self.wallet.address.encode()) % AHEAD_SPREAD_S
+        fixed = self.rotation is None
+        spread_s = zlib.crc32(self.wallet.address.encode()) % AHEAD_SPREAD_S if fixed else 0
         ahead_s = min(AHEAD_AFTER_S + spread_s, length_s // 8)
         return [
             Phase("begin", 0, self._begin_slot, again=True),
@@ -592,8 +755,13 @@ class HomeEnergyManager:
                 self.store.put(PLAN, to_json(self.foresight.plan))
 
     async def _trade_ahead(self, slot: int) -> None:
+        if self.rotation is not None:  # a moment of our own, another one in each slot
+            wait_s = self.rng.uniform(0, min(AHEAD_SPREAD_S, self.grid.length_s / 16))
+            await asyncio.sleep(wait_s / self.clock.speed)
         await self.trader.trade_ahead(slot)
-        self.outbox.add(await self.funds.tend(slot))
+        if self.funds is not None:
+            assert self.grant is not None
+            self.outbox.add(await self.funds.tend(slot), min(slot, self.grant.end_slot))
 
     async def _tick(self, slot: int) -> None:
         """Between the slot's ends: try again what could not be closed, then steer."""
@@ -639,11 +807,18 @@ class HomeEnergyManager:
 
     async def _close(self, ended: int) -> None:
         """Sign what flowed in a slot, once; reading, receipt and CPF go out."""
-        if self.grant is None:
+        if not self._trades_yet:
             await self._read(ended)
             kept = self.enrolment.grant
-            if kept is None or not kept.start_slot <= ended <= kept.end_slot:
+            waits = self.rotation is not None or (
+                kept is not None and kept.start_slot <= ended <= kept.end_slot
+            )
+            if not waits:
                 self._closed(ended)  # else its receipt is made as soon as we trade
+            return
+        if self.addresses.is_over(ended):
+            await self._read(ended)
+            self._give_up(ended, "its address was never registered, or is over")
             return
         attempt, state = last_attempt(self.outbox, ended)
         if state in DELIVERED:
@@ -659,18 +834,18 @@ class HomeEnergyManager:
 
     async def _sign(self, ended: int, attempt: int) -> None:
         """Let the gateway sign a slot; what it signs is on its way when this returns."""
-        assert self.grant is not None
         await self._read(ended)
-        if not self.grant.start_slot <= ended <= self.grant.end_slot:
+        grant = self.addresses.grant_of(ended)
+        operations = await self._attestation(ended)
+        if grant is None:
             self._closed(ended)
             return
-        operations = await self._attestation(ended)
         try:
-            receipt = await self.gateway.sign_receipt(self.wallet.address, ended)
+            receipt = await self.gateway.sign_receipt(grant.address, ended)
             operation = {"op": "receipt", "receipt": receipt}
             operations.insert(0, (receipt_key(ended, attempt), operation))
         finally:
-            self.outbox.add(operations)
+            self.outbox.add(operations, ended)
 
     async def _read(self, ended: int) -> None:
         """Let the gateway sign the registers at a slot's end; the reading is on its way."""
@@ -698,7 +873,20 @@ class HomeEnergyManager:
         except GatewayError:
             return []
         self._cpf_q16 = int(attestation["cpf_q16"])
+        if self.rotation is not None:
+            self._hand_over(grant, attestation)
+            return []
         return [(f"cpf/{ended}", {"op": "cpf", "grant": dump(grant), "attestation": attestation})]
+
+    def _hand_over(self, grant: ValidatorGrant, attestation: dict[str, Any]) -> None:
+        """Leave it to our validator: from an address it would say whose address that is."""
+        folder = self.config.validator.folder if self.config.validator is not None else None
+        if folder is None:
+            return
+        try:
+            hand_over(folder, grant, attestation)
+        except OSError as error:
+            log.warning("attestation not handed to the validator", reason=str(error))
 
     def _observe(self, slot: int, reading: Reading) -> None:
         """
@@ -722,7 +910,7 @@ class HomeEnergyManager:
             reading.generation_wh - opening.generation_wh,
         )  # fmt: skip
         expected = self.forecaster.forecast(slot)  # as it was before we knew
-        price = self.wallet.price(slot) if self.grant is not None else None
+        price = self.wallet.price(slot) if self._trades_yet else None
         self.day.close(slot, self.grid.length_s, flowed_wh, expected, price)
         if samples:
             load_w = max(0, sum(samples) // len(samples))
@@ -818,10 +1006,10 @@ class HomeEnergyManager:
         topic, payload, retain = self._will()
         self.home_bus.publish_soon(topic, payload, retain=retain)
         parts: list[Coroutine[Any, Any, None]] = [self._release_battery(), self.home_bus.stop()]
-        if self._trade_bus is not None:
-            parts += [self.client.stop(), self._trade_bus.stop()]
+        if self.trading:
+            parts += [self.client.stop(), self.outbox.stop()]
         await asyncio.gather(*parts, return_exceptions=True)
-        if self._trade_bus is not None:
+        if self.trading:
             self._keep_place()
         if self.light is not None:
             self.light.keep()
@@ -862,7 +1050,7 @@ class HomeEnergyManager:
         """What the home will do if all comes as expected, for its page."""
         from hem.web.port import PlanRow  # noqa: PLC0415  (only where there is a page)
 
-        plan = self.foresight.plan if self.grant is not None else None
+        plan = self.foresight.plan if self._trades_yet else None
         return [
             PlanRow(
                 one.slot, one.load_wh, one.pv_wh, one.charge_wh, one.discharge_wh, one.import_wh,
@@ -876,7 +1064,7 @@ class HomeEnergyManager:
         """What the household may see of its home, for Home Assistant."""
         figures = dict(self._state) if await self.look() else {}
         slot = self.grid.slot_at(self.clock.now_ms())
-        if self.grant is not None:
+        if self._trades_yet:
             position = self.wallet.position(slot)
             figures |= {
                 "balance_uc": self.wallet.balance["balanceUc"],
@@ -909,7 +1097,7 @@ class HomeEnergyManager:
         now_ms = self.clock.now_ms()
         slot_ms = self.grid.length_s * 1000
         waiting = self.readings.waiting
-        trading = self._trade_bus is not None
+        trading = self.trading
         return Facts(
             trading=self.ready.is_set(),
             home_connected=self.home_bus.connected,
@@ -923,8 +1111,7 @@ class HomeEnergyManager:
             block_age_slots=(now_ms - self._block_ms) / slot_ms if self._block_ms else math.inf,
             certificate=self.renewal.state,
             certificate_days=self.renewal.days_left,
-            grant_slots_left=self.grant.end_slot - self.grid.slot_at(now_ms)
-            if self.grant is not None else 0,
+            grant_slots_left=self._grant_slots_left(self.grid.slot_at(now_ms)),
             waiting_readings=waiting,
             waiting_operations=self.outbox.waiting if trading else 0,
             disk_free_bytes=shutil.disk_usage(self.config.home.data_dir).free,
@@ -942,7 +1129,22 @@ class HomeEnergyManager:
 
     def _trades(self) -> bool:
         """The trading lane stands."""
-        return self._trade_bus is not None and self._trade_bus.connected
+        if not self.trading:
+            return False
+        lane = self.outbox.of(self.grid.slot_at(self.clock.now_ms()))
+        return lane is not None and lane.bus.connected
+
+    @property
+    def _trades_yet(self) -> bool:
+        """There are a wallet, and an address, now or before."""
+        if isinstance(self.addresses, OneAddress):
+            return self.addresses.grant is not None
+        return self.trading
+
+    def _grant_slots_left(self, slot: int) -> int:
+        if isinstance(self.addresses, AddressBook):
+            return max(self.addresses.end_slot - slot, 0)
+        return self.addresses.grant.end_slot - slot if self.addresses.grant is not None else 0
 
     def _fresh(self) -> bool:
         """The gateway has answered within a slot."""
@@ -992,7 +1194,8 @@ class HomeEnergyManager:
         self.limits.look()
         if self.policy_file.look():
             self.trader.renew_policy(self.policy)
-            self.funds.renew_policy(self.policy.wallet)
+            if self.funds is not None:
+                self.funds.renew_policy(self.policy.wallet)
 
     def _keep_place(self) -> None:
         """
@@ -1010,6 +1213,8 @@ class HomeEnergyManager:
         Raises:
             GrantEndedError: both are over, though the trial is not.
         """
+        if self.rotation is not None:
+            return
         assert self.grant is not None
         end_slot, last_slot = self.grant.end_slot, self.config.market.last_slot
         if slot > end_slot + LATE_SLOTS and (last_slot is None or end_slot < last_slot):

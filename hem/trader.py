@@ -22,6 +22,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
+from itertools import groupby
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -62,6 +63,7 @@ from hem.controller.rules import (
 from hem.controller.sections import Rule
 from hem.controller.value_curve import ValueCurve
 from hem.controller.value_orders import lost_otherwise_uc
+from hem.ems.addresses import Addresses
 from hem.ems.board import Board
 from hem.ems.decisions import DecisionLog
 from hem.ems.pledges import NEVER_MS, Pledge, Pledges, Source, by_slot
@@ -75,7 +77,6 @@ from market.escrow import least_guarantee_uc
 from market.sealed import SealedBid
 from runtime.ports import Clock, Rng, Store
 from wire.canonical import decode, encode
-from wire.certificates import AddressGrant
 from wire.errors import Refusal, WireError
 from wire.tmi import bid_offer
 from wire.units import cost_uc
@@ -109,10 +110,10 @@ State = dict[str, Any]
 
 
 class Outbox(Protocol):
-    """Where operations are left (`runtime.outbox.OperationOutbox`)."""
+    """Where operations are left (`hem.ems.lanes.Lanes`)."""
 
-    def add(self, operations: list[tuple[str, dict[str, Any]]]) -> int:
-        """Leave operations, each under its key, once."""
+    def add(self, operations: list[tuple[str, dict[str, Any]]], slot: int) -> int:
+        """Leave operations, each under its key, once; they are for a slot, and of its address."""
         ...
 
     def state_of(self, key: str) -> str:
@@ -125,7 +126,7 @@ class Parts:
     """What a trader works with."""
 
     genesis: Genesis
-    grant: AddressGrant
+    addresses: Addresses
     policy: Policy
     wallet: Wallet
     outbox: Outbox
@@ -149,7 +150,12 @@ class Parts:
 
 
 class Trader:
-    """One address at work in all markets that its owner's policy names."""
+    """
+    A home at work in all markets that its owner's policy names.
+
+    Everything about a slot is done under the address that is for it (`hem.ems.addresses`), and no
+    order is for slots of two addresses.
+    """
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -163,18 +169,9 @@ class Trader:
         """Devices that did not answer when the gateway was asked last."""
         self._to_reveal = asyncio.Event()
 
-    def renew_grant(self, grant: AddressGrant) -> None:
-        """Our address may be used for longer."""
-        self._parts = replace(self._parts, grant=grant)
-
     def renew_policy(self, policy: Policy) -> None:
         """The owner wishes something else; orders that have left are not called back."""
         self._policy = policy
-
-    @property
-    def address(self) -> str:
-        """Ours."""
-        return self._wallet.address
 
     # --- The double auction ----------------------------------------------------------------------
 
@@ -220,7 +217,8 @@ class Trader:
             [
                 self._order(f"bid/{target}/{number}", target, "", order, sealed=sealed)
                 for number, order in enumerate(orders)
-            ]
+            ],
+            target,
         )
 
     def _target(self, slot: int) -> int:
@@ -268,14 +266,10 @@ class Trader:
     def _leave_again(self) -> None:
         """A promise whose operation a crash kept from the outbox is sent now."""
         now_ms = self._clock.now_ms()
-        standing = [(k, p) for k, p in self.pledges.kept() if p.energy_wh and now_ms < p.until_ms]
-        self._leave(
-            [
-                (_left_as(key, pledge), pledge.operation)
-                for key, pledge in standing
-                if self._still_allowed(pledge)
-            ]
-        )
+        for key, pledge in self.pledges.kept():
+            stands = pledge.energy_wh and now_ms < pledge.until_ms
+            if stands and self._still_allowed(pledge):
+                self._leave([(_left_as(key, pledge), pledge.operation)], pledge.start_slot)
 
     def _schedule(self, base: Situation, slot: int) -> None:
         key = f"schedule/{slot}"
@@ -288,23 +282,44 @@ class Trader:
             return
         sent = self._order(key, slot, SESSION, order, sealed=self._sealed_rule(slot))
         self._promise(key, slot, slot, order, sent[1])
-        self._leave([sent])
+        self._leave([sent], slot)
 
     def _trade_blocks(self, base: Situation, slot: int) -> None:
         policy, now_ms = self._policy.order_book, self._clock.now_ms()
         first, last = slot + policy.lead_slots, slot + policy.lead_slots + policy.block_slots - 1
         for _ in range(ACCEPTANCES):
             wishes = self._wishes(base, range(self._target(slot) + 1, last + 1), "order-book")
-            offers = self.board.offers("order-book", now_ms, self.address)
+            offers = self.board.offers("order-book", now_ms, self._wallet.is_ours)
             new = [offer for offer in offers if self._is_new(f"accept/{offer.name}")]
-            choice = choose(new, wishes, self._policy, self.address)
+            choice = self._choose(new, wishes)
             if choice is None or not self._allowed("order-book", base, choice.parts, "buy"):
                 break
             self._accept(choice)
+        last = self._last_of_address(first, last)
         sells = self._wishes(base, range(first, last + 1), "order-book")
         block = block_to_sell([sells.get(s) for s in range(first, last + 1)], first, self._policy)
         if block is not None and self._allowed("order-book", base, [block], "sell"):
             self._post(block)
+
+    def _choose(self, offers: list[StandingOffer], wishes: dict[int, OrderIntent]) -> Choice | None:
+        """An offer to accept under one of our addresses, the one of the nearest slots first."""
+        for address, slots in groupby(sorted(wishes), self._address):
+            choice = choose(offers, {s: wishes[s] for s in slots}, self._policy, address)
+            if choice is not None:
+                return choice
+        return None
+
+    def _last_of_address(self, first: int, last: int) -> int:
+        """The last of some slots that are for the address of their first one."""
+        for slot in range(first + 1, last + 1):
+            if self._address(slot) != self._address(first):
+                return slot - 1
+        return last
+
+    def _address(self, slot: int) -> str:
+        """The address that is for a slot; empty: there is none."""
+        grant = self._parts.addresses.grant_of(slot)
+        return "" if grant is None else grant.address
 
     def _accept(self, choice: Choice) -> None:
         operation = {
@@ -320,7 +335,7 @@ class Trader:
             order = OrderIntent("buy", part.energy_wh, part.price_uc_per_kwh)
             part_key = key if number == 0 else f"{key}/{number}"
             self._promise(part_key, part.start_slot, part.end_slot, order, operation)
-        self._leave([(key, operation)])
+        self._leave([(key, operation)], choice.parts[0].start_slot)
 
     def _post(self, block: Block) -> None:
         key, until_ms = f"offer/{block.start_slot}", self._lapses_ms(block.start_slot)
@@ -333,7 +348,7 @@ class Trader:
         }  # fmt: skip
         order = OrderIntent("sell", block.energy_wh, block.price_uc_per_kwh)
         self._promise(key, block.start_slot, block.end_slot, order, operation, until_ms=until_ms)
-        self._leave([(key, operation)])
+        self._leave([(key, operation)], block.start_slot)
 
     def _trade_lots(self, base: Situation, slot: int) -> None:
         policy, now_ms = self._policy.escrow, self._clock.now_ms()
@@ -342,10 +357,11 @@ class Trader:
             wishes = self._wishes(base, range(self._target(slot) + 1, target + 1), "escrow")
             offers = [
                 offer
-                for offer in self.board.offers("escrow", now_ms, self.address)
+                for offer in self.board.offers("escrow", now_ms, self._wallet.is_ours)
                 if self._is_new(f"take/{offer.name}") and self._room_for_lot(offer.start_slot)
             ]
-            offer = choose_lot(offers, wishes, self._policy, self._escrow_terms, self.address)
+            own = self._address(target)
+            offer = choose_lot(offers, wishes, self._policy, self._escrow_terms, own)
             if offer is None:
                 break
             slot_of, what = offer.start_slot, (offer.energy_wh, offer.price_uc_per_kwh)
@@ -384,11 +400,11 @@ class Trader:
         order = OrderIntent("buy", offer.energy_wh, offer.price_uc_per_kwh)
         key = f"take/{offer.name}"
         self._promise(key, offer.start_slot, offer.start_slot, order, operation)
-        self._leave([(key, operation)])
+        self._leave([(key, operation)], offer.start_slot)
 
     def _offer_lot(self, slot: int, number: int, order: OrderIntent) -> None:
         rules = self.rules.of_slot(slot).escrow
-        name = f"{self.address}:{slot}-{number}"
+        name = f"{self._address(slot)}:{slot}-{number}"
         price_uc, until_ms = cost_uc(order.energy_wh, order.price_uc_per_kwh), self._lapses_ms(slot)
         if not self._is_new(f"lot/{name}") or until_ms <= self._clock.now_ms():
             return
@@ -399,7 +415,7 @@ class Trader:
             "acceptBeforeMs": until_ms, "deliverBeforeMs": self._parts.genesis.settle_ms(slot),
         }  # fmt: skip
         self._promise(f"lot/{name}", slot, slot, order, operation, until_ms=until_ms, name=name)
-        self._leave([(f"lot/{name}", operation)])
+        self._leave([(f"lot/{name}", operation)], slot)
 
     def _wishes(
         self, base: Situation, slots: range, market: Literal["order-book", "escrow"]
@@ -504,14 +520,15 @@ class Trader:
             case "change-proposed" if approves(self._policy.approve, event):
                 change = event["change"]
                 operation = {"op": "approve-change", "change": change}
-                self._leave([(f"approve/{change}", operation)])
+                now_slot = self._grid.slot_at(self._clock.now_ms())
+                self._leave([(f"approve/{change}", operation)], now_slot)
 
     def _fold_pledges(self, event: dict[str, Any]) -> None:
         """A promise ends when it has become a position, or cannot become one any more."""
         match event["event"]:
-            case "offer-posted" if event["address"] == self.address:
+            case "offer-posted" if self._wallet.is_ours(event["address"]):
                 self.pledges.name(f"offer/{event['startSlot']}", event["offer"])
-            case "offer-accepted" if event["acceptedBy"] == self.address:
+            case "offer-accepted" if self._wallet.is_ours(event["acceptedBy"]):
                 self.pledges.release(f"accept/{event['offer']}")
             case "offer-accepted" | "offer-rescinded" | "offer-expired":
                 self._release_named(event["offer"])
@@ -543,7 +560,8 @@ class Trader:
                     (_left_as(key, pledge), pledge.operation)
                     for key, pledge in given
                     if self._still_allowed(pledge)
-                ]
+                ],
+                slot,
             )
             return
         situation = await self._later(slot)
@@ -573,7 +591,7 @@ class Trader:
             sent = self._order(part_key, slot, auction, order, sealed=event["sealed"])
             self._promise(part_key, slot, slot, order, sent[1], source=source)
             log.info("auction answered", auction=auction, energy_wh=order.energy_wh)
-            self._leave([sent])
+            self._leave([sent], slot)
 
     async def _adjust(self, event: dict[str, Any]) -> None:
         """Give back what we do not expect to keep of a schedule, while the session is open."""
@@ -593,7 +611,7 @@ class Trader:
             permitted(order, "schedules", situation, self._policy), Forbidden
         ):
             key = f"adjust/{slot}/{event['deadlineMs']}"
-            self._leave([(key, _submit(slot, order))])
+            self._leave([(key, _submit(slot, order))], slot)
 
     # --- Sealed bids -----------------------------------------------------------------------------
 
@@ -610,7 +628,8 @@ class Trader:
     def reveal_due(self) -> int | None:
         """Open the sealed bids whose time has come; when to look again (None: there are none)."""
         now_ms, state_of = self._clock.now_ms(), self._outbox.state_of
-        self._outbox.add(self._sealed.due(now_ms, self.rules, state_of))
+        for key, operation in self._sealed.due(now_ms, self.rules, state_of):
+            self._outbox.add([(key, operation)], operation["slot"])
         return self._sealed.next_ms(now_ms, self.rules, state_of)
 
     def operation_done(self, key: str, operation: dict[str, Any], code: str) -> None:
@@ -649,7 +668,7 @@ class Trader:
             return self._sealed.commit(
                 key,
                 SealedBid(
-                    address=self.address, slot=slot, auction=auction, side=order.side,
+                    address=self._address(slot), slot=slot, auction=auction, side=order.side,
                     energy_wh=order.energy_wh, price_uc_per_kwh=order.price_uc_per_kwh,
                 ),
             )  # fmt: skip
@@ -662,10 +681,11 @@ class Trader:
             "energyWh": order.energy_wh, "priceUcPerKwh": order.price_uc_per_kwh,
         }  # fmt: skip
 
-    def _leave(self, operations: list[tuple[str, dict[str, Any]]]) -> None:
+    def _leave(self, operations: list[tuple[str, dict[str, Any]]], slot: int) -> None:
+        """Send operations under the address that is for a slot."""
         if not operations:
             return
-        self._outbox.add(operations)
+        self._outbox.add(operations, slot)
         if any(operation["op"] == "commit-bid" for _, operation in operations):
             self._to_reveal.set()
 
@@ -704,13 +724,14 @@ class Trader:
         return (
             self._policy.trades_in(market)
             and market in self.rules.of_slot(slot).templates
-            and self._wallet.registered
             and self._granted(slot)
             and self._clock.now_ms() < self.rules.gate_ms(slot)
         )
 
     def _granted(self, slot: int) -> bool:
-        return self._parts.grant.start_slot <= slot <= self._parts.grant.end_slot
+        """There is an address for a slot, and the ledger knows it."""
+        address = self._address(slot)
+        return bool(address) and self._wallet.is_registered(address)
 
     def _early(self) -> Early:
         """What is sold and bought early as of now."""
@@ -805,7 +826,8 @@ class Trader:
 
     def _limited(self, situation: Situation, early: Early, caps: Caps) -> Situation:
         """A situation with its slot's prices, less what is promised, within grant and limits."""
-        slot, grant, tariff = situation.slot, self._parts.grant, self.rules.tariff(situation.slot)
+        slot, tariff = situation.slot, self.rules.tariff(situation.slot)
+        can_buy, can_sell, granted_buy_wh, granted_sell_wh = self._limits(slot)
         battery, soc_wh = situation.battery, situation.soc_wh
         pledged_wh = early.battery_wh.get(slot, 0)
         if battery is not None and soc_wh is not None:
@@ -814,8 +836,8 @@ class Trader:
         position = self._wallet.position(slot)
         bought_wh, sold_wh = (position.bought_wh, position.sold_wh) if position else (0, 0)
         offered_wh = early.promised_wh.get(slot, 0)
-        most_buy_wh = _least(grant.max_buy_wh, caps.import_wh(self._grid.length_s))
-        most_sell_wh = _least(grant.max_sell_wh, caps.export_wh(self._grid.length_s))
+        most_buy_wh = _least(granted_buy_wh, caps.import_wh(self._grid.length_s))
+        most_sell_wh = _least(granted_sell_wh, caps.export_wh(self._grid.length_s))
         return replace(
             situation,
             curve=self._parts.value_after(slot),
@@ -826,11 +848,18 @@ class Trader:
             feed_in=tariff.feed_in_uc_per_kwh,
             imbalance=tariff.imbalance_uc_per_kwh,
             prices=tuple(p for p in recent if p is not None),
-            can_buy=grant.can_buy,
-            can_sell=grant.can_sell,
+            can_buy=can_buy,
+            can_sell=can_sell,
             max_buy_wh=max(most_buy_wh + min(pledged_wh, 0) + min(offered_wh, 0) - bought_wh, 0),
             max_sell_wh=max(most_sell_wh - max(pledged_wh, 0) - max(offered_wh, 0) - sold_wh, 0),
         )
+
+    def _limits(self, slot: int) -> tuple[bool, bool, int, int]:
+        """May we buy, may we sell, and how much of each [Wh], by the grant for a slot."""
+        grant = self._parts.addresses.grant_of(slot)
+        if grant is None:
+            return False, False, 0, 0
+        return grant.can_buy, grant.can_sell, grant.max_buy_wh, grant.max_sell_wh
 
     # --- Telling ---------------------------------------------------------------------------------
 
@@ -853,11 +882,11 @@ class Trader:
     ) -> Record:
         """What was known, and what held the decision back."""
         policy, slot = self._policy, situation.slot
-        grant = self._parts.grant
         caps = self._caps(slot)
         free = situation
         if caps != FREE:
-            free = replace(situation, max_buy_wh=grant.max_buy_wh, max_sell_wh=grant.max_sell_wh)
+            _, _, buy_wh, sell_wh = self._limits(slot)
+            free = replace(situation, max_buy_wh=buy_wh, max_sell_wh=sell_wh)
         held = binding(situation, free, policy, rules, decision)
         bounds = bounds_of(situation, policy)
         battery, soc_wh, curve = situation.battery, situation.soc_wh, situation.curve

@@ -18,13 +18,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
+from ledger.asking import QUERY_TIMEOUT_S, Asker, QueryError
 from ledger.event_chain import EventChain
 from ledger.genesis import Genesis
 from ledger.statements import (
@@ -57,7 +57,6 @@ ASK_PAUSE_S = 0.1
 """Least time between two questions: nodes answer only so many."""
 QUIET_S = 60.0
 """A contract that nobody spoke of for so long is asked about: its last message may be lost."""
-QUERY_TIMEOUT_S = 5.0
 RETRY_MIN_S = 0.5
 RETRY_MAX_S = 30.0
 MAX_MESSAGES_PER_ANSWER = 64
@@ -65,10 +64,6 @@ MAX_MESSAGES_PER_ANSWER = 64
 EventHandler = Callable[[int, dict[str, Any]], Awaitable[None]]
 
 log = structlog.get_logger(component="ledger.client")
-
-
-class QueryError(ConnectionError):
-    """Too few validators gave the same answer in time (temporary)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +132,6 @@ class _Follower:
     heard_s: float = 0.0
 
 
-@dataclass(slots=True)
-class _Query:
-    answers: dict[str, tuple[bytes, Any]] = field(default_factory=dict)
-    """One per validator, its last."""
-    done: asyncio.Event = field(default_factory=asyncio.Event)
-    value: Any = None
-
-
 class LedgerClient:
     """
     Follows one feeder's ledger over a bus.
@@ -185,7 +172,7 @@ class LedgerClient:
         }
         self._handlers: list[EventHandler] = []
         self._local_handlers: list[EventHandler] = []
-        self._queries: dict[str, _Query] = {}
+        self._asker = Asker(bus, genesis, clock, client_id, self._rng, lambda: self._validators)
         self._tasks: list[asyncio.Task[None]] = []
 
     def on_event(self, handler: EventHandler) -> None:
@@ -246,24 +233,7 @@ class LedgerClient:
             QueryError: no agreement within `timeout_s` real seconds.
         """
         assert self._client_id, "queries need an identity"
-        req_id = new_req_id(self._clock.wall_ms(), self._rng.bytes(10))
-        pending = self._queries[req_id] = _Query()
-        request = encode({"reqId": req_id, "kind": kind, "key": key})
-        topic = topics.build(self._genesis.market, topics.SYNC_REQ, self._client_id)
-        deadline_s = self._clock.monotonic_s() + timeout_s
-        try:
-            while (left_s := deadline_s - self._clock.monotonic_s()) > 0:
-                try:
-                    await self._bus.publish(topic, request)
-                    # nodes may stand at different heights: ask again until they agree
-                    async with asyncio.timeout(min(left_s, 1.0)):
-                        await pending.done.wait()
-                    return pending.value
-                except (TimeoutError, BusDownError):
-                    await asyncio.sleep(min(0.1, max(left_s, 0.0)))
-            raise QueryError(f"no agreement on {kind} {key} within {timeout_s} s")
-        finally:
-            del self._queries[req_id]
+        return await self._asker.query(kind, key, timeout_s)
 
     async def receipt(self, transaction: Transaction) -> dict[str, Any]:
         """
@@ -276,9 +246,7 @@ class LedgerClient:
         Raises:
             QueryError: no agreement in time.
         """
-        key = f"{transaction.txid.hex()}/{transaction.sender}/{transaction.nonce}"
-        found = await self.query("tx", key)
-        return found if isinstance(found, dict) else {}
+        return await self._asker.receipt(transaction)
 
     # --- what comes in ----------------------------------------------------------------------------
 
@@ -304,21 +272,10 @@ class LedgerClient:
 
     async def _take_answer(self, message: Message) -> None:
         validator, _, said = read_message(message.payload, self._keys, self._genesis.chain_id)
-        req_id, kind = said.get("reqId"), said.get("kind")
-        if not isinstance(req_id, str) or not isinstance(kind, str) or "value" not in said:
-            raise MalformedError("an answer has reqId, kind and value")
-        if kind == "events":
-            self._take_missed(validator, req_id, said["value"])
-            return
-        pending = self._queries.get(req_id)
-        if pending is None:
-            return
-        digest = hashlib.sha256(encode(said["value"])).digest()
-        pending.answers[validator] = (digest, said["value"])
-        tally = Counter(d for who, (d, _) in pending.answers.items() if who in self._keys)
-        if tally[digest] >= self._enough:
-            pending.value = said["value"]
-            pending.done.set()
+        if said.get("kind") == "events" and isinstance(said.get("reqId"), str):
+            self._take_missed(validator, said["reqId"], said.get("value"))
+        else:
+            self._asker.count(validator, said)
 
     def _take_missed(self, validator: str, req_id: str, value: Any) -> None:
         messages = value.get("messages") if isinstance(value, dict) else None

@@ -23,6 +23,7 @@ import msgspec
 from wire.canonical import decode, encode
 from wire.errors import ConfigError, MalformedError, TopicError
 from wire.keys import KEY_BYTES, from_text, id_of, is_good_key
+from wire.rotation import MAX_ADDRESS_SLOTS, MAX_AHEAD_SLOTS, Rotation
 from wire.slots import MIN_SLOT_S, SlotGrid
 from wire.topics import CONSENSUS_CERT, build
 from wire.units import MAX_SAFE_INT
@@ -184,7 +185,7 @@ class Governance(_Section, frozen=True, kw_only=True):
 
 
 class Privacy(_Section, frozen=True, kw_only=True):
-    """How long a home trades under one address; see ADR 0016."""
+    """How long a home trades under one address; see `wire.rotation`, ADR 0016."""
 
     address_slots: int = 0
     """An address is for so many slots; 0: for as long as its grant."""
@@ -263,7 +264,15 @@ class Genesis(_Section, frozen=True, kw_only=True, dict=True):
     @property
     def fresh_addresses(self) -> bool:
         """Whether homes change their address, so that an ended one has an account to close."""
-        return self.privacy is not msgspec.UNSET and self.privacy.address_slots > 0
+        return self.rotation is not None
+
+    @cached_property
+    def rotation(self) -> Rotation | None:
+        """When homes change their addresses; None: each keeps the one it has."""
+        rules = Privacy() if self.privacy is msgspec.UNSET else self.privacy
+        if not rules.address_slots:
+            return None
+        return Rotation(self.grid, rules.address_slots, rules.ahead_slots)
 
     def gate_ms(self, slot: int) -> int:
         """Bids for `slot` are taken in blocks before this time, unless the parties agreed to
@@ -463,6 +472,7 @@ def _check(genesis: Genesis) -> None:
 def _market_bounds(genesis: Genesis) -> dict[str, tuple[int, int, int]]:
     """Value and bounds of what the optional sections say."""
     escrow, feeder = genesis.escrow_rules, genesis.feeder_rules
+    privacy = Privacy() if genesis.privacy is msgspec.UNSET else genesis.privacy
     names = [zone.name for zone in feeder.zones]
     if len(set(names)) < len(names) or not all(map(_ZONE.fullmatch, names)):
         raise ConfigError("feeder.zones: names are unique, of a-z, 0-9 and -")
@@ -480,10 +490,8 @@ def _market_bounds(genesis: Genesis) -> dict[str, tuple[int, int, int]]:
         "governance.participantsPermille": (
             genesis.governance_rules.participants_permille, 0, 1000
         ),
-        **({} if genesis.privacy is msgspec.UNSET else {
-            "privacy.addressSlots": (genesis.privacy.address_slots, 0, 96),
-            "privacy.aheadSlots": (genesis.privacy.ahead_slots, 2, 96),
-        }),
+        "privacy.addressSlots": (privacy.address_slots, 0, MAX_ADDRESS_SLOTS),
+        "privacy.aheadSlots": (privacy.ahead_slots, 2, MAX_AHEAD_SLOTS),
     }  # fmt: skip
 
 

@@ -90,11 +90,24 @@ class LightFollower:
         self._rng = rng or SystemRng()
         self._turn = 0
         self._waiting: dict[str, tuple[str, asyncio.Future[str]]] = {}
+        self._proving: tuple[Bus, str] | None = None
+        """The lane on which proofs are asked for, where it is another one."""
 
     async def start(self) -> None:
         """Subscribe; works before the bus is connected."""
         topic = topics.build(self._genesis.market, topics.SYNC_RSP, self._client_id)
         self._bus.subscribe(topic, self._take_answer)
+
+    def prove_on(self, bus: Bus, client_id: str) -> None:
+        """
+        Ask for proofs on another lane from now on: a question tells whom a row matters to.
+
+        Args:
+            client_id: identity of the lane
+        """
+        self._proving = (bus, client_id)
+        topic = topics.build(self._genesis.market, topics.SYNC_RSP, client_id)
+        bus.subscribe(topic, self._take_answer)
 
     async def follow(self) -> bool:
         """
@@ -228,10 +241,13 @@ class LightFollower:
         request = {"reqId": req_id, "kind": kind, "key": key, "to": validator}
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting[req_id] = (validator, answer)
-        topic = topics.build(self._genesis.market, topics.SYNC_REQ, self._client_id)
+        bus, client_id = self._bus, self._client_id
+        if kind == "proof" and self._proving is not None:
+            bus, client_id = self._proving
+        topic = topics.build(self._genesis.market, topics.SYNC_REQ, client_id)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                await self._bus.publish(topic, encode(request))
+                await bus.publish(topic, encode(request))
                 text = await answer
         finally:
             del self._waiting[req_id]

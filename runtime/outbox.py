@@ -81,11 +81,16 @@ class OperationOutbox:
     Sends one sender's operations.
 
     Args:
-        store: opened on a file of its own (synchronous=FULL)
+        store: opened on a file of its own (synchronous=FULL), or a part of one
         key: the sender's key; its id is the address
         next_nonce: asked once before the first transaction, and after WRONG_NONCE
         receipt: asked when an event may be lost
         beat: called whenever the sending loop comes round
+        keys: where operations are remembered by their keys, in the same file as `store`, when
+            several senders share them
+        spread_s: what is found waiting at a start leaves within so long [market s]
+        dated: the time that a transaction names in its date and `reqId`, of market time [ms]; by
+            default the clocks' own
         on_done: told about every operation that became final, before that is written down (after a
             crash, or when it raises, it is told again)
     """
@@ -105,8 +110,11 @@ class OperationOutbox:
         on_done: Finished | None = None,
         *,
         beat: Callable[[], None] = lambda: None,
+        keys: Store | None = None,
+        spread_s: float = 0.0,
+        dated: Callable[[int], int] | None = None,
     ) -> None:
-        self._store = store
+        self._store, self._keys = store, keys or store
         self._key, self._chain_id, self._grid = key, chain_id, grid
         self._bus, self._clock, self._rng = bus, clock, rng
         self._next_nonce, self._receipt = next_nonce, receipt
@@ -117,20 +125,29 @@ class OperationOutbox:
         self._take_over()
         self._flight = self._stored_flight()
         self._number = self._last_number()
+        self._dated = dated
+        self._not_before_s: dict[str, float] = {}
+        """When what is kept back may leave, by key, in process time: a clock that is set back must
+        keep nothing back."""
+        self._keep_back([str(decode(raw)["key"]) for _, raw in self._store.scan("wait/")], spread_s)
 
-    def add(self, operations: list[tuple[str, dict[str, Any]]]) -> int:
+    def add(self, operations: list[tuple[str, dict[str, Any]]], spread_s: float = 0.0) -> int:
         """
         Put operations in, each under its key, all of them durable when this returns.
+
+        Args:
+            spread_s: they leave together, at a random moment within so long [market s]
 
         Returns:
             How many were new; those whose key is known are left as they are.
         """
-        fresh = [(key, op) for key, op in operations if self._store.get("key/" + key) is None]
+        fresh = [(key, op) for key, op in operations if self._keys.get("key/" + key) is None]
         if fresh:
+            self._keep_back([key for key, _ in fresh], spread_s)
             with self._store.atomic():
                 for key, operation in fresh:
                     self._number += 1
-                    self._store.put("key/" + key, b"waiting")
+                    self._keys.put("key/" + key, b"waiting")
                     row = encode({"key": key, "operation": operation})
                     self._store.put(f"wait/{self._number:015d}", row)
             self._changed.set()
@@ -138,7 +155,7 @@ class OperationOutbox:
 
     def state_of(self, key: str) -> str:
         """`waiting`, the code it became final with (`OK`, …), or empty: never heard of."""
-        value = self._store.get("key/" + key)
+        value = self._keys.get("key/" + key)
         return value.decode() if value is not None else ""
 
     @property
@@ -171,13 +188,41 @@ class OperationOutbox:
                 log.exception("cannot send")
                 await asyncio.sleep(RESEND_S)
             self._changed.clear()
-            if self._flight is None and self.waiting:
+            kept_s = self._kept_back_s()
+            if self._flight is None and kept_s == 0.0:
                 await asyncio.sleep(0.2)
                 continue
             # not wait_for: before Python 3.12 it may swallow the cancellation that stops us
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._resend_in_s() if self._flight else RESEND_S):
+                async with asyncio.timeout(self._resend_in_s() if self._flight else kept_s):
                     await self._changed.wait()
+
+    def _keep_back(self, keys: list[str], spread_s: float) -> None:
+        """Let operations wait for a moment that nobody can foresee."""
+        if spread_s > 0:
+            wait_s = self._rng.uniform(0.0, spread_s) / self._clock.speed
+            self._not_before_s |= dict.fromkeys(keys, self._clock.monotonic_s() + wait_s)
+
+    def _is_kept_back(self, key: str) -> bool:
+        moment_s = self._not_before_s.get(key)
+        return moment_s is not None and self._clock.monotonic_s() < moment_s
+
+    def _kept_back_s(self) -> float:
+        """Real time until something may leave: 0 when it may now, a pause when nothing waits."""
+        keys = [decode(raw)["key"] for _, raw in self._store.scan("wait/")]
+        if not all(map(self._is_kept_back, keys)):
+            return 0.0
+        moments = [self._not_before_s[key] - self._clock.monotonic_s() for key in keys]
+        return max(0.0, min([RESEND_S, *moments]))
+
+    def abandon(self, code: str) -> None:
+        """Send nothing any more: what waits has become final with a code of the caller's."""
+        with self._store.atomic():
+            self._forget_flight()
+            for name, raw in list(self._store.scan("wait/")):
+                self._store.delete(name)
+                self._keys.put("key/" + decode(raw)["key"], code.encode())
+        self._flight = None
 
     def _take_over(self) -> None:
         """Let go of an earlier sender's nonce and operations."""
@@ -192,7 +237,7 @@ class OperationOutbox:
             self._store.delete("nonce")
             for name, raw in list(self._store.scan("wait/")):
                 self._store.delete(name)
-                self._store.put("key/" + decode(raw)["key"], OTHER_SENDER.encode())
+                self._keys.put("key/" + decode(raw)["key"], OTHER_SENDER.encode())
         log.warning("another sender: what waited for the earlier one is dropped")
 
     def _resend_in_s(self) -> float:
@@ -254,10 +299,13 @@ class OperationOutbox:
         rows: list[dict[str, Any]] = []
         size = 0
         for _, raw in self._store.scan("wait/"):
+            row = decode(raw)
+            if self._is_kept_back(row["key"]):
+                continue
             size += len(raw)
             if len(rows) == MAX_OPERATIONS or (rows and size > MAX_BUNDLE_BYTES):
                 break
-            rows.append(decode(raw))
+            rows.append(row)
         if not rows:
             return
         stored = self._store.get("nonce")
@@ -282,14 +330,16 @@ class OperationOutbox:
 
     def _sign(self, nonce: int, operations: list[dict[str, Any]]) -> Transaction:
         now_ms = self._clock.now_ms()
+        dated_ms = now_ms if self._dated is None else self._dated(now_ms)
+        asked_ms = self._clock.wall_ms() if self._dated is None else dated_ms
         return make_transaction(
             self._key,
             self._chain_id,
             nonce,
             self._grid.slot_at(now_ms) + LIFE_SLOTS,
             operations,
-            new_req_id(self._clock.wall_ms(), self._rng.bytes(10)),
-            now_ms,
+            new_req_id(asked_ms, self._rng.bytes(10)),
+            dated_ms,
         )
 
     def _land(self, flight: _Flight, codes: list[str]) -> None:
@@ -299,6 +349,8 @@ class OperationOutbox:
             operations = flight.transaction.operations
             for (key, code), operation in zip(landed.items(), operations, strict=True):
                 self._on_done(key, operation, code)
+        for key in landed:
+            self._not_before_s.pop(key, None)
         with self._store.atomic():
             self._forget_flight()
             self._store.put("nonce", str(flight.transaction.nonce + 1).encode())
@@ -306,7 +358,7 @@ class OperationOutbox:
                 key = decode(raw)["key"]
                 if key in landed:
                     self._store.delete(name)
-                    self._store.put("key/" + key, landed[key].encode())
+                    self._keys.put("key/" + key, landed[key].encode())
         self._flight = None
 
     def _back_to_waiting(self) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from sortedcontainers import SortedDict
+
+from runtime.ports import Store
 
 
 class SqliteStore:
@@ -69,6 +71,43 @@ class SqliteStore:
     def close(self) -> None:
         """Release the file."""
         self._db.close()
+
+
+class PartOfStore:
+    """
+    A part of a store, under a prefix of its own; transactions are those of the whole.
+
+    Args:
+        store: the whole
+        prefix: what all keys of the part begin with in it
+    """
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self._store, self._prefix = store, prefix
+
+    def atomic(self) -> AbstractContextManager[None]:
+        """One transaction of the whole."""
+        return self._store.atomic()
+
+    def get(self, key: str) -> bytes | None:
+        """The value of `key`, or None."""
+        return self._store.get(self._prefix + key)
+
+    def put(self, key: str, value: bytes) -> None:
+        """Set `key`."""
+        self._store.put(self._prefix + key, value)
+
+    def delete(self, key: str) -> None:
+        """Remove `key`."""
+        self._store.delete(self._prefix + key)
+
+    def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
+        """Keys with `prefix`, in order."""
+        for key, value in self._store.scan(self._prefix + prefix):
+            yield key.removeprefix(self._prefix), value
+
+    def close(self) -> None:
+        """The whole is closed by whoever opened it."""
 
 
 class MemoryStore:

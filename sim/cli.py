@@ -40,6 +40,9 @@ def demo(
         str, typer.Option(help='Where homes trade: names with commas, or "all"; see docs.')
     ] = "",
     sealed: Annotated[bool, typer.Option("--sealed", help="Bids are sealed.")] = False,
+    address_slots: Annotated[
+        int, typer.Option(min=0, max=672, help="Slots traded under one address (0: all of them).")
+    ] = 4,
     page_port: Annotated[int, typer.Option(help="Port of the live page (0: any free).")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -58,7 +61,8 @@ def demo(
 
     options = DemoOptions(
         out=out, homes=homes, speed=speed, seed=seed, slots=slots, profiles=profiles,
-        page_port=page_port, start_hour=start_hour, trade=trade_of(markets, sealed=sealed),
+        page_port=page_port, start_hour=start_hour,
+        trade=trade_of(markets, sealed=sealed, address_slots=address_slots),
     )  # fmt: skip
     raise typer.Exit(run_and_show(options, as_json=as_json))
 

@@ -32,6 +32,7 @@ from ledger.genesis import (
     GenesisValidator,
     Poe,
     Prices,
+    Privacy,
     Supervisor,
     write_genesis,
 )
@@ -48,6 +49,10 @@ MARKETS = get_args(Market)
 """Where a home's policy may let it trade."""
 FEEDER = "feeder-1"
 SLOT_S = 900
+ADDRESS_SLOTS = 4
+"""An address an hour."""
+AHEAD_SLOTS = 8
+"""Where homes trade ahead: two more than the policies of a run ask for."""
 WARM_UP_SLOTS = 1
 """Homes run so long before the first slot that is traded: they enrol, and bid for it."""
 VALIDATORS = 4
@@ -76,22 +81,38 @@ class Trade:
     """Those of each home's policy; none: what a policy has by default."""
     sealed: bool = False
     """Bids are committed and revealed."""
+    address_slots: int = ADDRESS_SLOTS
+    """How long a home trades under one address; 0: always."""
+
+    @property
+    def ahead(self) -> bool:
+        """Homes trade with their neighbours some slots ahead."""
+        return bool(set(self.markets) - {"double-auction", "auctions"})
 
     @property
     def withdraws(self) -> bool:
-        """Homes withdraw money and energy themselves, where they trade with their neighbours."""
-        return bool(set(self.markets) - {"double-auction", "auctions"})
+        """Homes withdraw money and energy themselves."""
+        return self.ahead or self.address_slots > 0
+
+    @property
+    def privacy(self) -> Privacy | msgspec.UnsetType:
+        """The rule of the genesis; left out where addresses do not change."""
+        if not self.address_slots:
+            return msgspec.UNSET
+        ahead = AHEAD_SLOTS if self.ahead else Privacy().ahead_slots
+        return Privacy(address_slots=self.address_slots, ahead_slots=ahead)
 
 
 DEFAULT_TRADE = Trade()
 
 
-def trade_of(markets: str, *, sealed: bool) -> Trade:
+def trade_of(markets: str, *, sealed: bool, address_slots: int = ADDRESS_SLOTS) -> Trade:
     """
     Read what was given on the command line.
 
     Args:
         markets: names with commas, `all`, or empty: the default
+        address_slots: how long a home trades under one address; 0: always
 
     Raises:
         ConfigError: no such market.
@@ -100,7 +121,7 @@ def trade_of(markets: str, *, sealed: bool) -> Trade:
     for name in names:
         if name not in MARKETS:
             raise ConfigError(f"{name!r}: no such market; choose from {', '.join(MARKETS)}, or all")
-    return Trade(names, sealed)
+    return Trade(names, sealed, address_slots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +314,9 @@ energy_wh = {DEVIATION_WH}
             lines += ["", "[[devices]]"]
             lines += [f"{key} = {json.dumps(value)}" for key, value in device.items()]
         if home in self.hosts:
-            lines += ["", "[validator]", f'id = "{self.validators[self.hosts.index(home)].key.id}"']
+            hosted = self.validators[self.hosts.index(home)]
+            lines += ["", "[validator]", f'id = "{hosted.key.id}"']
+            lines += [f"folder = {json.dumps(str(hosted.folder))}"]
         return "\n".join(lines) + "\n"
 
     def _policy(self) -> str:
@@ -357,6 +380,7 @@ target_uc = {DEPOSIT_UC // 2}
             auctions=(
                 Auctions(sealed=True, reveal_s=REVEAL_S) if self.trade.sealed else msgspec.UNSET
             ),
+            privacy=self.trade.privacy,
         )
         genesis = write_genesis(genesis, self.out / "genesis.json")
         for service in self.validators:

@@ -12,7 +12,8 @@ a new `reqId`; every operation may be repeated without a second effect.
     enroll            {claimCode, key, boxKey, meter: {type, serial, vendor, model, firmware,
                       meter_key}}                                 -> {certificate}
     renew             {}                                          -> {certificate}
-    grant-addresses   {addresses: [{key, meterKey}], startSlot?, endSlot?}      -> {grants}
+    grant-addresses   {addresses: [{key, meterKey, startSlot?, endSlot?}], startSlot?, endSlot?}
+                      (an address' own slots go before the request's)           -> {grants}
     grant-validator   {validator, meterKey, startSlot?, endSlot?}               -> {grant}
     list-meters       {after, fromSlot}                           -> {meters, next}
     show-participant  {participant, address}                      -> {participant}

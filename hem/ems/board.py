@@ -7,6 +7,7 @@ within some slots, and what we contracted is in the wallet.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hem.controller.forward import StandingOffer
@@ -59,17 +60,17 @@ class Board:
             ):
                 self._offers.pop(event["offer"], None)
 
-    def offers(self, market: str, now_ms: int, but: str) -> list[StandingOffer]:
+    def offers(self, market: str, now_ms: int, ours: Callable[[str], bool]) -> list[StandingOffer]:
         """
-        Offers of a market that stand.
+        Offers of others in a market that stand.
 
         Args:
-            but: our address
+            ours: is an address one of ours?
         """
         return [
             offer
             for offer in self._offers.values()
-            if offer.market == market and offer.until_ms > now_ms and offer.seller != but
+            if offer.market == market and offer.until_ms > now_ms and not ours(offer.seller)
         ]
 
     def forget_before(self, now_ms: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from hem.ems.addresses import AddressBook
 from hem.ems.keyring import Keyring
 from hem.gateway.client import GatewayClient, GatewayError
 from runtime.csmdb_client import CsmDbClient
@@ -122,6 +123,33 @@ class Enrolment:
             raise CertificateError("grant of another address", address=grant.address)
         self._keep((ADDRESS_NUMBER, str(number)), (GRANT, dump_text(grant)))
         return grant
+
+    async def obtain_addresses(self, csmdb: CsmDbClient, book: AddressBook, slot: int) -> None:
+        """
+        Grants for the addresses of coming periods, in one batch; none where there are enough.
+
+        Args:
+            slot: the current one
+
+        Raises:
+            CsmDbRefusedError: BANNED, … TimeoutError: no answer. GatewayError.
+        """
+        periods = book.missing(slot)
+        if not periods:
+            return
+        rows = []
+        for period in periods:
+            key, (first, last) = book.key(period), book.window(period, slot)
+            pseudonym = (await self.gateway.pseudonym(key.id))["key"]
+            named = {"key": to_text(key.public), "meterKey": pseudonym}
+            rows.append({**named, "startSlot": first, "endSlot": last})
+        answer = await csmdb.ask(GRANT_ADDRESSES, {"addresses": rows})
+        grants = [self._check(AddressGrant, one) for one in answer["grants"]]
+        for row, grant in zip(rows, grants, strict=True):
+            if (grant.key, grant.meter_key) != (row["key"], row["meterKey"]):
+                raise CertificateError("grant of another address", address=grant.address)
+        book.keep(dict(zip(periods, grants, strict=True)))
+        log.info("addresses granted", count=len(grants))
 
     async def renew_certificate(self, csmdb: CsmDbClient) -> bool:
         """

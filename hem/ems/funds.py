@@ -1,5 +1,5 @@
 """
-Money and energy of our address: withdrawn from our account with the DSO, deposited back.
+Money and energy of our addresses: withdrawn from our account with the DSO, deposited back.
 
 PETra's digital wallet: what a home trades with on the ledger was withdrawn to its address,
 privately and before it trades; the DSO need not be there while people trade. How much is kept there
@@ -11,16 +11,19 @@ A withdrawal has a name, under which it happens once; it is the same after a res
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import structlog
 
 from hem.controller.policy import WalletPolicy
+from hem.ems.addresses import OneAddress
 from hem.ems.wallet import Wallet
 from runtime.csmdb_client import CsmDbRefusedError
 from runtime.ports import Store
 from wire.canonical import decode, encode
 from wire.certificates import AddressGrant
+from wire.errors import Refusal
 
 AHEAD_SLOTS = 90
 """So far ahead energy is withdrawn; the DSO allows 96 [slots]."""
@@ -28,9 +31,16 @@ RENEW_SLOTS = 24
 """It is withdrawn again when no more than this is left [slots]."""
 ENERGY = "funds/energy"
 MONEY = "funds/money"
+ADDRESS = "funds/address"
+HALVES_MAX = 6
+"""So often the money of an address is halved when the account does not hold it."""
 KeyedOperation = tuple[str, dict[str, Any]]
 
 log = structlog.get_logger(component="hem")
+
+
+Shape = Callable[[AddressGrant], AddressGrant]
+"""What of a grant's limits the DSO lets this home withdraw (`wire.withdrawal.portioned`)."""
 
 
 class Dso(Protocol):
@@ -68,18 +78,21 @@ class Funds:
 
     Args:
         store: kept between starts (synchronous=FULL)
-        grant: of the wallet's address; energy is withdrawn within its limits
+        address: the wallet's; energy is withdrawn within the limits of its grant
+        shape: lowers them to what is the home's own
     """
 
     def __init__(
-        self, policy: WalletPolicy, wallet: Wallet, grant: AddressGrant, store: Store, dso: Dso
+        self,
+        policy: WalletPolicy,
+        wallet: Wallet,
+        address: OneAddress,
+        store: Store,
+        dso: Dso,
+        shape: Shape = lambda grant: grant,
     ) -> None:
-        self._policy, self._wallet, self._grant = policy, wallet, grant
-        self._store, self._dso = store, dso
-
-    def renew_grant(self, grant: AddressGrant) -> None:
-        """Our address may be used for longer."""
-        self._grant = grant
+        self._policy, self._wallet, self._address = policy, wallet, address
+        self._store, self._dso, self._shape = store, dso, shape
 
     def renew_policy(self, policy: WalletPolicy) -> None:
         """The owner wishes something else; a withdrawal that began goes on as it was asked for."""
@@ -110,7 +123,8 @@ class Funds:
         What is asked for is written down before: asked again after a power cut it is the same
         withdrawal, also when the next slot has begun meanwhile.
         """
-        grant, kept = self._grant, self._get(ENERGY)
+        grant, kept = self._address.grant, self._get(ENERGY)
+        assert grant is not None
         end_slot = kept.get("endSlot", slot)
         if "askedFirst" in kept:
             first, last = kept["askedFirst"], kept["askedLast"]
@@ -120,15 +134,7 @@ class Funds:
             if first > last or (kept and first > slot + RENEW_SLOTS):
                 return
             self._put(ENERGY, {**kept, "askedFirst": first, "askedLast": last})
-        sides = (
-            ("production", grant.can_sell, grant.max_sell_wh),
-            ("consumption", grant.can_buy, grant.max_buy_wh),
-        )
-        assets = [
-            {"kind": kind, "energyWh": wh, "startSlot": first, "endSlot": last}
-            for kind, allowed, wh in sides
-            if allowed and wh > 0
-        ]
+        assets = _assets(self._shape(grant), first, last)
         if assets:
             name = f"energy-{self._wallet.address[:24].lower()}-{first}"
             try:
@@ -178,6 +184,89 @@ class Funds:
     def _put(self, key: str, value: dict[str, int]) -> None:
         with self._store.atomic():
             self._store.put(f"{key}/{self._wallet.address}", encode(value))
+
+
+class AddressFunds:
+    """
+    What each address of a home needs for its slots, withdrawn once; see `wire.rotation`.
+
+    Every home withdraws the same amount to an address with the same grant, whatever it trades. A
+    home whose account does not hold that much withdraws a half of it, a quarter, …
+
+    Args:
+        store: kept between starts (synchronous=FULL)
+        shape: lowers a grant's limits to what is the home's own
+    """
+
+    def __init__(self, store: Store, dso: Dso, shape: Shape = lambda grant: grant) -> None:
+        self._store, self._dso, self._shape = store, dso, shape
+
+    async def fill(self, grant: AddressGrant, amount_uc: int, slot: int) -> bool:
+        """
+        Withdraw money and energy to an address, once.
+
+        Args:
+            slot: the current one
+
+        Returns:
+            Whether that is done, or cannot be done any more.
+        """
+        kept = self._get(grant.address)
+        if kept.get("done"):
+            return True
+        if "first" not in kept or kept["first"] <= slot:
+            first = max(slot + 1, grant.start_slot)
+            kept = {"try": kept.get("try", -1) + 1, "first": first, "halves": kept.get("halves", 0)}
+            if first > grant.end_slot:
+                return self._done(grant.address, kept)
+            self._put(grant.address, kept)
+        assets = _assets(self._shape(grant), kept["first"], grant.end_slot)
+        name = f"address-{grant.address[:24].lower()}-{kept['try']}"
+        try:
+            await self._dso.withdraw_assets(
+                name, grant.address, amount_uc >> kept["halves"], assets
+            )
+        except CsmDbRefusedError as error:
+            log.warning("withdrawal failed", reason=error.reason, detail=str(error)[:200])
+            poor = error.reason == Refusal.INSUFFICIENT_FUNDS.value
+            halves = min(kept["halves"] + poor, HALVES_MAX)
+            self._put(grant.address, {**kept, "try": kept["try"] + 1, "halves": halves})
+            return False
+        except TimeoutError:
+            log.info("the DSO does not answer; asked again")
+            return False
+        return self._done(grant.address, kept)
+
+    def forget(self, address: str) -> None:
+        """Drop what is known of an address that is over."""
+        with self._store.atomic():
+            self._store.delete(f"{ADDRESS}/{address}")
+
+    def _done(self, address: str, kept: dict[str, int]) -> bool:
+        self._put(address, {**kept, "done": 1})
+        return True
+
+    def _get(self, address: str) -> dict[str, int]:
+        raw = self._store.get(f"{ADDRESS}/{address}")
+        found: dict[str, int] = {} if raw is None else decode(raw)
+        return found
+
+    def _put(self, address: str, value: dict[str, int]) -> None:
+        with self._store.atomic():
+            self._store.put(f"{ADDRESS}/{address}", encode(value))
+
+
+def _assets(grant: AddressGrant, first: int, last: int) -> list[dict[str, Any]]:
+    """All the energy that a grant allows, in some slots."""
+    sides = (
+        ("production", grant.can_sell, grant.max_sell_wh),
+        ("consumption", grant.can_buy, grant.max_buy_wh),
+    )
+    return [
+        {"kind": kind, "energyWh": wh, "startSlot": first, "endSlot": last}
+        for kind, allowed, wh in sides
+        if allowed and wh > 0
+    ]
 
 
 def _without_asked(kept: dict[str, int]) -> dict[str, int]:

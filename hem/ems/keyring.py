@@ -12,6 +12,8 @@ from wire.keys import KEY_BYTES, BoxKey, SigningKey
 EMS_KEY = "ems.key"
 BOX_KEY = "box.key"
 ADDRESS_KEY = "address-{number}.key"
+ADDRESSES_KEY = "addresses.key"
+CHANCE_BYTES = 6
 
 
 @dataclass(slots=True)
@@ -37,6 +39,27 @@ class Keyring:
     def address(self, number: int) -> SigningKey:
         """Key of the home's `number`-th trading address, made when first asked for."""
         return SigningKey(self._seed(ADDRESS_KEY.format(number=number)))
+
+    def period_address(self, chain_id: str, period: int) -> SigningKey:
+        """
+        Key of the address of a period (`wire.rotation`).
+
+        It is derived, so a period has one address for ever: after a crash, and also in a home that
+        an old backup was restored to.
+        """
+        return self._addresses.derive(f"{chain_id}/{period}")
+
+    def chance(self, chain_id: str, period: int, what: str) -> float:
+        """
+        A number in [0, 1) for one address and purpose: uniform for all others, for us always the
+        same, so that a restart draws nothing again.
+        """
+        drawn = self._addresses.derive(f"{chain_id}/{period}/{what}").seed[:CHANCE_BYTES]
+        return int.from_bytes(drawn, "big") / (1 << 8 * CHANCE_BYTES)
+
+    @property
+    def _addresses(self) -> SigningKey:
+        return SigningKey(self._seed(ADDRESSES_KEY))
 
     def _seed(self, name: str) -> bytes:
         path = self.folder / name

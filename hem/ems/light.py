@@ -10,8 +10,9 @@ the other for a moment. They differ only when two proofs in a row contradict the
 is not newer than either of them.
 
 It asks on the trading lane, under the address itself: on the home's lane the question would tell
-who owns the address. Its place is kept a few times an hour: after a crash it takes the way since
-once more. Source: docs/concepts/light-client.md.
+who owns the address. Where addresses change, each is asked for on its own lane, and headers on the
+home's: how far we have read them would connect the addresses. Its place is kept a few times an
+hour: after a crash it takes the way since once more. Source: docs/concepts/light-client.md.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from ledger.checkpoint import (
 from ledger.genesis import Genesis
 from ledger.light import ConflictError, TrustExpiredError
 from ledger.light_sync import EVIDENCE_FILE, LightFollower, NoProofError, keep_evidence
-from runtime.ports import Clock, Store
+from runtime.ports import Bus, Clock, Store
 from wire.canonical import decode, encode
 from wire.errors import ConfigError
 
@@ -112,7 +113,7 @@ class Belief:
     @classmethod
     def of(cls, wallet: Wallet) -> Belief:
         """Now."""
-        return cls(wallet.balance, wallet.balance_height)
+        return cls(wallet.balance_of(wallet.address), wallet.balance_height)
 
 
 def compare(view: LightView, belief: Belief, doubted: Belief | None) -> LightState | None:
@@ -206,6 +207,15 @@ class HomeLight:
         """Subscribe; works before the bus is connected."""
         await self._follower.start()
 
+    async def prove_on(self, bus: Bus, address: str) -> None:
+        """Another address is in use, on a lane of its own; nothing is known of it yet."""
+        self._follower.prove_on(bus, address)
+        self._doubted = None
+        lasting = (LightState.CONFLICT, LightState.EXPIRED)
+        state = self._found.state if self._found.state in lasting else LightState.WAITING
+        self._found = LightView(state=state, address=address)
+        self._proved_at_s = self._clock.monotonic_s()
+
     async def run(self, connected: Callable[[], bool]) -> None:
         """Look until cancelled, or until the ledger contradicts itself."""
         while self.view.state is not LightState.CONFLICT:
@@ -266,7 +276,7 @@ class HomeLight:
         before, self._found = self._found.state, replace(self._found, state=state)
         if state is before:
             return
-        facts = {**self.view.to_json(), "believed": self._wallet.balance}
+        facts = {**self.view.to_json(), "believed": Belief.of(self._wallet).money}
         if state is LightState.SAME:
             log.info("balance proved", **facts)
         elif state is LightState.CONFLICT:

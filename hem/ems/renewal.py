@@ -80,6 +80,8 @@ class Renewal:
         self._part = rng.uniform(0.6, 1.0)
         """Of the last third: our own moment in it."""
         self._said = False
+        self.changing = False
+        """Addresses change (`wire.rotation`): none is made longer."""
         self.reason = ""
         """Why the CSM-DB does not renew; empty: it does, or has not been asked."""
 
@@ -175,7 +177,7 @@ class Renewal:
         certificate, grant = self._enrolment.certificate, self._enrolment.grant
         if certificate is not None:
             held.append(("certificate", self._certificate_due_ms(certificate)))
-        if grant is not None and self._may_be_longer(grant):
+        if grant is not None and self._may_be_longer(grant) and not self.changing:
             held.append(("grant", self._grant_due_ms(grant)))
         validator = self._enrolment.validator_grant if self._validator else None
         if validator is not None and self._may_be_longer(validator):

@@ -1,5 +1,5 @@
 """
-The wallet: what finalised events say about our address. Nothing else ever changes it.
+The wallet: what finalised events say about our addresses. Nothing else ever changes it.
 
 Every event is folded in so that folding it twice changes nothing, and how far the ledger was read
 is kept with it: after a crash the wallet resumes where it stopped.
@@ -12,20 +12,27 @@ What we contracted for a slot is kept by its source, one of
     escrow/<offer>        an accepted escrowed trade; it goes when the trade fails
     session/<round>       the forward session: what was scheduled, and adjustments of it
 
-and the position is their sum.
+and the position is their sum. A slot belongs to one of our addresses (`hem.ems.addresses`), so
+positions, prices and settlements are kept by slot; money is kept by address.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from hem.ems.addresses import kept_grants
 from runtime.ports import Store
 from wire.canonical import decode, encode
 
 KEEP_SLOTS = 4 * 96
 POSITION = "position/"
+BALANCE = "balance/"
+OLD_BALANCE = "balance"
+"""Where homes of earlier releases kept their only balance."""
+REGISTERED = "registered"
+IN_USE = "in-use"
 ESCROW = "escrow/"
 """Escrowed trades of ours, by offer."""
 MARKET = "market"
@@ -47,37 +54,50 @@ class Position:
 
 class Wallet:
     """
-    Balance, positions and history of one address.
+    Balance, positions and history of our addresses.
 
     Args:
         store: kept between starts
-        address: ours
+        address: the one in use (`turn_to`)
+        ours: all of them, as it is now; by default only the one in use
     """
 
-    def __init__(self, store: Store, address: str) -> None:
+    def __init__(self, store: Store, address: str, ours: Container[str] | None = None) -> None:
         self._store = store
         self.address = address
+        self._ours = ours
 
     @classmethod
     def kept(cls, store: Store) -> Wallet:
-        """The wallet in a store, for reading: that of the address registered last."""
-        raw = store.get("registered")
-        return cls(store, "" if raw is None else decode(raw).get("address", ""))
+        """The wallet in a store, for reading: the address in use, or registered last."""
+        found = decode(store.get(IN_USE) or store.get(REGISTERED) or b"{}")
+        ours = [grant.address for grant in kept_grants(store)]
+        return cls(store, found.get("address", ""), ours or None)
+
+    def turn_to(self, address: str) -> None:
+        """Another of our addresses is in use from now on."""
+        if address != self.address:
+            self.address = address
+            self._put(IN_USE, {"address": address})
+
+    def is_ours(self, address: str) -> bool:
+        """Is it one of our addresses?"""
+        return address == self.address or (self._ours is not None and address in self._ours)
 
     async def take_event(self, height: int, event: dict[str, Any]) -> None:
         """Handler for finalised events (`ledger.client`)."""
         match event["event"]:
-            case "balance" if event["address"] == self.address:
-                self._put("balance", {**event, "height": height})
-            case "address-registered" if event["address"] == self.address:
-                self._put("registered", {"address": self.address, "height": height})
+            case "balance" if self.is_ours(event["address"]):
+                self._put(BALANCE + event["address"], {**event, "height": height})
+            case "address-registered" if self.is_ours(event["address"]):
+                self._take_registration({"address": event["address"], "height": height})
             case "cleared":
                 self._take_clearing(event)
             case "auction-cleared":
                 self._take_awards(f"auction/{event['auction']}", event["slot"], event["awards"])
-            case "offer-accepted" if self.address in (event["seller"], event["buyer"]):
+            case "offer-accepted" if self.is_ours(event["seller"]) or self.is_ours(event["buyer"]):
                 self._take_offer(event)
-            case "escrow-accepted" if self.address in (event["seller"], event["buyer"]):
+            case "escrow-accepted" if self.is_ours(event["seller"]) or self.is_ours(event["buyer"]):
                 self._take_escrow(event, event["energyWh"])
             case "escrow-revealed":
                 self._take_escrow(self._get(_escrow_key(event["offer"])), event["energyWh"])
@@ -110,22 +130,34 @@ class Wallet:
 
     @property
     def registered(self) -> bool:
-        """Our address is known on the ledger."""
-        return self._get("registered").get("address") == self.address
+        """The address in use is known on the ledger."""
+        return self.is_registered(self.address)
+
+    def is_registered(self, address: str) -> bool:
+        """An address of ours is known on the ledger."""
+        return bool(
+            self._get(f"{REGISTERED}/{address}") or self._get(REGISTERED).get("address") == address
+        )
 
     @property
     def balance(self) -> dict[str, int]:
-        """`{balanceUc, lockedUc}` [µ¤]; nothing while the ledger has not told of this address."""
-        found = self._get("balance")
-        if found.get("address") != self.address:
-            found = {}
+        """`{balanceUc, lockedUc}` [µ¤] of all our addresses together."""
+        found = [self.balance_of(address) for address in self._held()]
+        return {name: sum(one[name] for one in found) for name in ("balanceUc", "lockedUc")}
+
+    def balance_of(self, address: str) -> dict[str, int]:
+        """`{balanceUc, lockedUc}` [µ¤]; nothing while the ledger has not told of an address."""
+        found = self._balance_row(address)
         return {name: int(found.get(name, 0)) for name in ("balanceUc", "lockedUc")}
 
     @property
     def balance_height(self) -> int:
-        """Of the block that changed our balance last; 0: none that we know of."""
-        found = self._get("balance")
-        return int(found["height"]) if found.get("address") == self.address else 0
+        """Of the block that changed the money of the address in use last."""
+        return self.height_of(self.address)
+
+    def height_of(self, address: str) -> int:
+        """Of the block that changed the money of an address last; 0: none that we know of."""
+        return int(self._balance_row(address).get("height", 0))
 
     def position(self, slot: int) -> Position | None:
         """What we bought and sold for a slot; None while we have nothing there."""
@@ -182,6 +214,28 @@ class Wallet:
                 if decode(raw)["slot"] < oldest:
                     self._store.delete(key)
 
+    def forget(self, address: str) -> None:
+        """Drop an address of ours that is over."""
+        with self._store.atomic():
+            self._store.delete(BALANCE + address)
+            self._store.delete(f"{REGISTERED}/{address}")
+
+    def _held(self) -> set[str]:
+        """Our addresses of whose money the ledger has told."""
+        told = {key.removeprefix(BALANCE) for key, _ in self._store.scan(BALANCE)}
+        return {address for address in told if self.is_ours(address)} | {self.address}
+
+    def _balance_row(self, address: str) -> dict[str, Any]:
+        found = self._get(BALANCE + address)
+        if not found and self._get(OLD_BALANCE).get("address") == address:
+            return self._get(OLD_BALANCE)
+        return found
+
+    def _take_registration(self, row: dict[str, Any]) -> None:
+        with self._store.atomic():
+            self._store.put(REGISTERED, encode(row))
+            self._store.put(f"{REGISTERED}/{row['address']}", encode(row))
+
     def _take_clearing(self, event: dict[str, Any]) -> None:
         slot = event["slot"]
         if event["tradedWh"]:
@@ -191,7 +245,7 @@ class Wallet:
 
     def _take_awards(self, source: str, slot: int, awards: list[dict[str, Any]]) -> None:
         """Note our share of a clearing: rows of address, side and energy."""
-        mine = [award for award in awards if award["address"] == self.address]
+        mine = [award for award in awards if self.is_ours(award["address"])]
         if mine:
             bought_wh, sold_wh = (
                 sum(award["energyWh"] for award in mine if award["side"] == side)
@@ -219,7 +273,7 @@ class Wallet:
 
     def _sides(self, trade: dict[str, Any], energy_wh: int) -> tuple[int, int]:
         """(bought, sold) of a trade of ours [Wh]."""
-        return (energy_wh, 0) if trade["buyer"] == self.address else (0, energy_wh)
+        return (energy_wh, 0) if self.is_ours(trade["buyer"]) else (0, energy_wh)
 
     def _contract(self, slots: Iterable[int], source: str, bought_wh: int, sold_wh: int) -> None:
         """Set what one source gives us in some slots, all of them or none."""
@@ -234,7 +288,7 @@ class Wallet:
 
     def _take_settlement(self, event: dict[str, Any]) -> None:
         for row in event["rows"]:
-            if row["address"] == self.address:
+            if self.is_ours(row["address"]):
                 self._put(f"settled/{event['slot']:012d}", {**row, "slot": event["slot"]})
 
     def _get(self, key: str) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class Outbox:
     def __init__(self):
         self.operations, self.codes = {}, {}
 
-    def add(self, operations):
+    def add(self, operations, _slot):
         for key, operation in operations:
             self.operations.setdefault(key, operation)
 
@@ -149,7 +149,9 @@ kind = "sunspec-meter"
     made = HomeEnergyManager(load_provisioning(tmp_path / "provisioning.toml"), clock, SystemRng())
     made.gateway = FakeGateway(clock)
     made.outbox = Outbox()
-    made.grant = parse(AddressGrant, grant_for(ADDRESS, start_slot=SLOT - 5, end_slot=SLOT + 50))
+    made.addresses.grant = parse(
+        AddressGrant, grant_for(ADDRESS, start_slot=SLOT - 5, end_slot=SLOT + 50)
+    )
     made.wallet = Wallet(made.store, ADDRESS.id)
     made.client = SimpleNamespace(caught_up=True)
     made.take_up_trade()

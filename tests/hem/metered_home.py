@@ -98,7 +98,7 @@ def grant_terms() -> dict[str, object]:
 def take_up_work(home: HomeEnergyManager, gateway: BookGateway) -> None:
     """Give a home its gateway, its grant and its wallet."""
     home.gateway = gateway
-    home.grant = parse(AddressGrant, grant_for(ADDRESS, **grant_terms()))
+    home.addresses.grant = parse(AddressGrant, grant_for(ADDRESS, **grant_terms()))
     home.wallet = Wallet(home.store, ADDRESS.id)
 
 

@@ -25,7 +25,7 @@ def escrow(name, **changes):
 
 
 def names(board, market="order-book", now_ms=0):
-    return [offer.name for offer in board.offers(market, now_ms, ME)]
+    return [offer.name for offer in board.offers(market, now_ms, ME.__eq__)]
 
 
 def test_offers_stand_until_they_are_taken_or_lapse():

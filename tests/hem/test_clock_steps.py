@@ -57,8 +57,8 @@ class Judge(Outbox):
         super().__init__()
         self.true_ms = START * 900_000
 
-    def add(self, operations):
-        super().add(operations)
+    def add(self, operations, _slot):
+        super().add(operations, _slot)
         now = GRID.slot_at(self.true_ms)
         for key, operation in operations:
             if operation["op"] == "receipt":

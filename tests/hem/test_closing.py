@@ -21,7 +21,7 @@ def restarted(home):
     """The same home after `kill -9`: what was on disk is all it has."""
     home.store.close()
     made = HomeEnergyManager(home.config, home.clock, SystemRng())
-    made.gateway, made.outbox, made.grant = home.gateway, home.outbox, home.grant
+    made.gateway, made.outbox, made.addresses.grant = home.gateway, home.outbox, home.grant
     made.wallet, made.client = Wallet(made.store, ADDRESS.id), home.client
     made.take_up_trade()
     return made
@@ -88,7 +88,7 @@ async def test_killed_between_signing_and_submitting_the_receipt_goes_out_once(r
     class Killed(BaseException):
         pass
 
-    def die(_operations):
+    def die(_operations, _slot):
         raise Killed
 
     add, running.outbox.add = running.outbox.add, die

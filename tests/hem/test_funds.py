@@ -8,6 +8,7 @@ import pytest
 from support.chain_builder import FIRST_SLOT, grant_for, key
 
 from hem.controller.policy import WalletPolicy
+from hem.ems.addresses import OneAddress
 from hem.ems.funds import AHEAD_SLOTS, RENEW_SLOTS, Funds
 from hem.ems.wallet import Wallet
 from runtime.csmdb_client import CsmDbRefusedError
@@ -60,7 +61,7 @@ class Case:
 
     def start(self, **grant):
         granted = parse(AddressGrant, grant_for(HOME, **grant))
-        self.funds = Funds(self.policy, self.wallet, granted, self.store, self.dso)
+        self.funds = Funds(self.policy, self.wallet, OneAddress(granted), self.store, self.dso)
 
     async def registered(self):
         await self.wallet.take_event(1, {"event": "address-registered", "address": ADDRESS})

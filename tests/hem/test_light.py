@@ -274,7 +274,7 @@ async def test_how_far_the_ledger_was_read_is_kept_once_a_minute_and_at_the_end(
     assert home.wallet.resume() == heights
     heights["wallet"] = 60
     home.client.stop = _nothing
-    home._trade_bus = SimpleNamespace(stop=_nothing, connected=True)
+    home.outbox.stop, home.trading = _nothing, True
     await home._stop()
     with sqlite3.connect(home.config.home.data_dir / "ems.sqlite") as db:
         (raw,) = db.execute("SELECT value FROM kv WHERE key = 'read'").fetchone()

@@ -29,6 +29,7 @@ from aggregator.auditor import Auditor
 from aggregator.store import AggregatorStore
 from broker.sessions import WINDOW
 from hem import trader
+from hem.ems.lanes import Lane, Lanes
 from hem.ems.readings import ReadingOutbox
 from ledger.contracts.context import TRUE_UP_SLOTS
 from ledger.mempool import Budget, Mempool
@@ -170,17 +171,19 @@ class Scene:
         topic = topics.build(MARKET, topics.READING, home.ems_key.id)
         home.readings = ReadingOutbox(home.store, home.home_bus, topic)
         home.client = self.ledger
-        home.outbox = home._make_outbox(ADDRESS, trade)
+        lane = Lane(trade, home._make_outbox(ADDRESS, trade))
+        home.outbox = Lanes(home.addresses, lambda _: lane, home._queue)
         home.take_up_trade()
-        for one in (home.home_bus, trade):
-            await one.start()
-        self.buses = [home.home_bus, trade]
-        self.tasks = [asyncio.create_task(work.run()) for work in (home.readings, home.outbox)]
+        await home.home_bus.start()
+        await home.outbox.open(home.grant)
+        self.buses = [home.home_bus]
+        self.tasks = [asyncio.create_task(home.readings.run())]
 
     async def stop(self):
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.home.outbox.stop()
         for one in self.buses:
             await one.stop()
 

@@ -16,6 +16,7 @@ from support.chain_builder import FIRST_SLOT, grant_for, key, make_genesis
 from support.crashes import FragileStore, PowerCut
 
 from hem.controller.policy import WalletPolicy
+from hem.ems.addresses import OneAddress
 from hem.ems.closing import SlotsToClose
 from hem.ems.funds import Funds
 from hem.ems.pledges import Pledge, Pledges
@@ -188,7 +189,7 @@ async def live_with_funds(store, dso, first, last):
     await wallet.take_event(1, {"event": "address-registered", "address": HOME.id})
     policy = WalletPolicy(withdraw=True, least_uc=100, target_uc=900)
     grant = parse(AddressGrant, grant_for(HOME, start_slot=SLOT, end_slot=SLOT + 300))
-    funds = Funds(policy, wallet, grant, store, dso)
+    funds = Funds(policy, wallet, OneAddress(grant), store, dso)
     for slot in range(first, last):
         event = {"address": HOME.id, "balanceUc": dso.money_uc, "lockedUc": 0}
         await wallet.take_event(2, {"event": "balance", **event})

@@ -269,7 +269,7 @@ def test_homes_that_enrolled_together_renew_apart_and_in_time(site):
 
 
 async def test_without_a_grant_the_meter_is_read_and_what_it_says_is_kept(home):
-    home.grant = None
+    home.addresses.grant = None
     await begin(home, SLOT)
     await begin(home, SLOT + 1)
     assert home.gateway.signed == [SLOT - 1, SLOT]
@@ -278,7 +278,7 @@ async def test_without_a_grant_the_meter_is_read_and_what_it_says_is_kept(home):
 
 
 async def test_slots_read_while_the_csmdb_was_away_get_their_receipts_afterwards(home):
-    grant, home.grant = home.grant, None
+    grant, home.addresses.grant = home.grant, None
     with home.store.atomic():
         home.store.put(enrolment_module.GRANT, dump_text(grant).encode())
     home.enrolment = _Papers(grant)
@@ -286,7 +286,7 @@ async def test_slots_read_while_the_csmdb_was_away_get_their_receipts_afterwards
     await begin(home, SLOT)
     await begin(home, SLOT + 1)
     assert home.outbox.keys("receipt") == []
-    home.grant = grant
+    home.addresses.grant = grant
     await home._catch_up()
     assert home.outbox.keys("receipt") == [f"receipt/{SLOT}"]
 
@@ -297,10 +297,10 @@ async def test_a_longer_grant_is_registered_and_traded_under_at_once(home):
     home._register(home.grant)
     name = f"register/{ADDRESS.id}"
     home.outbox.codes[name] = "OK"
+    await register(home)
     home._renewed("grant")
     assert home.outbox.keys("register") == [name, f"{name}/{SLOT + 200}"]
     assert home.trader._granted(SLOT + 150)
-    assert home.funds._grant == longer
     assert home.grant == longer
 
 

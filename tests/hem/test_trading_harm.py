@@ -206,7 +206,7 @@ async def test_a_crash_between_promise_and_outbox_loses_no_schedule():
     day.clock.to(FIRST_SLOT, 60)
     add = one.outbox.add
 
-    def power_cut(_):
+    def power_cut(_, slot):
         raise OSError("power cut")
 
     one.outbox.add = power_cut

@@ -23,6 +23,7 @@ from support.chain_builder import (
 
 from hem.controller.forecast import Forecaster
 from hem.controller.policy import Policy
+from hem.ems.addresses import OneAddress
 from hem.ems.decisions import DecisionLog
 from hem.ems.wallet import Wallet
 from hem.trader import Parts, Trader
@@ -44,7 +45,7 @@ class QueueOutbox:
         self.sent: dict[str, dict[str, Any]] = {}
         self.waiting: list[str] = []
 
-    def add(self, operations: list[tuple[str, dict[str, Any]]]) -> int:
+    def add(self, operations: list[tuple[str, dict[str, Any]]], slot: int = 0) -> int:
         fresh = [(key, op) for key, op in operations if key not in self.states]
         for key, op in fresh:
             self.states[key], self.sent[key] = "waiting", op
@@ -111,7 +112,8 @@ class TradingDay:
             forecaster.observe(slot, home.load_wh, home.pv_wh)
         home.trader = Trader(
             Parts(
-                genesis=self.chain.genesis, grant=parse(AddressGrant, grant_for(home.key)),
+                genesis=self.chain.genesis,
+                addresses=OneAddress(parse(AddressGrant, grant_for(home.key))),
                 policy=home.policy, wallet=Wallet(home.store, home.key.id), outbox=home.outbox,
                 decisions=DecisionLog(home.store), forecaster=forecaster, store=home.store,
                 clock=self.clock, rng=SystemRng(), state=home.state,

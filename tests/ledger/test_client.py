@@ -380,13 +380,13 @@ async def test_an_answer_counts_once_per_validator(feeder):
     feeder.air.handlers.clear()
     async with following(feeder) as client:
         asking = asyncio.create_task(client.query("account", "x", 1.0))
-        await until(lambda: client._queries)
-        [req_id] = client._queries
+        await until(lambda: client._asker._queries)
+        [req_id] = client._asker._queries
         for n in range(50):
             lie = {"reqId": req_id, "kind": "account", "value": {"balanceUc": n % 2}}
             feeder.answer(LIAR, lie)
         await asyncio.sleep(0.1)
-        assert len(client._queries[req_id].answers) == 1
+        assert len(client._asker._queries[req_id].answers) == 1
         with pytest.raises(QueryError):
             await asking
 

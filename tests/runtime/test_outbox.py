@@ -1,6 +1,7 @@
 """The outbox of operations: once each, whatever happens in between."""
 
 import asyncio
+import time
 
 import pytest
 from support.brokers import make_key
@@ -8,7 +9,7 @@ from support.brokers import make_key
 from runtime.outbox import LIFE_SLOTS, OperationOutbox
 from runtime.ports import BusDownError
 from runtime.rng import SystemRng
-from runtime.store import SqliteStore
+from runtime.store import PartOfStore, SqliteStore
 from wire.slots import SlotGrid
 from wire.transactions import parse_transaction
 
@@ -285,3 +286,68 @@ async def test_more_than_a_bundle_goes_in_several(bench):
     await bench.turn(seconds=0.9)
     assert bench.ledger.executed == list(range(150))
     assert bench.ledger.nonce == 8
+
+
+class RunningClock(StandingClock):
+    """Market time stands, process time runs."""
+
+    speed = 1.0
+
+    def monotonic_s(self):
+        return time.monotonic()
+
+
+class LatestRng(SystemRng):
+    """Draws the end of every interval."""
+
+    def uniform(self, low, high):
+        return high
+
+
+def shared(bench, name):
+    """One sender of several that share a file and the memory of keys."""
+    key = make_key(name)
+    return OperationOutbox(
+        PartOfStore(bench.store, f"of/{key.id}/"), key, "test", "hg-test-0", SlotGrid(),
+        bench.ledger, RunningClock(), LatestRng(), bench.ledger.next_nonce, bench.ledger.receipt,
+        keys=bench.store, spread_s=60.0,
+    )  # fmt: skip
+
+
+def test_senders_that_share_a_file_do_an_operation_once_under_one_of_them(bench):
+    one, other = shared(bench, "one"), shared(bench, "other")
+    assert one.add([("key/1", {"op": "x", "n": 1})]) == 1
+    assert other.add([("key/1", {"op": "x", "n": 1})]) == 0
+    assert (one.waiting, other.waiting) == (1, 0)
+    assert other.state_of("key/1") == "waiting"
+
+
+async def test_what_is_kept_back_leaves_at_its_moment_and_keeps_nothing_else_waiting(bench):
+    bench.outbox = shared(bench, "sender")
+    bench.outbox.add([("key/1", {"op": "x", "n": 1})], spread_s=0.5)
+    bench.outbox.add([("key/2", {"op": "x", "n": 2})])
+    await bench.turn(seconds=0.3)
+    assert bench.ledger.executed == [2]
+    await bench.turn(seconds=0.6)
+    assert bench.ledger.executed == [2, 1]
+
+
+async def test_after_a_start_what_waited_is_kept_back_again(bench):
+    """Addresses of one home must not be heard at one moment because it started then."""
+    shared(bench, "sender").add([("key/1", {"op": "x", "n": 1})])
+    bench.outbox = shared(bench, "sender")
+    await bench.turn(seconds=0.2)
+    assert bench.ledger.executed == [] and bench.outbox.waiting == 1
+
+
+async def test_a_transaction_names_the_time_it_is_told_to_name(bench):
+    clock = RunningClock()
+    outbox = OperationOutbox(
+        bench.store, KEY, "test", "hg-test-0", SlotGrid(), bench.ledger, clock, SystemRng(),
+        bench.ledger.next_nonce, bench.ledger.receipt, dated=lambda ms: ms - ms % SLOT_MS,
+    )  # fmt: skip
+    outbox.add([("key/1", {"op": "x", "n": 1})])
+    await outbox._depart()
+    shown = outbox._flight.transaction.envelope
+    assert shown.date_ms % SLOT_MS == 0
+    assert int(shown.req_id.replace("-", "")[:12], 16) == shown.date_ms
