@@ -28,8 +28,8 @@ MAY_IMPORT = {
     "bench": ANYTHING,
 }
 LEDGER_FOR_READERS = {
-    "ledger.approvals", "ledger.checkpoint", "ledger.client", "ledger.genesis", "ledger.light",
-    "ledger.light_sync", "ledger.rulebook",
+    "ledger.approvals", "ledger.asking", "ledger.checkpoint", "ledger.client", "ledger.genesis",
+    "ledger.light", "ledger.light_sync", "ledger.rulebook",
 }  # fmt: skip
 """What a service may import of the ledger: the interface for those who read the chain."""
 IMPURE = {

@@ -442,3 +442,31 @@ def test_keys_that_others_can_read_are_refused(csmdb):
 def test_a_folder_is_made_once(csmdb):
     with pytest.raises(ConfigError, match="already"):
         create(csmdb.folder, "test")
+
+
+def test_each_address_of_a_batch_may_have_slots_of_its_own(csmdb):
+    home, slot = enrolled(csmdb), NOW_MS // 900_000
+    windows = [(slot + 4 * n, slot + 4 * n + 3) for n in range(32)]
+    rows = [
+        {**home.address_row(n), "startSlot": first, "endSlot": last}
+        for n, (first, last) in enumerate(windows)
+    ]
+    grants = csmdb.desk.grant_addresses(home.ems.id, {"addresses": rows}, NOW_MS)
+    assert [(g.start_slot, g.end_slot) for g in grants] == windows
+    assert csmdb.desk.grant_addresses(home.ems.id, {"addresses": rows}, NOW_MS) == grants
+    later = [{**home.address_row(40), "startSlot": slot + 200, "endSlot": slot + 203}]
+    assert len(csmdb.desk.grant_addresses(home.ems.id, {"addresses": later}, NOW_MS)) == 1
+
+
+def test_an_address_for_slots_of_its_own_is_bounded_as_any(csmdb):
+    home, slot = enrolled(csmdb), NOW_MS // 900_000
+    bad = [{**home.address_row(), "startSlot": slot, "endSlot": slot + 15 * 96}]
+    refused = csmdb.desk.grant_addresses(home.ems.id, {"addresses": bad}, NOW_MS)
+    assert reason(refused) == Refusal.QUANTITY_OUT_OF_RANGE
+    row = {"startSlot": slot, "endSlot": slot + 3}
+    for first in (0, 16):
+        asked = {"addresses": [{**home.address_row(first + n), **row} for n in range(16)]}
+        assert len(csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS)) == 16
+    more = {"addresses": [{**home.address_row(50), **row}]}
+    refused = csmdb.desk.grant_addresses(home.ems.id, more, NOW_MS)
+    assert reason(refused) == Refusal.QUANTITY_OUT_OF_RANGE
