@@ -15,6 +15,8 @@ the backup was made:
 - the meter's numbers never go back: the book is moved on by two numbers for every slot since, more
   than it can have signed, so the next reading follows a gap and is never a second one under a
   number that the DSO has. The slot in which the home comes back has no receipt.
+- addresses that change come from the home's keys and the period (`hem.ems.addresses`): a restored
+  home has those that it had, also of the time since, and the CSM-DB grants them again.
 - the wallet is read on from the ledger; positions, prices and settlements come back from there.
 """
 
@@ -37,13 +39,15 @@ from typing import Any
 
 import msgspec
 
+from hem.ems.lanes import SENDERS
 from hem.ems.limit_book import LIMITS_FILE
 from hem.ems.policy_file import GOOD_FILE
 from hem.files import open_new
 from hem.locks import only_one
 from ledger.checkpoint import CHECKPOINT_FILE
 from runtime.outbox import EARLIER
-from runtime.store import SqliteStore
+from runtime.ports import Store
+from runtime.store import PartOfStore, SqliteStore
 from wire.canonical import decode, encode
 from wire.errors import ConfigError, WireError
 from wire.metering import Reading, load_record, record_json
@@ -286,18 +290,24 @@ def _opened(path: Path) -> Iterator[SqliteStore]:
 
 def _drop_waiting(store: SqliteStore) -> int:
     """Forget the flight and the nonce, and all operations that must not be done twice."""
-    dropped = 0
+    senders = {"/".join(key.split("/")[:2]) + "/" for key, _ in store.scan(SENDERS)}
     with store.atomic():
-        for key in ("flight/raw", "flight/keys", "nonce"):
-            store.delete(key)
-        for key, _ in store.scan(EARLIER):
-            store.delete(key)
-        for row, raw in store.scan("wait/"):
-            kept = decode(raw)
-            if kept["operation"].get("op") not in TAKEN_ONCE:
-                store.delete(row)
-                store.put("key/" + kept["key"], RESTORED.encode())
-                dropped += 1
+        return sum(_drop_of(store, PartOfStore(store, part)) for part in ("", *sorted(senders)))
+
+
+def _drop_of(store: Store, part: Store) -> int:
+    """The same of one sender; what was sent under which key is remembered for all together."""
+    dropped = 0
+    for key in ("flight/raw", "flight/keys", "nonce"):
+        part.delete(key)
+    for key, _ in list(part.scan(EARLIER)):
+        part.delete(key)
+    for row, raw in list(part.scan("wait/")):
+        kept = decode(raw)
+        if kept["operation"].get("op") not in TAKEN_ONCE:
+            part.delete(row)
+            store.put("key/" + kept["key"], RESTORED.encode())
+            dropped += 1
     return dropped
 
 

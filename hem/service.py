@@ -56,7 +56,7 @@ from hem.ems.funds import AddressFunds, Funds
 from hem.ems.health import Facts, Health, assess
 from hem.ems.home_assistant import HomeAssistant
 from hem.ems.keyring import Keyring
-from hem.ems.lanes import Lane, Lanes
+from hem.ems.lanes import SENDERS, Lane, Lanes
 from hem.ems.light import HomeLight, LightView, trusted_point
 from hem.ems.limit_book import LimitBook
 from hem.ems.planner import PLAN, Planner
@@ -705,7 +705,7 @@ class HomeEnergyManager:
             return await (own or self.client).receipt(transaction)
 
         rule = self.rotation
-        part = self._queue if rule is None else PartOfStore(self._queue, f"of/{key.id}/")
+        part = self._queue if rule is None else PartOfStore(self._queue, f"{SENDERS}{key.id}/")
         return OperationOutbox(
             part, key, self.config.market.name, self.genesis.chain_id, self.grid, bus,
             self.clock, self.rng, next_nonce, receipt, self._operation_done,

@@ -11,9 +11,11 @@ from typing import Any
 import msgspec
 
 from hem.controller.explain import Fate, Record, explain
+from hem.ems.addresses import kept_grants
 from hem.ems.decisions import DecisionLog
 from hem.ems.enrolment import CERTIFICATE, GRANT
 from hem.ems.funds import withdrawn
+from hem.ems.lanes import SENDERS
 from hem.ems.light import LightState, kept_view
 from hem.ems.pledges import Pledges
 from hem.ems.wallet import POSITION, Wallet
@@ -51,7 +53,8 @@ def summary_of(folder: Path) -> dict[str, Any]:
             "readHeights": wallet.resume(),
             "settledSlots": len(wallet.settlements()),
             "waitingReadings": sum(1 for _ in store.scan("reading/")),
-            "waitingOperations": sum(1 for _ in queue.scan("wait/")),
+            "waitingOperations": sum(1 for _ in queue.scan("wait/"))
+            + sum("/wait/" in key for key, _ in queue.scan(SENDERS)),
         }
 
 
@@ -59,8 +62,8 @@ def status_of(folder: Path, grid: SlotGrid, now_ms: int) -> dict[str, Any]:
     """
     The summary, and what the home has going on in its markets.
 
-    Adds `certificateDaysLeft`, `grantEndSlot`, `positions` (by slot and market), `promises` (that
-    stand), `withdrawals` (from the DSO).
+    Adds `certificateDaysLeft`, `grantEndSlot`, `addresses` (where they change), `positions` (by
+    slot and market), `promises` (that stand), `withdrawals` (from the DSO).
     """
     facts = summary_of(folder)
     with opened(folder, EMS_FILE) as store:
@@ -72,6 +75,12 @@ def status_of(folder: Path, grid: SlotGrid, now_ms: int) -> dict[str, Any]:
             facts["certificateDaysLeft"] = round((end_ms - now_ms) / DAY_MS, 1)
         if grant is not None:
             facts["grantEndSlot"] = parse(AddressGrant, grant.decode()).end_slot
+        granted = kept_grants(store)
+        if granted:
+            facts["grantEndSlot"] = granted[-1].end_slot
+            facts["addresses"] = [
+                _address(one, wallet) for one in granted if one.start_slot <= slot
+            ]
         slots = [int(key.removeprefix(POSITION)) for key, _ in store.scan(POSITION)]
         shown = [one for one in slots if one >= slot] or slots
         return {
@@ -83,6 +92,16 @@ def status_of(folder: Path, grid: SlotGrid, now_ms: int) -> dict[str, Any]:
             "promises": _promises(store, slot, now_ms),
             "withdrawals": withdrawn(store, wallet.address),
         }
+
+
+def _address(grant: AddressGrant, wallet: Wallet) -> dict[str, Any]:
+    """One of the home's addresses, its slots and its money."""
+    return {
+        "address": grant.address,
+        "startSlot": grant.start_slot,
+        "endSlot": grant.end_slot,
+        **wallet.balance_of(grant.address),
+    }
 
 
 def markets_of(wallet: Wallet, slot: int) -> dict[str, dict[str, int]]:
@@ -254,6 +273,11 @@ def status_text(facts: dict[str, Any]) -> list[str]:
     }
     lines = [f"{name}: {value}" for name, value in plain.items()]
     lines.append(proof_text(facts["light"]))
+    lines += [
+        f"address {one['address']}: slots {one['startSlot']}…{one['endSlot']},"
+        f" balance {one['balanceUc'] / 1e6:.6f} ¤, locked {one['lockedUc'] / 1e6:.6f} ¤"
+        for one in facts.get("addresses", ())
+    ]
     for row in facts["positions"]:
         for market, amounts in row["markets"].items():
             said = _amounts(amounts["boughtWh"], amounts["soldWh"])

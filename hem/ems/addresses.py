@@ -24,7 +24,8 @@ from wire.keys import SigningKey
 from wire.rotation import Rotation
 
 GRANTED = "address/"
-OVER = b"over"
+OVER, DUE = "/over", "/due/"
+"""What is noted of a period, beside its grant."""
 HORIZON_S = 86_400
 """So far ahead there are grants after each request; the next one is made at half of it [s]."""
 BATCH = 32
@@ -97,9 +98,7 @@ class AddressBook:
         self._store, self._keyring, self._chain_id, self.rule = store, keyring, chain_id, rule
         self._last_slot = last_slot
         self._grants = dict(_kept(store))
-        self._over = {
-            period for period in self._grants if store.get(_row(period) + "/over") is not None
-        }
+        self._over = {p for p in self._grants if store.get(_row(p) + OVER) is not None}
         self._ours = {grant.address for grant in self._grants.values()}
 
     def grant_of(self, slot: int) -> AddressGrant | None:
@@ -190,8 +189,18 @@ class AddressBook:
     def retire(self, period: int) -> None:
         """Nothing is left to be done under a period's address."""
         with self._store.atomic():
-            self._store.put(_row(period) + "/over", OVER)
+            self._store.put(_row(period) + OVER, b"")
         self._over.add(period)
+
+    def due_ms(self, period: int, what: str) -> int | None:
+        """To when something was put off; None: it was not."""
+        raw = self._store.get(f"{_row(period)}{DUE}{what}")
+        return None if raw is None else int(raw)
+
+    def put_off(self, period: int, what: str, due_ms: int) -> None:
+        """Do something at another moment than planned; durable when this returns."""
+        with self._store.atomic():
+            self._store.put(f"{_row(period)}{DUE}{what}", str(due_ms).encode())
 
     def forget_before(self, slot: int) -> list[str]:
         """
@@ -204,8 +213,8 @@ class AddressBook:
         if past:
             with self._store.atomic():
                 for period in past:
-                    self._store.delete(_row(period))
-                    self._store.delete(_row(period) + "/over")
+                    for key, _ in list(self._store.scan(_row(period))):
+                        self._store.delete(key)
         dropped = [self._grants.pop(period).address for period in past]
         self._over.difference_update(past)
         self._ours.difference_update(dropped)
@@ -219,7 +228,7 @@ def kept_grants(store: Store) -> list[AddressGrant]:
 
 def _kept(store: Store) -> Iterator[tuple[int, AddressGrant]]:
     for key, raw in store.scan(GRANTED):
-        if not key.endswith("/over"):
+        if key.count("/") == 1:
             yield int(key.removeprefix(GRANTED)), parse(AddressGrant, raw.decode())
 
 

@@ -23,6 +23,8 @@ from runtime.outbox import OperationOutbox
 from runtime.ports import Bus, Store
 from wire.certificates import AddressGrant
 
+SENDERS = "of/"
+"""Where each address that changes has its part of the outbox' file: `of/<address>/`."""
 NOT_REGISTERED = "NOT_REGISTERED"
 """What became of an operation under an address that the ledger never came to know."""
 

@@ -69,6 +69,10 @@ class Turning:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._rule, self._grid = parts.book.rule, parts.genesis.grid
+        self._slot_ms = self._grid.length_s * 1000
+        self._since_ms: dict[int, int] = {}
+        """When we first looked after a period, in this run."""
+        self._dues: dict[tuple[int, str], int] = {}
         self._ask_ms: int | None = None
         self._asked_s = float("-inf")
         self._filling: dict[str, asyncio.Task[bool]] = {}
@@ -95,7 +99,8 @@ class Turning:
         slot = self._grid.slot_at(now_ms)
         await self._ask(now_ms, slot)
         for period, grant in self._parts.book.live():
-            if now_ms >= self._register_ms(period):
+            self._since_ms.setdefault(period, now_ms)
+            if now_ms >= self._due_ms(period, "register"):
                 await self._tend(period, grant, now_ms, slot)
         in_use = self._parts.book.grant_of(slot)
         if in_use is not None and in_use.address != self._parts.wallet.address:
@@ -116,9 +121,9 @@ class Turning:
                 log.warning("an address was never registered", slots=_slots(grant))
                 await self._retire(period, address, NOT_REGISTERED)
         elif slot <= grant.end_slot:
-            if now_ms >= self._rule.fund_ms(period, parts.book.chance(period, "fund")):
+            if now_ms >= self._due_ms(period, "fund"):
                 self._fill(grant, slot)
-        elif now_ms >= self._deposit_ms(period):
+        elif now_ms >= self._due_ms(period, "deposit"):
             await self._wind_up(period, grant, slot)
 
     def _fill(self, grant: AddressGrant, slot: int) -> None:
@@ -157,6 +162,11 @@ class Turning:
     async def _retire(self, period: int, address: str, code: str) -> None:
         await self._parts.lanes.close(address, code)
         self._parts.book.retire(period)
+        self._since_ms.pop(period, None)
+        for what in ("register", "fund", "deposit"):
+            self._dues.pop((period, what), None)
+        self._filled.discard(address)
+        self._filling.pop(address, None)
 
     async def _ask(self, now_ms: int, slot: int) -> None:
         """Ask for more grants, at a moment of our own unless they are needed at once."""
@@ -177,12 +187,37 @@ class Turning:
         except (CsmDbRefusedError, TimeoutError, BusDownError, GatewayError, WireError) as error:
             log.warning("no addresses granted, asked again", reason=str(error)[:200] or "no answer")
 
-    def _register_ms(self, period: int) -> int:
-        return self._rule.register_ms(period, self._parts.book.chance(period, "register"))
+    def _due_ms(self, period: int, what: str) -> int:
+        """When something is done for a period: "register", "fund" or "deposit"."""
+        known = self._dues.get((period, what))
+        if known is None:
+            known = self._dues[period, what] = self._moment(period, what)
+        return known
 
-    def _deposit_ms(self, period: int) -> int:
-        chance = self._parts.book.chance(period, "deposit")
-        return self._rule.deposit_ms(period, self._parts.genesis.grace_slots, chance)
+    def _moment(self, period: int, what: str) -> int:
+        """
+        As planned, or drawn from what is left of the time.
+
+        A home that starts, or gets its grants late, has missed the moments of several addresses;
+        making up for all of them at once would tell that they are one home's.
+        """
+        book, rule, since_ms = self._parts.book, self._rule, self._since_ms[period]
+        chance, first = book.chance(period, what), rule.first_slot(period)
+        match what:
+            case "register":
+                due_ms = rule.register_ms(period, chance)
+                until_ms = int(self._grid.start_ms(first - 2))
+            case "fund":
+                due_ms = rule.fund_ms(period, chance)
+                until_ms = int(self._grid.start_ms(first - 1))
+            case _:
+                due_ms = rule.deposit_ms(period, self._parts.genesis.grace_slots, chance)
+                until_ms = since_ms + rule.address_slots * self._slot_ms
+        due_ms = book.due_ms(period, what) or due_ms
+        if since_ms - due_ms > self._slot_ms:
+            due_ms = since_ms + int(self._parts.rng.uniform(0, max(until_ms - since_ms, 0)))
+            book.put_off(period, what, due_ms)
+        return due_ms
 
     def _pause_s(self) -> float:
         slot_s = self._grid.length_s / self._parts.clock.speed
