@@ -70,6 +70,7 @@ def run_aggregator(config_path: Path, port: int | None = None) -> None:
     config = load_config(config_path)
     log = configure("aggregator")
     genesis = load_genesis(config.market.genesis)
+    check_funding(config, genesis)
     key, box = load_keys(config, genesis)
     certificate = read_certificate(config.service.certificate, key)
     folder = config.service.data_dir
@@ -111,6 +112,20 @@ def run_aggregator(config_path: Path, port: int | None = None) -> None:
         store.close()
         outbox.close()
         accounts.close()
+
+
+def check_funding(config: AggregatorConfig, genesis: Genesis) -> None:
+    """
+    Raise where every fresh address would be given money of its own.
+
+    Raises:
+        ConfigError: automatic funding in a market whose addresses change.
+    """
+    if genesis.rotation is not None and config.funding.automatic:
+        raise ConfigError(
+            "funding.automatic: the addresses of this market change, and each would be given money;"
+            " set it to false, and what accounts hold at first in [accounts] opening_uc"
+        )
 
 
 def load_keys(config: AggregatorConfig, genesis: Genesis) -> tuple[SigningKey, BoxKey]:

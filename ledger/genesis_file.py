@@ -17,6 +17,9 @@ from ledger.genesis import MAX_GENESIS_BYTES, Genesis, genesis_from_json, sealed
 from wire.errors import ConfigError, MalformedError
 from wire.keys import KEY_BYTES, from_text, id_of
 
+ADDRESS_SLOTS = 4
+"""How long a home trades under one address where the file says nothing: a market that shall link
+its homes' slots has to say so."""
 EXAMPLE = Path(__file__).parent / "templates" / "genesis.toml"
 _HELP = "see `ledger init --example`"
 
@@ -48,10 +51,11 @@ def read_genesis_file(path: Path) -> Genesis:
 
 
 def _complete(table: dict[str, Any]) -> dict[str, Any]:
-    """Identities from keys, `start_ms` from `start`."""
+    """Identities from keys, `start_ms` from `start`, addresses that change by default."""
     made = {name: value for name, value in table.items() if name != "start"}
     if "chain_id" in made:
         raise ConfigError("chain_id: remove it; it is made from everything else")
+    made.setdefault("privacy", {"address_slots": ADDRESS_SLOTS})
     if "start" in table:
         made["start_ms"] = _start_ms(table["start"])
     if "start_ms" not in made:
