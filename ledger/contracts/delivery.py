@@ -4,7 +4,8 @@ Delivery: meter-signed receipts, settlement, late receipts.
 Settlement of a slot pays the sellers from escrow and settles every home's residual with the grid
 supervisor (`market.settlement`, ADR 0004). A home that did not trade is settled too when its meter
 speaks. A receipt is expected of every address that ordered something for the slot, and of every
-address whose meter spoke in one of the last `ACTIVE_SLOTS` slots and whose grant covers this one.
+address whose meter spoke in one of the last `ACTIVE_SLOTS` slots and whose grant covers this one;
+where addresses change, also of one that was registered for it before (`contracts.expectation`).
 Where it is missing the home is settled as if its connection had let in all it can; when the receipt
 comes within 96 slots, the exact difference is paid, whichever way it goes.
 """
@@ -15,6 +16,7 @@ from typing import Any
 
 from ledger.contracts import accounts, escrow, keys, slots
 from ledger.contracts.context import TRUE_UP_SLOTS, Context
+from ledger.contracts.expectation import EXPECTED
 from ledger.contracts.grants import CONNECTION_MAX_WH
 from ledger.contracts.operations import DeliveryReceipt
 from market.scheduling import deviation_tariff
@@ -23,6 +25,8 @@ from wire.errors import Refusal
 from wire.keys import from_text
 from wire.metering import Receipt, check_record, load_record
 
+SETTLED_WITH = frozenset({"netWh", EXPECTED})
+"""A position with one of these is settled although nothing was ordered."""
 ACTIVE_SLOTS = 4
 """How long after its last receipt an address that orders nothing is still expected to send one. As
 long as a gateway closes missed slots by default: a shorter outage costs a home nothing."""
@@ -107,7 +111,7 @@ def _due(ctx: Context, slot: int) -> list[tuple[str, dict[str, Any]]]:
     return [
         (address, row)
         for address, row in sorted(found.items())
-        if "netWh" in row or any(row[name] for name in counts) or address in active
+        if any(row[name] for name in counts) or address in active or SETTLED_WITH & row.keys()
     ]
 
 

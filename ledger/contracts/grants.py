@@ -13,6 +13,7 @@ from msgspec import UNSET
 
 from ledger.contracts import accounts, keys
 from ledger.contracts.context import TRUE_UP_SLOTS, Context
+from ledger.contracts.expectation import expect
 from ledger.contracts.operations import RegisterAddress
 from ledger.genesis import Genesis
 from ledger.state import State
@@ -71,6 +72,7 @@ def register_address(ctx: Context, op: RegisterAddress) -> Refusal | None:
     drop_slot = grant.end_slot + TRUE_UP_SLOTS + ctx.genesis.grace_slots + 2
     ctx.state.put(keys.drop(ctx.genesis.grid.start_ms(drop_slot), keys.grant(grant.address)), True)
     ctx.emit("address-registered", address=grant.address, **facts)
+    expect(ctx, grant.address, grant.start_slot, grant.end_slot)
     return None
 
 
