@@ -6,11 +6,13 @@ import pytest
 from support.brokers import Authority, make_key, running_broker
 from support.enrolment import AskingHome, connected_lane
 
+from csmdb.advisories import import_document
 from csmdb.service import CsmDbService
 from csmdb.setup import create, open_csmdb
 from runtime.csmdb_client import CsmDbRefusedError
 from runtime.metrics import refusals
 from runtime.rate_limit import RateLimit
+from sim.scenarios.vulnerable_meter import made_up
 from wire import topics
 from wire.certificates import AddressGrant, Certificate, load
 from wire.enrolment import read_answer
@@ -117,6 +119,15 @@ async def test_a_home_enrols_comes_back_with_its_certificate_and_trades(site):
     grant = load(AddressGrant, answer["grants"][0], issuing, "test")
     trading = await site.lane(home.address(), credential=grant)
     assert trading.connected
+
+
+async def test_a_meter_that_an_advisory_names_is_enrolled_and_gets_no_address(site):
+    import_document(site.csmdb, made_up())
+    home, client, _ = await site.home("home-1")
+    asked = home.enrolment(site.claim(), vendor="Made up", model="M1", firmware="1.0")
+    assert "certificate" in await client.ask("enroll", asked, 5)
+    grant = {"addresses": [home.address_row()]}
+    assert await refused(client, "grant-addresses", grant) == "BANNED"
 
 
 async def test_refusals_come_back_by_name(site):
