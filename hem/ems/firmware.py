@@ -135,8 +135,9 @@ class Firmware:
         plate = await plate_of(self._gateway)
         certificate = self._enrolment.certificate
         attested = certificate.meter[0].firmware if certificate and certificate.meter else ""
-        self._show(state="current", installed=plate.firmware, attested=attested)
+        self._show(installed=plate.firmware, attested=attested)
         if self._config is None:
+            self._show(state="current")
             return
         files = await self._consult(question_of(self._config, self._data_dir))
         if wish is not None and wish.name:
@@ -145,6 +146,7 @@ class Firmware:
         else:
             best = choose(files, plate)
             if best is None:
+                self._show(state="current", available="", file="")
                 return
             file, target = best
         self._show(state="available", available=target.version, file=file.name)

@@ -14,6 +14,7 @@ from support.patience import PATIENCE_S
 
 from csmdb.firmware_http import build_app
 from hem import service
+from hem.ems.firmware_status import read_view
 from runtime.csmdb_client import CsmDbRefusedError
 from runtime.ports import Message
 from runtime.rng import SystemRng
@@ -74,7 +75,7 @@ async def test_hem_run_is_nudged_installs_attests_and_its_commands_say_so(tmp_pa
                 f"port = {meter.port}\n"
             )
             await home.start()
-            await until(lambda: site.named("home-01"))
+            await until(lambda: read_view(home.folder / "data").state == "current")
             (participant,) = [
                 row["id"] for row in site.csmdb.repository.list_participants()
                 if site.csmdb.repository.meter_of(row["id"]) is not None
