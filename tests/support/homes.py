@@ -184,8 +184,13 @@ cache_s = 0.05
         return home
 
     def named(self, name: str) -> list[dict[str, Any]]:
-        """States a home has told, by its name."""
-        return [s for states in self.states.values() for s in states if s.get("name") == name]
+        """States a home has told, found by its meter's serial: they do not say its name."""
+        own = {
+            row["id"]
+            for row in self.csmdb.repository.list_participants()
+            if row["meter_serial"] == f"{name}-m"
+        }
+        return [state for who in own for state in self.states.get(who, [])]
 
     async def close(self) -> None:
         for home in self.homes:
