@@ -177,11 +177,6 @@ class CsmDbService:
                 "not an operation of the CSM-DB", operation=envelope.operation[:32]
             )
         decision = decide(self, envelope.client_id, envelope.parameters)
-        op, sender = envelope.operation, envelope.client_id
-        name, decide = self._operations().get(op, ("", None))
-        if decide is None:
-            raise UnknownOperationError("not an operation of the CSM-DB", operation=op[:32])
-        decision = decide(sender, envelope.parameters, self.csmdb.clock.now_ms())
         if isinstance(decision, Refused):
             count_refusal(COMPONENT, decision.refusal)
             log.info(
@@ -190,34 +185,6 @@ class CsmDbService:
             )  # fmt: skip
             return decision.parameters()
         return _result(name, decision)
-
-    def _operations(self) -> dict[str, tuple[str, Decide]]:
-        """By operation: under which name the decision is answered, and who decides."""
-        csmdb, desk, firmware = self.csmdb, self.csmdb.desk, self.firmware
-        return {
-            ENROLL: ("certificate", self._enroll),
-            RENEW: ("certificate", lambda who, _, now_ms: desk.renew(who, now_ms)),
-            GRANT_ADDRESSES: ("grants", desk.grant_addresses),
-            GRANT_VALIDATOR: ("grant", desk.grant_validator),
-            LIST_METERS: ("", desk.list_meters),
-            FIRMWARE_NONCE: ("", lambda who, _, now_ms: firmware.challenge(who, now_ms)),
-            ATTEST_FIRMWARE: ("certificate", firmware.attest),
-            SHOW_PARTICIPANT: ("", desk.show_participant),
-            LIST_REVOCATIONS: ("", lambda who, said, _: revocations.list_since(csmdb, who, said)),
-            TLS_CERTIFICATE: ("certificates", lambda who, said, _: certify(csmdb, who, said)),
-            SUCCESSION_CODE: ("claimCode", lambda who, _, __: succession_code(csmdb, who)),
-            LIST_REVOKED_KEYS: (
-                "",
-                lambda who, said, _: read_page(csmdb, who, said.get("after", 0)),
-            ),
-        }
-
-    def _enroll(self, sender: str, parameters: dict[str, Any], now_ms: int) -> object:
-        """Enrol; a meter that an advisory names is banned before anything is granted to it."""
-        decision = self.csmdb.desk.enroll(sender, parameters, now_ms)
-        if isinstance(decision, Signed):
-            advisories.review(self.csmdb, sender)
-        return decision
 
     def _sealed(self, asker: str, request: Envelope, answer: dict[str, Any]) -> bytes | None:
         box = self._box_of(asker, request)
