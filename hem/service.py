@@ -1131,7 +1131,8 @@ class HomeEnergyManager:
         """The trading lane stands."""
         if not self.trading:
             return False
-        lane = self.outbox.of(self.grid.slot_at(self.clock.now_ms()))
+        slot = self.grid.slot_at(self.clock.now_ms())
+        lane = self.outbox.of(slot) or self.outbox.of(slot + 1)  # the first one is for the next
         return lane is not None and lane.bus.connected
 
     @property

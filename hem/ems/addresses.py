@@ -146,11 +146,11 @@ class AddressBook:
         return bool(self._ungranted(slot, self._soon(slot)))
 
     def window(self, period: int, slot: int) -> tuple[int, int]:
-        """The slots to ask for: all of the period that are not over."""
+        """The slots to ask for: all of the period that have not begun."""
         last = self.rule.last_slot(period)
         if self._last_slot is not None:
             last = min(last, self._last_slot)
-        return max(self.rule.first_slot(period), slot), last
+        return max(self.rule.first_slot(period), slot + 1), last
 
     @property
     def end_slot(self) -> int:
@@ -162,12 +162,12 @@ class AddressBook:
         return self.rule.period(slot + self.rule.ahead_slots + self.rule.address_slots)
 
     def _ungranted(self, slot: int, last: int) -> list[int]:
-        """Periods without a grant, from that of a slot on."""
+        """Periods without a grant, from that of the next slot on."""
         if self._last_slot is not None:
-            if slot > self._last_slot:
+            if slot >= self._last_slot:
                 return []
             last = min(last, self.rule.period(self._last_slot))
-        return [p for p in range(self.rule.period(slot), last + 1) if p not in self._grants]
+        return [p for p in range(self.rule.period(slot + 1), last + 1) if p not in self._grants]
 
     def keep(self, granted: dict[int, AddressGrant]) -> None:
         """

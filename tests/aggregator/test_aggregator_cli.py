@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import msgspec
 import pytest
 from support.brokers import REPOSITORY, Authority, make_key, running_broker
 from support.feeders import SUPERVISOR, make_genesis
@@ -19,6 +20,7 @@ from aggregator.day_ahead import DayAhead
 from aggregator.grid_limits import GridPolicy, Works
 from aggregator.process import (
     adjustment_policy,
+    check_funding,
     flexibility_policy,
     grid_policy,
     schedule_policy,
@@ -27,7 +29,7 @@ from aggregator.scheduler import SchedulePolicy
 from aggregator.store import AggregatorStore
 from csmdb.setup import create
 from ledger.approvals import Approval
-from ledger.genesis import genesis_bytes
+from ledger.genesis import Privacy, genesis_bytes, seal_genesis
 from runtime.keyfiles import write_secret
 from wire.certificates import dump_text
 from wire.day_ahead import Change, ScheduleAnswer
@@ -266,3 +268,15 @@ async def test_the_process_runs_until_it_is_told_to_stop_and_leaves_a_status(fol
     assert code == 0
     done = await asyncio.to_thread(run, "status", path / "aggregator.toml", "--json")
     assert json.loads(done.stdout)["counts"]["readings"] == 0
+
+
+def test_money_is_not_given_to_every_fresh_address(folder):
+    """Where addresses change, an automatic gift to each would be money for nothing."""
+    config = load_config(folder[0] / "aggregator.toml")
+    genesis = make_genesis(folder[1], dso_box_key=to_text(DSO_BOX.public))
+    check_funding(config, genesis)
+    changing = seal_genesis(msgspec.structs.replace(genesis, privacy=Privacy(address_slots=4)))
+    with pytest.raises(ConfigError, match="funding.automatic"):
+        check_funding(config, changing)
+    text = "[funding]\nautomatic = false\n"
+    check_funding(load_config(write(folder[0], text)), changing)

@@ -11,6 +11,7 @@ from support.patience import PATIENCE_S
 from csmdb.records import Refused
 from csmdb.setup import create
 from hem.ems import enrolment as module
+from hem.ems.addresses import AddressBook
 from hem.ems.enrolment import Enrolment
 from hem.ems.keyring import Keyring
 from hem.gateway.client import GatewayError
@@ -19,6 +20,8 @@ from runtime.rng import SystemRng
 from wire.certificates import dump
 from wire.errors import CertificateError
 from wire.keys import SigningKey, from_text, id_of, to_text
+from wire.rotation import Rotation
+from wire.slots import SlotGrid
 
 METER = SigningKey(b"m" * 32)
 VALIDATOR = SigningKey(b"v" * 32).id
@@ -211,3 +214,33 @@ async def test_a_damaged_record_is_asked_for_anew(site):
     assert enrolment.grant is None
     await enrolment.obtain_grant(site.office, site.slot, None)
     assert enrolment.grant.address == address
+
+
+def book_of(enrolment):
+    rule = Rotation(SlotGrid(), 4, 2)
+    return AddressBook(enrolment.store, enrolment.keyring, "hg-test-1", rule)
+
+
+async def test_addresses_of_coming_periods_are_granted_in_one_batch(site):
+    enrolment = site.start()
+    await enrolment.enrol(site.office, site.code)
+    book, asked = book_of(enrolment), len(site.office.asked)
+    await enrolment.obtain_addresses(site.office, book, site.slot - 1)
+    assert len(site.office.asked) == asked + 1
+    for slot in range(site.slot, site.slot + 90):
+        grant = book.grant_of(slot)
+        assert grant.address == book.key(slot // 4).id
+        assert grant.meter_key == to_text(METER.derive(grant.address).public)
+        assert grant.end_slot == slot // 4 * 4 + 3
+    await enrolment.obtain_addresses(site.office, book, site.slot)
+    assert len(site.office.asked) == asked + 1, "there are enough"
+
+
+async def test_a_home_that_lost_its_book_is_granted_the_same_addresses_again(site):
+    """A lost answer, or an old backup: the CSM-DB knows what it gave, and gives it again."""
+    enrolment = site.start()
+    await enrolment.enrol(site.office, site.code)
+    first, again = book_of(enrolment), book_of(enrolment)
+    await enrolment.obtain_addresses(site.office, first, site.slot - 1)
+    await enrolment.obtain_addresses(site.office, again, site.slot)
+    assert again.grant_of(site.slot + 1) == first.grant_of(site.slot + 1) is not None
