@@ -276,7 +276,7 @@ def test_money_is_not_given_to_every_fresh_address(folder):
     genesis = make_genesis(folder[1], dso_box_key=to_text(DSO_BOX.public))
     check_funding(config, genesis)
     changing = seal_genesis(msgspec.structs.replace(genesis, privacy=Privacy(address_slots=4)))
-    with pytest.raises(ConfigError, match="funding.automatic"):
+    with pytest.raises(ConfigError, match=r"funding\.automatic"):
         check_funding(config, changing)
     text = "[funding]\nautomatic = false\n"
     check_funding(load_config(write(folder[0], text)), changing)
