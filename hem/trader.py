@@ -30,6 +30,7 @@ import structlog
 
 from hem.controller.battery import Battery
 from hem.controller.bidding import Decision, OrderIntent, Situation, answer_auction
+from hem.controller.discretion import discreet
 from hem.controller.explain import Cause, LimitNote, Record, RunnerUp, cause_of
 from hem.controller.forecast import Forecast, Forecaster, present
 from hem.controller.forward import (
@@ -147,6 +148,8 @@ class Parts:
     """Why the owner's file is not in force; empty: it is."""
     value_after: Callable[[int], ValueCurve | None] = lambda _slot: None
     """What stored energy is worth when a slot has ended."""
+    discreet: bool = False
+    """Do bids leave in coarse steps, for the sake of an address that nobody is to recognise?"""
 
 
 class Trader:
@@ -209,6 +212,13 @@ class Trader:
         orders, refused = permitted_together(
             decision.orders, "double-auction", situation, self._policy
         )
+        if self._parts.discreet:
+            orders = discreet(
+                orders, lambda: self._parts.rng.uniform(0, 1),
+                lambda some: not permitted_together(
+                    some, "double-auction", situation, self._policy
+                )[1],
+            )  # fmt: skip
         record = self._record(situation, decision, rules, refused)
         kept = replace(decision, orders=orders)
         self._parts.decisions.add(target, self._clock.now_ms(), kept, record)
