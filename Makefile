@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 
-.PHONY: demo sim sim-full test long properties fuzz check bench bench-market bench-ledger bench-growth bench-poe bench-trade bench-hem bench-forecast bench-savings bench-plan flood scenarios format clean help
+.PHONY: demo linkage sim sim-full test long properties fuzz check bench bench-market bench-ledger bench-growth bench-poe bench-trade bench-hem bench-forecast bench-savings bench-plan flood scenarios format clean help
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,10 @@ sim-full: $(STAMP) ## The same with the real ledger in it: SEED=42 (VALIDATORS=5
 
 scenarios: $(STAMP) ## The papers' examples, one after the other, each over a broker and four validators
 	@set -e; for name in $$($(BIN)/hearthgrid scenario list --names); do $(BIN)/hearthgrid scenario run $$name; done
+
+linkage: $(STAMP) ## Who is who? The attack on a month of trading addresses, fixed and fresh (ARGS="--days 30 --study")
+	@mkdir -p out
+	$(BIN)/hearthgrid linkage --chart out/linkage.svg $(ARGS)
 
 test: $(STAMP) ## Run the tests (ARGS="-k name" to choose)
 	$(BIN)/python -m pytest -n 4 --dist worksteal -m "not long" $(ARGS)

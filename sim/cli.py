@@ -10,6 +10,7 @@ import typer
 
 from sim.congestion_cli import congestion
 from sim.consensus_cli import simulate
+from sim.linkage_cli import linkage
 from sim.poe_cli import proof_of_energy
 from sim.scenario_cli import app as scenario_app
 from wire.errors import ConfigError
@@ -68,6 +69,7 @@ def demo(
 
 
 app.command("congestion")(congestion)
+app.command("linkage")(linkage)
 app.command("sim")(simulate)
 app.command("poe")(proof_of_energy)
 app.add_typer(scenario_app, name="scenario")
