@@ -5,13 +5,14 @@ An attacker reads the whole chain and all public topics of a simulated month (`s
 to tell which addresses are one home's. Two baselines say what no choice of addresses can hide:
 
 - **chance**: one in N;
-- **amounts**: the same machinery with nothing but the metered amounts. A market that publishes what
-  it settles shows them, and whoever knows a home's habits recognises them. Given slot by slot
-  (`multiset`) they are what is left when every slot has its own address; given by period
-  (`amounts`), what is left when an address is for as many slots. With what was bought and sold
-  beside it (`settled`) they are all that settlement publishes.
+- **content**: the same machinery with nothing but what the market is about. The metered amounts,
+  slot by slot without labels (`multiset`): what is left when every slot has its own address. The
+  same by period (`amounts`): when an address is for several slots. With what was bought and sold
+  (`settled`): all that settlement publishes. With orders, too (`market`): all that a double auction
+  publishes whose clearing everybody can check.
 
-What an attack gets beyond `settled` comes through a leak that can be closed.
+What an attack gets beyond `market` comes through a channel that need not be there: moments, clocks,
+amounts of money, grants, CPFs. What orders add to `amounts` is the price of orders in the open.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from sim.month import Truth, run_month
 from sim.month_habits import Habits
 from sim.observation import Observation
 
-FOLLOWED = ("settled", "combined")
-"""Attacks that are also followed through the whole month."""
 MULTISET = "multiset"
+BASELINES = (MULTISET, "amounts", "settled", "market")
+FOLLOWED = ("amounts", "market", "combined")
+"""Attacks that are also followed through the whole month."""
 STUDY_SLOTS = (1, 2, 4, 8, 16, 48, 96)
 
 

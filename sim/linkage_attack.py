@@ -14,7 +14,7 @@ A market of N homes has one address a home and period, so linking is an assignme
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +33,7 @@ KINDS = ("amounts", "contracts", "timing", "orders", "money", "grant", "cpf", "a
 ATTACKS: Mapping[str, tuple[str, ...]] = {
     "amounts": ("amounts",),
     "settled": ("amounts", "contracts"),
+    "market": ("amounts", "contracts", "orders"),
     "timing": ("timing",),
     "orders": ("orders",),
     "money": ("money",),
@@ -40,7 +41,7 @@ ATTACKS: Mapping[str, tuple[str, ...]] = {
     "cpf": ("cpf",),
     "combined": KINDS,
 }
-"""Each attack's kinds of clues; "amounts" and "settled" are baselines: docs/concepts/privacy.md."""
+"""Each attack's kinds of clues; the first three are baselines (docs/concepts/privacy.md)."""
 Belief = dict[int, int]
 """Home (or cluster) → segment of a period."""
 
@@ -76,7 +77,8 @@ def learn(
         owner: address → home
         period: slots
     """
-    steps = [(step, known) for step, known in _known_past(reading, owner, period) if len(known) > 1]
+    past = _known_past(reading, owner, period, _kinds(attacks))
+    steps = [(step, known) for step, known in past if len(known) > 1]
     weights = Weights(period)
     for attack in attacks:
         cases = [_case(_matrix(step, attack), known) for step, known in steps[1:]]
@@ -97,7 +99,8 @@ def foretell(
         By attack: (first slot, share of homes rightly linked) of each period but the first.
     """
     found: dict[str, list[tuple[int, float]]] = {attack: [] for attack in weights.of}
-    for number, (step, known) in enumerate(_known_past(reading, owner, weights.period)):
+    steps = _known_past(reading, owner, weights.period, _kinds(weights.of))
+    for number, (step, known) in enumerate(steps):
         if number == 0 or not known or step.batch.first_slot % every:
             continue
         for attack, weight in weights.of.items():
@@ -127,7 +130,7 @@ def follow(reading: Reading, weights: Weights, attack: str) -> Iterator[tuple[Ba
         yield batch, belief
 
 
-def look(past: Past, batch: Batch, reading: Reading, kinds: Sequence[str] = KINDS) -> Step:
+def look(past: Past, batch: Batch, reading: Reading, kinds: Sequence[str]) -> Step:
     """All clues of some kinds about a period."""
     rough = (
         linkage_cpf.roughness(past, batch, reading, CPF_WINDOW)
@@ -151,7 +154,7 @@ def look(past: Past, batch: Batch, reading: Reading, kinds: Sequence[str] = KIND
 
 
 def _known_past(
-    reading: Reading, owner: Mapping[str, str], period: int
+    reading: Reading, owner: Mapping[str, str], period: int, kinds: Sequence[str]
 ) -> Iterator[tuple[Step, Belief]]:
     """Each period's clues against the true past, and the truth of it: home → segment."""
     homes = sorted({owner[address] for address in reading.tracks if address in owner})
@@ -163,9 +166,14 @@ def _known_past(
             for segment, address in enumerate(batch.addresses)
             if address in owner
         }
-        step = look(past, batch, reading)
+        step = look(past, batch, reading, kinds)
         yield step, known
         past.take(batch, known, step.rough)
+
+
+def _kinds(attacks: Iterable[str]) -> tuple[str, ...]:
+    """Of clues that some attacks need."""
+    return tuple(kind for kind in KINDS if any(kind in ATTACKS[name] for name in attacks))
 
 
 def _matrix(step: Step, attack: str) -> Floats:

@@ -50,11 +50,11 @@ def linkage(
     Link the trading addresses of a month's homes, from all that is public.
 
     Runs a month under one address for each home and a month under fresh ones, attacks both in
-    several ways, and compares with what chance and the settled amounts alone would give
+    several ways, and compares with chance and with what the market's content would give
     (docs/concepts/privacy.md).
 
-    Exit code 0: fixed addresses are linked, and fresh ones no better than what is settled allows
-    by itself (within both intervals). 1: not so. 2: something given is wrong.
+    Exit code 0: fixed addresses are linked, and fresh ones no better than the market's content
+    allows by itself (within both intervals). 1: not so. 2: something given is wrong.
     """
     _need_scipy()
     started_s = time.monotonic()
@@ -116,17 +116,18 @@ def measure(
     return {
         "homes": homes, "days": days, "seed": seed, "seeds": seeds, "trainDays": train_days,
         "addressSlots": address_slots, "chance": 1 / homes, "ok": holds(results),
+        "baselines": list(attacks.BASELINES),
         "modes": {name: one.to_json() for name, one in results.items()}, "study": rows,
     }  # fmt: skip
 
 
 def holds(results: dict[str, Result]) -> bool:
-    """Is fixed linked, and fresh no better than by settled amounts, within both intervals?"""
+    """Is fixed linked, and fresh no better than by content, within both intervals?"""
     fixed, fresh = results["fixed"].linked, results["fresh"].linked
-    combined, settled = fresh["combined"], fresh["settled"]
+    combined, market = fresh["combined"], fresh["market"]
     return (
         fixed["combined"].mean > 0.95
-        and combined.mean - combined.margin <= settled.mean + settled.margin
+        and combined.mean - combined.margin <= market.mean + market.margin
     )
 
 
@@ -192,7 +193,7 @@ def _tell(found: dict[str, Any], took_s: float) -> None:
         console.print(_study_table(found))
     verdict = "holds" if found["ok"] else "DOES NOT HOLD"
     console.print(
-        f"Fixed addresses are linked, fresh ones no better than by what is settled: {verdict}."
+        f"Fixed addresses are linked, fresh ones no better than by content: {verdict}."
         f" {took_s:.0f} s."
     )
 
@@ -210,7 +211,7 @@ def _linked_table(found: dict[str, Any]) -> Table:
         table.add_column(mode, justify="right")
     table.add_row("(chance)", *[f"{100 * found['chance']:.1f}"] * len(found["modes"]))
     for attack in found["modes"]["fresh"]["linked"]:
-        label = f"({attack})" if attack in ("multiset", "amounts", "settled") else attack
+        label = f"({attack})" if attack in found["baselines"] else attack
         shares = (one["linked"][attack] for one in found["modes"].values())
         table.add_row(label, *map(_percent, shares))
     return table

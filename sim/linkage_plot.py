@@ -7,7 +7,7 @@ from typing import Any
 
 LEFT_PX, FULL_PX, BAR_PX, ROW_PX, TOP_PX = 120, 460, 12, 44, 60
 COLOURS = {"fixed": "#b2432f", "fresh": "#1f4e3d"}
-BASELINES = (("chance", "2 3"), ("multiset", "4 3"), ("amounts", "8 3"), ("settled", "1 0"))
+BASELINES = (("chance", "2 3"), ("multiset", "4 3"), ("amounts", "8 3"), ("market", "1 0"))
 
 
 def svg(found: dict[str, Any]) -> str:
