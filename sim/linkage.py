@@ -23,14 +23,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sim import linkage_attack
-from sim.linkage_attack import ATTACKS, Weights, follow, foretell, learn
+from sim.linkage_attack import ATTACKS, Weights, follow, foretell, guess, learn
 from sim.linkage_measures import Recovery, Share, by_day, recover
 from sim.linkage_tracks import Reading, read
 from sim.month import Truth, run_month
 from sim.month_habits import Habits
 from sim.observation import Observation
 
-MULTISET = "multiset"
+CHANCE, MULTISET = "chance", "multiset"
 BASELINES = (MULTISET, "amounts", "settled", "market")
 FOLLOWED = ("amounts", "market", "combined")
 """Attacks that are also followed through the whole month."""
@@ -72,7 +72,7 @@ class Result:
     linked: dict[str, Share]
     """By attack, and `multiset`: homes rightly linked over a boundary, by who knows the past."""
     followed: dict[str, Recovery]
-    """By attack: what chains made from nothing told."""
+    """By attack, and by lot (`chance`): what chains made from nothing told."""
 
     def to_json(self) -> dict[str, Any]:
         """All figures."""
@@ -117,6 +117,10 @@ def attack(
         name: _joined([recover(follow(one.reading, weights, name), one.truth) for one in tests])
         for name in FOLLOWED
         if name in chosen
+    }
+    followed = {
+        CHANCE: _joined([recover(guess(one.reading, period), one.truth) for one in tests]),
+        **followed,
     }
     return Result(linked, followed)
 

@@ -104,8 +104,8 @@ def foretell(
         if number == 0 or not known or step.batch.first_slot % every:
             continue
         for attack, weight in weights.of.items():
-            guess = _assign(_matrix(step, attack) @ weight)
-            right = sum(guess.get(home) == segment for home, segment in known.items())
+            belief = _assign(_matrix(step, attack) @ weight)
+            right = sum(belief.get(home) == segment for home, segment in known.items())
             found[attack].append((step.batch.first_slot, right / len(known)))
     return found
 
@@ -128,6 +128,14 @@ def follow(reading: Reading, weights: Weights, attack: str) -> Iterator[tuple[Ba
             belief = _assign(_matrix(step, attack) @ weights.of[attack])
             past.take(batch, belief, step.rough)
         yield batch, belief
+
+
+def guess(reading: Reading, period: int, seed: int = 1) -> Iterator[tuple[Batch, Belief]]:
+    """Chains by lot, as `follow` yields them: the chance that clusters match homes by luck."""
+    rng = np.random.default_rng(seed)
+    for batch in batches(reading, period):
+        lots = rng.permutation(len(batch.addresses)).tolist()
+        yield batch, dict(enumerate(lots))
 
 
 def look(past: Past, batch: Batch, reading: Reading, kinds: Sequence[str]) -> Step:
