@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from hem.controller.discretion import ENERGY_STEP_WH, PRICE_STEP_UC_PER_KWH
 from ledger.genesis import write_genesis
 from ledger.store import LedgerStore
 from ledger.verify import verify_folder
@@ -81,6 +82,15 @@ def test_no_message_of_a_fresh_address_shows_a_clock_or_names_another(kept):
             assert tx.envelope.date_ms % 900_000 == 0
             others = addresses - {tx.sender}
             assert not any(other.encode() in seen.payload for other in others)
+
+
+def test_bids_of_fresh_addresses_leave_in_the_steps_that_all_homes_use(kept):
+    month, _ = kept
+    orders = [order for t in read(month.observation).tracks.values() for order in t.orders.values()]
+    bids = [one for order in orders for one in order]
+    assert bids
+    for _side, energy_wh, price in bids:
+        assert energy_wh % ENERGY_STEP_WH == price % PRICE_STEP_UC_PER_KWH == 0
 
 
 def test_an_observation_can_be_kept_and_a_chain_be_read_as_one(kept, tmp_path):
