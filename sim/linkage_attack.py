@@ -117,16 +117,13 @@ def follow(reading: Reading, weights: Weights, attack: str) -> Iterator[tuple[Ba
     Yields:
         Each period's segments, and which cluster each is put into.
     """
-    past: Past | None = None
-    for batch in batches(reading, weights.period):
-        if past is None:
-            past = Past(len(batch.addresses), len(reading.cpf_q16))
-            belief = {number: number for number in range(len(batch.addresses))}
-            past.take(batch, belief)
-        else:
-            step = look(past, batch, reading, ATTACKS[attack])
-            belief = _assign(_matrix(step, attack) @ weights.of[attack])
-            past.take(batch, belief, step.rough)
+    every = list(batches(reading, weights.period))
+    # homes may come later: there is a cluster for each that was ever there at once
+    past = Past(max((len(one.addresses) for one in every), default=0), len(reading.cpf_q16))
+    for batch in every:
+        step = look(past, batch, reading, ATTACKS[attack])
+        belief = _assign(_matrix(step, attack) @ weights.of[attack])
+        past.take(batch, belief, step.rough)
         yield batch, belief
 
 
