@@ -143,11 +143,13 @@ def attack_recorded(
     from sim import linkage as attacks  # noqa: PLC0415
     from sim.linkage_attack import learn  # noqa: PLC0415
     from sim.linkage_tracks import read  # noqa: PLC0415
-    from sim.month_habits import FRESH  # noqa: PLC0415
+    from sim.month_habits import FIXED, FRESH  # noqa: PLC0415
     from sim.observation import load  # noqa: PLC0415
 
     reading = read(load(folder))
-    habits = replace(FRESH, address_slots=address_slots)
+    kept = any(len(track.nets_wh) > address_slots for track in reading.tracks.values())
+    # what an address is worth as a clue is learned where homes do as these do
+    habits = FIXED if kept else replace(FRESH, address_slots=address_slots)
     task = attacks.Task(homes=homes, days=train_days, seed=seed + TRAIN_SEED, habits=habits)
     train = attacks.Month.of(*task.run())
     weights = learn(train.reading, train.truth.home_of, address_slots, ["combined"])

@@ -102,7 +102,6 @@ def test_a_missing_folder_is_one_line(tmp_path):
         ("timing", {"quantised": False, "delay_s": 0}),
         ("grant", {"same_limits": False}),
         ("cpf", {"cpf_apart": False}),
-        ("money", {"same_money": False}),
     ],
 )
 def test_a_leak_that_homes_really_have_is_found(channel, leak):
