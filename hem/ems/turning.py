@@ -33,8 +33,9 @@ from wire.certificates import AddressGrant, dump
 from wire.errors import WireError
 
 LOOKS_PER_SLOT = 60
+"""How often we look what is to be done."""
 LOOK_MIN_S, LOOK_MAX_S = 0.2, 15.0
-"""How often we look what is to be done: so often in a slot, within these bounds [real s]."""
+"""Least and most time between two looks [real s]."""
 ASK_WITHIN_PARTS = 8
 """Grants are asked for within this part of a day: homes need them at the same moment."""
 ASK_PAUSE_S = 5.0
@@ -87,7 +88,7 @@ class Turning:
                 except Exception:
                     # a full disk, say: addresses must go on when it is over
                     log.exception("cannot look after the addresses")
-                await asyncio.sleep(self._pause_s())
+                await self._pause()
         finally:
             for task in self._filling.values():
                 task.cancel()
@@ -219,9 +220,14 @@ class Turning:
             book.put_off(period, what, due_ms)
         return due_ms
 
-    def _pause_s(self) -> float:
-        slot_s = self._grid.length_s / self._parts.clock.speed
-        return min(max(slot_s / LOOKS_PER_SLOT, LOOK_MIN_S), LOOK_MAX_S)
+    async def _pause(self) -> None:
+        """Until the next look, by a clock whose speed may change meanwhile, or which is set."""
+        clock = self._parts.clock
+        next_ms = clock.now_ms() + self._slot_ms // LOOKS_PER_SLOT
+        until_s = clock.monotonic_s() + LOOK_MAX_S
+        await asyncio.sleep(LOOK_MIN_S)
+        while clock.now_ms() < next_ms and clock.monotonic_s() < until_s:
+            await asyncio.sleep(LOOK_MIN_S)
 
 
 def _slots(grant: AddressGrant) -> str:
