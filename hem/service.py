@@ -647,6 +647,7 @@ class HomeEnergyManager:
                 caught_up=lambda: self.client.caught_up, zone=zone,
                 caps=self.limits.between, policy_error=lambda: self.policy_file.error,
                 value_after=self.foresight.value_after,
+                discreet=isinstance(self.addresses, AddressBook),
             )
         )  # fmt: skip
         if isinstance(self.addresses, OneAddress):
