@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hem.controller.forecast import Forecaster
+from hem.ems.addresses import OneAddress
 from hem.ems.decisions import DecisionLog
 from hem.ems.wallet import Wallet
 from hem.trader import Parts, Trader
@@ -49,8 +50,8 @@ class Waiting:
         self._states: dict[str, str] = {}
         self._operations: list[dict[str, Any]] = []
 
-    def add(self, operations: list[tuple[str, dict[str, Any]]]) -> int:
-        """Leave operations under keys that are new."""
+    def add(self, operations: list[tuple[str, dict[str, Any]]], slot: int) -> int:
+        """Leave operations under keys that are new; all are of the one address."""
         fresh = [(key, operation) for key, operation in operations if key not in self._states]
         for key, operation in fresh:
             self._states[key] = "waiting"
@@ -162,8 +163,8 @@ async def begin_life(
 
     trader = Trader(
         Parts(
-            genesis=genesis, grant=grant, policy=home.policy, wallet=wallet, outbox=outbox,
-            decisions=DecisionLog(store), forecaster=forecaster, store=store, clock=clock,
+            genesis=genesis, addresses=OneAddress(grant), policy=home.policy, wallet=wallet,
+            outbox=outbox, decisions=DecisionLog(store), forecaster=forecaster, store=store, clock=clock,
             rng=SeededRng(number), state=state, discreet=habits.discreet,
         )
     )  # fmt: skip

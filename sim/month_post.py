@@ -19,6 +19,7 @@ from sim.month_habits import Habits
 from sim.month_homes import MonthHome
 from wire.envelope import new_req_id
 from wire.keys import SigningKey
+from wire.rotation import public_ms
 from wire.slots import SlotGrid
 from wire.transactions import Transaction, make_transaction
 
@@ -98,7 +99,8 @@ class Post:
         nonce = self._nonces.get(letter.key.id, 0)
         self._nonces[letter.key.id] = nonce + 1
         slot = self._grid.slot_at(letter.sent_ms)
-        dated_ms = self._grid.start_ms(slot) if self._habits.quantised else letter.sent_ms
+        quantised = self._habits.quantised
+        dated_ms = public_ms(self._grid, letter.sent_ms) if quantised else letter.sent_ms
         req_id = new_req_id(dated_ms, self._rng.randbytes(10))
         return make_transaction(
             letter.key, self._chain_id, nonce, slot + LIFE_SLOTS, operations, req_id, dated_ms
