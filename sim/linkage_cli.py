@@ -23,7 +23,9 @@ TRAIN_SEED = 1_000_003
 
 def linkage(
     homes: Annotated[int, typer.Option(min=4, max=60, help="Homes on the feeder.")] = 12,
-    days: Annotated[int, typer.Option(min=1, max=60, help="Days of each attacked month.")] = 30,
+    days: Annotated[
+        int, typer.Option(min=2, max=60, help="Days of each attacked month; intervals are of days.")
+    ] = 30,
     train_days: Annotated[
         int, typer.Option(min=1, max=60, help="Days of the month on which the attacker learns.")
     ] = 10,

@@ -164,8 +164,8 @@ async def begin_life(
     trader = Trader(
         Parts(
             genesis=genesis, addresses=OneAddress(grant), policy=home.policy, wallet=wallet,
-            outbox=outbox, decisions=DecisionLog(store), forecaster=forecaster, store=store, clock=clock,
-            rng=SeededRng(number), state=state, discreet=habits.discreet,
+            outbox=outbox, decisions=DecisionLog(store), forecaster=forecaster, store=store,
+            clock=clock, rng=SeededRng(number), state=state, discreet=habits.discreet,
         )
     )  # fmt: skip
     return Life(home, key, key.derive("meter"), grant, wallet, outbox, trader)

@@ -118,7 +118,7 @@ def test_a_leak_that_homes_really_have_is_found(channel, leak):
 @pytest.mark.long
 def test_the_command_prints_its_numbers_draws_them_and_attacks_what_it_kept(tmp_path):
     chart, out = tmp_path / "linkage.svg", tmp_path / "out"
-    arguments = ["linkage", "--homes", "6", "--days", "1", "--train-days", "1", "--jobs", "1"]
+    arguments = ["linkage", "--homes", "6", "--days", "2", "--train-days", "1", "--jobs", "1"]
     done = CliRunner().invoke(app, [*arguments, "--chart", str(chart), "--out", str(out), "--json"])
     found = json.loads(done.stdout)
     assert found["modes"]["fixed"]["linked"]["combined"]["mean"] > 0.95
