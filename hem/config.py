@@ -233,7 +233,7 @@ class Validator(Section):
 
     id: Identity
     folder: Path | None = None
-    """Of its node, on this machine: attestations are left there (`hem.ems.attesting`)."""
+    """Of its node, on this machine: attestations are left there (`runtime.cpf_folder`)."""
 
 
 class Http(Section):

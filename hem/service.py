@@ -38,7 +38,6 @@ from hem.controller.plan import to_json
 from hem.controller.policy import Policy
 from hem.controller.setpoint import setpoint_w
 from hem.ems.addresses import AddressBook, Addresses, OneAddress
-from hem.ems.attesting import hand_over
 from hem.ems.closing import (
     DELIVERED,
     LATE_SLOTS,
@@ -80,6 +79,7 @@ from ledger.client import LedgerClient, QueryError, Validators
 from ledger.genesis import load_genesis
 from ledger.light_sync import LightFollower
 from runtime.bus import MqttBus, lane
+from runtime.cpf_folder import put_attestation
 from runtime.csmdb_client import CsmDbClient, CsmDbRefusedError, RequestLane
 from runtime.dso_client import DsoClient
 from runtime.outbox import OperationOutbox
@@ -885,7 +885,7 @@ class HomeEnergyManager:
         if folder is None:
             return
         try:
-            hand_over(folder, grant, attestation)
+            put_attestation(folder, int(attestation["end_slot"]), dump(grant), attestation)
         except OSError as error:
             log.warning("attestation not handed to the validator", reason=str(error))
 

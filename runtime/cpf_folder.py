@@ -51,7 +51,10 @@ def put_attestation(
     folder = node_folder / CPF_FOLDER
     folder.mkdir(mode=0o770, exist_ok=True)
     fresh = folder / f".{end_slot}.{os.getpid()}"
-    fresh.write_bytes(encode({"grant": grant, "attestation": attestation}))
+    with fresh.open("wb") as file:
+        file.write(encode({"grant": grant, "attestation": attestation}))
+        file.flush()
+        os.fsync(file.fileno())
     fresh.chmod(0o640)
     fresh.replace(folder / f"{end_slot}.json")
 

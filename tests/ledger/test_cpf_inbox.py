@@ -46,6 +46,21 @@ def test_the_newest_window_that_has_ended_is_said_and_the_older_ones_are_gone(in
     assert inbox.operation(END + 1) is None, "what was judged is not said again"
 
 
+def test_a_crash_while_writing_leaves_no_half_file(tmp_path, monkeypatch):
+    def power_cut(_descriptor):
+        raise OSError("power cut")
+
+    monkeypatch.setattr(os, "fsync", power_cut)
+    with pytest.raises(OSError, match="power cut"):
+        leave(tmp_path)
+    assert waiting_slots(tmp_path) == []
+
+
+def test_a_node_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(OSError):
+        leave(tmp_path / "nowhere")
+
+
 def _link(path):
     path.symlink_to("/etc/hostname")
 
