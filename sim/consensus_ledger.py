@@ -69,6 +69,7 @@ from wire.keys import SigningKey
 from wire.transactions import Transaction
 
 if TYPE_CHECKING:
+    from ledger.cpf_inbox import CpfInbox
     from ledger.node import Node as RealNode
 
 HOUSEKEEPING_S = 0.25
@@ -153,6 +154,13 @@ class Clock:
         return self._world.now_s
 
 
+class _NoInbox:
+    """No home leaves an attestation here: the simulated homes send theirs."""
+
+    def operation(self, _slot: int) -> None:
+        """Nothing waits."""
+
+
 class SimDuties(Duties):
     """What a validator has to say, with short onions, and a payee for its rewards."""
 
@@ -162,6 +170,7 @@ class SimDuties(Duties):
         self._rng = SeededRng(node.world.rng)
         self._seeds = Seeds(node.key, ONION_LAYERS)
         self._consent = Consent(self._folder, node.key.id)
+        self._cpf = cast("CpfInbox", _NoInbox())
         self._flight: Transaction | None = None
         self._sent_s = 0.0
         self._asked_s = {}

@@ -269,9 +269,12 @@ def test_what_the_ledger_closes_is_what_the_owners_accounts_get():
         state = books.withdraw(HOME, "f", Withdrawal("w-1", rich.id, 70_000, []))
     [(_, operation)] = operations(state.asked, state.reference)
     told(START_MS + 2, chain.tx(SUPERVISOR, operation))
-    used = receipt(poor, FIRST_SLOT, 1_000, chain.chain_id)
-    told(slot_ms(FIRST_SLOT + 1, 1), chain.tx(poor, used))
-    told(slot_ms(FIRST_SLOT + 2))
+    for slot in range(FIRST_SLOT, end + 1):
+        used = {rich: 0, poor: 1_000 if slot == FIRST_SLOT else 0}
+        if slot == end:
+            del used[poor]
+        said = [chain.tx(one, receipt(one, slot, wh, chain.chain_id)) for one, wh in used.items()]
+        told(slot_ms(slot + 1, 1), *said)
     owner = {rich.id: HOME, poor.id: OTHER}
     desk.claim(owner.get)
     assert desk.bills.owed_uc(OTHER) == 300_000

@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from fuzz import seeds, services
 from support.little_chain import little_chain
 from support.page_household import MadeUpHome, page_of
@@ -21,6 +25,7 @@ import hem
 from aggregator.config import load_config as load_aggregator
 from csmdb import api as csmdb_api
 from csmdb import backup as csmdb_backup
+from csmdb.pki import read_request
 from hem import backup as home_backup
 from hem.controller.policy import parse_policy
 from hem.gateway.modbus import DeviceError
@@ -31,7 +36,7 @@ from ledger import api as ledger_api
 from ledger import snapshot
 from runtime.clock import SystemClock
 from runtime.ports import Message
-from wire import day_ahead, grid_limit, withdrawal
+from wire import day_ahead, firmware, grid_limit, revoked_keys, withdrawal
 from wire.canonical import decode
 from wire.errors import ConfigError, WireError
 
@@ -269,6 +274,64 @@ def run_http(data: bytes) -> None:
     assert (statuses and statuses[0] < 500) or statuses[0] == 503, statuses
 
 
+# --- Firmware, TLS, revoked keys ------------------------------------------------------------------
+
+TARGET = {"vendor": "Made up", "model": "M1", "version": "1.2", "template": "t",
+          "fromVersions": ["1.1"], "installsBy": "file-records"}  # fmt: skip
+ATTESTATION = firmware.Attestation(
+    meter=seeds.HOME.id, vendor="Made up", model="M1", serial="1", firmware="1.2", digest="",
+    slot=1, time_ms=1, nonce="n",
+)  # fmt: skip
+
+
+def firmware_words() -> list[bytes]:
+    signed = firmware.sign_attestation(ATTESTATION, seeds.HOME, "m")
+    return [
+        msgspec.json.encode(TARGET),
+        msgspec.json.encode(firmware.attestation_json(signed)),
+        b"1.10.2",
+    ]
+
+
+def run_firmware(data: bytes) -> None:
+    """A target's metadata, an attestation, a version: what EMS, gateway and CSM-DB read."""
+    with suppress(WireError):
+        firmware.version_of(data.decode(errors="replace"))
+    try:
+        value = msgspec.json.decode(data)
+    except (ValueError, RecursionError):  # the wire's own decoder is `canonical`'s target
+        return
+    for read in (firmware.read_target, firmware.load_attestation):
+        with suppress(WireError):
+            read(value)
+
+
+def signing_requests() -> list[bytes]:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, seeds.HOME.id)])
+    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, None)
+    return [request.public_bytes(Encoding.DER)]
+
+
+def run_signing_request(data: bytes) -> None:
+    """PKCS#10, as the CSM-DB gets it from a home."""
+    with suppress(WireError):
+        read_request(data)
+
+
+def revocation_lists() -> list[bytes]:
+    unsigned = revoked_keys.RevocationList(
+        number=3, time_ms=1, identities=[seeds.HOME.id], serials=["0a"]
+    )
+    return [revoked_keys.dump_list(revoked_keys.seal_list(unsigned, seeds.HOME, "m"))]
+
+
+def run_revocation_list(data: bytes) -> None:
+    """What a broker fetches from the CSM-DB."""
+    with suppress(WireError):
+        revoked_keys.read_list(data, seeds.HOME.public, "m")
+
+
 ROWS: tuple[tuple[str, Callable[[bytes], None], Callable[[], Sequence[bytes]], bool], ...] = (
     ("private_request", run_private_request, private_requests, False),
     ("snapshot", run_snapshot, snapshots, False),
@@ -279,5 +342,8 @@ ROWS: tuple[tuple[str, Callable[[bytes], None], Callable[[], Sequence[bytes]], b
     ("aggregator_config", run_aggregator_config, aggregator_configs, True),
     ("archive", run_archive, archives, True),
     ("http", run_http, http_requests, True),
+    ("firmware", run_firmware, firmware_words, False),
+    ("signing_request", run_signing_request, signing_requests, False),
+    ("revoked_keys", run_revocation_list, revocation_lists, False),
 )
 """Name, target, seeds, and whether it keeps state: as `harness.Target`."""

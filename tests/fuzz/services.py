@@ -28,6 +28,7 @@ from broker import packets
 from broker.access import Trust
 from broker.connection import Connection
 from broker.embedded import EmbeddedBroker
+from broker.quota import Quota
 from csmdb.service import CsmDbService
 from csmdb.setup import CsmDb, create
 from hem.config import Device, load_market_facts, load_provisioning
@@ -316,6 +317,12 @@ class _Pipe(asyncio.Transport):
     def write(self, data: bytes) -> None:  # type: ignore[override]
         self.written += len(data)
 
+    def pause_reading(self) -> None:
+        """Its writer is not asked: what comes while it pauses waits in the connection."""
+
+    def resume_reading(self) -> None:
+        pass
+
     def close(self) -> None:
         self.closed = True
 
@@ -375,7 +382,8 @@ def run_broker(data: bytes) -> None:
 
     async def feed() -> None:
         if not _brokers:
-            made = EmbeddedBroker(Trust(cb.MARKET, cb.ISSUER.public), SystemClock())
+            trust, unlimited = Trust(cb.MARKET, cb.ISSUER.public), Quota(limited=False)
+            made = EmbeddedBroker(trust, SystemClock(), quota=unlimited)
             broker.connection.log = _Failing()
             _brokers.append(made)
         desk = _brokers[0]

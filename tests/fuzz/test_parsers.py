@@ -48,6 +48,11 @@ PARSERS = {
     "the aggregator's configuration": ("aggregator/config.py", {"aggregator_config"}),
     "backups of homes": ("hem/backup.py", {"archive"}),
     "backups of a CSM-DB": ("csmdb/backup.py", {"archive"}),
+    "security advisories": ("csmdb/csaf.py", {"advisory"}),
+    "ranges of versions": ("csmdb/versions.py", {"version"}),
+    "firmware's metadata and attestations": ("wire/firmware.py", {"firmware"}),
+    "signing requests of TLS keys": ("csmdb/pki.py", {"signing_request"}),
+    "lists of revoked keys": ("wire/revoked_keys.py", {"revoked_keys"}),
     "measured homes": ("sim/profiles.py", {"profiles"}),
 }
 ELSEWHERE = {
@@ -67,6 +72,8 @@ ELSEWHERE = {
     "broker/service.py": "the operator's own genesis file: tests/broker/test_cli.py",
     "runtime/clock.py": "the simulation's own file",
     "sim/tables.py": "`profiles`",
+    "hem/ems/firmware.py": "the gateway's answers: `gateway_rpc`",
+    "csmdb/door.py": "the CSM-DB's own file; what the door takes: `csmdb`",
 }
 """Whoever puts a decoder here says why no stranger reaches it, or by what it is fuzzed."""
 DECODERS = {"json.loads", "json.load", "tomllib.loads", "tomllib.load", "msgspec.msgpack.decode",
@@ -79,6 +86,8 @@ OWN_DATA = {
     "hem/ems/pledges.py", "hem/ems/sealed_bids.py", "hem/ems/value_worker.py",
     "hem/gateway/leases.py", "hem/gateway/meterbook.py", "hem/gateway/watchdog.py",
     "hem/gateway/write_budget.py", "hem/controller/plan.py", "hem/dump.py", "hem/ems/light.py",
+    "hem/firmware_client.py", "hem/firmware_worker.py", "hem/gateway/firmware.py",
+    "hem/ems/firmware_status.py", "csmdb/firmware_repository.py",
     "hem/ems/planner.py", "hem/ems/solver.py", "hem/summary.py", "ledger/schedule.py",
 }  # fmt: skip
 

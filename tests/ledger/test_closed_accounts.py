@@ -31,7 +31,7 @@ FORGOTTEN = END + TRUE_UP_SLOTS + 3
 """The slot in which the grants are forgotten: true-ups are over, one slot of grace."""
 
 OWED_UC = 300_000 + 1_500_000
-"""1 kWh that was metered, and a slot in silence at the most its connection lets in."""
+"""1 kWh that was metered, and the last slot in silence at the most its connection lets in."""
 
 
 def started(privacy, store=None):
@@ -41,9 +41,12 @@ def started(privacy, store=None):
     homes = (RICH, POOR, IDLE)
     chain.block(START_MS + 1, *(chain.tx(one, register(one, end_slot=END)) for one in homes))
     chain.block(START_MS + 2, chain.tx(SUPERVISOR, deposit(RICH, 700)))
-    used = [receipt(POOR, FIRST_SLOT, 1_000, chain.chain_id)]
-    chain.block(slot_ms(FIRST_SLOT + 1, 1), chain.tx(POOR, *used))
-    chain.seal()
+    for slot in range(FIRST_SLOT, END + 1):
+        used = {RICH: 0, IDLE: 0, POOR: 1_000 if slot == FIRST_SLOT else 0}
+        if slot == END:
+            del used[POOR]
+        said = [chain.tx(one, receipt(one, slot, wh, chain.chain_id)) for one, wh in used.items()]
+        chain.block(slot_ms(slot + 1, 1), *said)
     assert chain.account(POOR)[0] == -300_000, "1 kWh at retail, and no money"
     return chain
 

@@ -334,7 +334,7 @@ async def ask_dso(world, *, market=MARKET, age_ms=0, topic_of=None, times=1, rev
     """A look at an account as bytes on the topic; what the desk counts."""
     desk = DsoDesk(
         NoBus(), DSO, DSO_BOX, MARKET, SlotGrid(), Accounts(":memory:"), None, None, SystemClock(),
-        SafetyPolicy(), GridPolicy(), energy=True,
+        SafetyPolicy(), GridPolicy(), SystemRng(), energy=True,
     )  # fmt: skip
     desk._answer = _nothing
     desk.revoked._identities.update(revoked)
