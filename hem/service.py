@@ -531,9 +531,17 @@ class HomeEnergyManager:
         if one is not None:
             await self.outbox.open(grant)
             self._register(grant)
+        await self._reopen_lanes()
         self.trading = True
         self._write_identity(grant.address)
         log.info("trading", home=self.config.home.name, address=grant.address)
+
+    async def _reopen_lanes(self) -> None:
+        """Of addresses that are known already: the slots that ended while we were away have one."""
+        if isinstance(self.addresses, AddressBook):
+            for _, grant in self.addresses.live():
+                if self.wallet.is_registered(grant.address):
+                    await self.outbox.open(grant)
 
     def _lane_bus(self, key: SigningKey, credential: Callable[[], AddressGrant | None]) -> MqttBus:
         return lane(

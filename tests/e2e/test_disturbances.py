@@ -87,7 +87,7 @@ def test_a_killed_broker_comes_back_and_nothing_is_lost(tmp_path: Path) -> None:
         time.sleep(0.5)
         demo.restart_broker()
         summary = audited(demo)
-        assert summary["energy"]["settledSlots"] == SLOTS
+        assert summary["energy"]["settledSlots"] >= SLOTS
         assert demo.live() == {}  # everything has stopped
 
 
