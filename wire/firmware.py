@@ -34,7 +34,8 @@ CHECK_FIRMWARE = "check-firmware"
 """The command by which the DSO asks a home to look for firmware now."""
 IMAGE_BYTES_MAX = 8 * 1024 * 1024
 TEXT_MAX = 64
-_VERSION = re.compile(r"[vV]?([0-9]{1,9}(?:\.[0-9]{1,9}){0,5})")
+NUMBERS_MAX = 6
+_VERSION = re.compile(r"[vV]?([0-9]{1,9}(?:\.[0-9]{1,9}){0,5})(?: (?:BN|build) ([0-9]{1,9}))?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=TEXT_MAX)]
@@ -99,6 +100,8 @@ def version_of(text: str) -> tuple[int, ...]:
     """
     A version as numbers that compare as it does; zeros at its end count for nothing.
 
+    A build number counts after all others, as makers write it: `3.03 BN 830`, `3.03 build 830`.
+
     Raises:
         MalformedError: not up to six numbers with dots between.
     """
@@ -106,6 +109,8 @@ def version_of(text: str) -> tuple[int, ...]:
     if found is None:
         raise MalformedError("not a version such as 2.10.1", version=text[:TEXT_MAX])
     numbers = [int(number) for number in found[1].split(".")]
+    if found[2] is not None:
+        numbers += [0] * (NUMBERS_MAX - len(numbers)) + [int(found[2])]
     while len(numbers) > 1 and numbers[-1] == 0:
         numbers.pop()
     return tuple(numbers)

@@ -14,9 +14,11 @@ from wire.firmware import (
     attestation_json,
     check_attestation,
     is_file_name,
+    is_lower,
     load_attestation,
     read_target,
     sign_attestation,
+    version_of,
 )
 from wire.keys import SigningKey
 
@@ -66,3 +68,12 @@ def test_a_file_s_name_is_one_part_without_surprises():
     assert is_file_name("RM-1-2.0.0.bin")
     for name in ("", ".", "..", "../x", "a/b", ".hidden", "a b", "a\0", "x" * 101, "-rf", "ü"):
         assert not is_file_name(name), name
+
+
+def test_a_build_number_counts_after_all_other_numbers():
+    rising = ["3.03", "3.03 BN 829", "3.3 build 830", "3.03.1", "3.03.1 BN 1", "3.04"]
+    assert sorted(rising, key=version_of) == rising
+    assert is_lower("3.03 BN 829", "3.03 BN 830") and not is_lower("3.03 BN 830", "3.03 BN 830")
+    for odd in ("3.03 RC 1", "3.03 BN", "3.03BN 830", "3.03 BN 830 1", "3.03 BN -1"):
+        with pytest.raises(MalformedError):
+            version_of(odd)
