@@ -7,7 +7,8 @@ ledger too (`csmdb.revocations`), and let in again by the same look when no advi
 meter any longer; an operator's own ban stays.
 
 An advisory's revision never goes back, whatever file is found: a number or a date below what is
-known is refused ROLLED_BACK, and so is another text under a known number.
+known is refused ROLLED_BACK, and so is another text under a known number. Only an operator takes
+one out (`csmdb.forgetting`).
 
 A meter whose make was erased cannot be looked at: its ban stays until somebody says what it is.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 from csmdb import revocations
 from csmdb.core import OPERATOR
 from csmdb.csaf import MAX_BYTES, Advisory, read_advisory
+from csmdb.forgetting import was_forgotten
 from csmdb.knowledge import Finding
 from csmdb.knowledge_rows import KnowledgeRows, Known, MeterRow
 from csmdb.product_names import Alias
@@ -78,7 +80,8 @@ def import_document(csmdb: CsmDb, raw: bytes, actor: str = OPERATOR, source: str
 
     Raises:
         OversizedError, MalformedError: not a document that we read (`csmdb.csaf`).
-        RolledBackError: a later revision is known, or another text under this number.
+        RolledBackError: a later revision is known, or another text under this number; or it is
+            one that an operator took out, and no operator brings it back.
         FutureDatedError: released tomorrow or later.
     """
     advisory = read_advisory(raw)
@@ -90,6 +93,11 @@ def import_document(csmdb: CsmDb, raw: bytes, actor: str = OPERATOR, source: str
         if known is not None and known.digest == advisory.digest:
             return Imported(source, advisory.id, advisory.version_text, "known")
         _check_revision(advisory, known)
+        if actor == NOBODY and was_forgotten(rows.db, advisory.digest):
+            raise RolledBackError(
+                "an operator took it out; `csmdb advisory import` takes it in again",
+                advisory=advisory.id,
+            )
         kept.put_advisory(advisory, csmdb.clock.now_ms())
         detail = f"{advisory.id} {advisory.version_text} {advisory.digest}"
         rows.audit(csmdb.clock.now_ms(), actor, "import-advisory", "OK", detail)

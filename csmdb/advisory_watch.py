@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from csmdb.advisories import Review, import_document, read_file, review_all
+from csmdb.advisories import NOBODY, Review, import_document, read_file, review_all
 from csmdb.config import load_config
 from csmdb.setup import CsmDb
 from csmdb.storage import StorageDownError
@@ -23,7 +23,6 @@ from runtime.metrics import count_refusal
 from wire.errors import ConfigError, WireError
 
 COMPONENT = "csmdb"
-ACTOR = "advisories"
 
 log = structlog.get_logger(component=COMPONENT)
 
@@ -97,7 +96,7 @@ class AdvisoryWatch:
 
     def _read(self, file: Path) -> None:
         try:
-            done = import_document(self.csmdb, read_file(file), ACTOR)
+            done = import_document(self.csmdb, read_file(file), NOBODY)
         except (WireError, ConfigError) as error:
             if isinstance(error, WireError):
                 count_refusal(COMPONENT, error.refusal)

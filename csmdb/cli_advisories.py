@@ -117,6 +117,31 @@ def match(folder: Folder, as_json: Json = False) -> None:
 
 
 @app.command()
+def forget(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(help="The advisory's id.")],
+    as_json: Json = False,
+) -> None:
+    """
+    Take an advisory out, such as a forged one; bans that only it supports end.
+
+    Any revision of it can be imported after this; this very text by `import` only.
+    """
+    from csmdb.advisories import find, review_all  # noqa: PLC0415
+    from csmdb.forgetting import forget, the_one  # noqa: PLC0415
+
+    with _open(folder) as csmdb:
+        known = the_one(list(find(csmdb, name)), name)
+        forget(csmdb.repository, known, csmdb.clock.now_ms(), "operator")
+        reviews = review_all(csmdb, "operator")
+    if as_json:
+        print(json.dumps({"forgotten": asdict(known), "meters": _rows(reviews)}))
+        return
+    print(f"forgotten    {known.id} {known.version}")
+    _print_reviews(reviews)
+
+
+@app.command()
 def alias(
     folder: Folder,
     plate: Annotated[list[str], typer.Option(help="Maker, then (again) model, of the plate.")],

@@ -75,7 +75,7 @@ class KnowledgeRows:
 
     def put_advisory(self, advisory: Advisory, now_ms: int) -> None:
         """Keep an advisory in place of its earlier revision."""
-        self.db.execute("DELETE FROM advisories WHERE name = ?", [advisory.name])
+        self.drop_advisory(advisory.name)
         row = {
             "name": advisory.name, "id": advisory.id, "version": advisory.version_text,
             "released_ms": advisory.released_ms, "digest": advisory.digest,
@@ -83,6 +83,10 @@ class KnowledgeRows:
             "imported_ms": now_ms, "document": advisory.text,
         }  # fmt: skip
         insert(self.db, "advisories", row)
+
+    def drop_advisory(self, name: str) -> None:
+        """Forget an advisory (`Advisory.name`)."""
+        self.db.execute("DELETE FROM advisories WHERE name = ?", [name])
 
     # --- what an operator knows of names --------------------------------------------------------
 
