@@ -38,6 +38,8 @@ from hem.controller.plan import to_json
 from hem.controller.policy import Policy
 from hem.controller.setpoint import setpoint_w
 from hem.ems.addresses import AddressBook, Addresses, OneAddress
+from hem.ems.attesting import hand_over
+from hem.ems.ban_watch import BanWatch
 from hem.ems.closing import (
     DELIVERED,
     LATE_SLOTS,
@@ -244,6 +246,11 @@ class HomeEnergyManager:
         )  # fmt: skip
 
     @property
+    def bans(self) -> BanWatch:
+        """What we make of a ban; it is kept with the firmware."""
+        return BanWatch(self.addresses, self.firmware)
+
+    @property
     def rotation(self) -> Rotation | None:
         """When our addresses change, by the genesis; None: they do not."""
         return self.genesis.rotation
@@ -382,8 +389,10 @@ class HomeEnergyManager:
                 if not said:
                     log.warning("banned: no grant to trade with, asked again", reason=str(error))
                 said = True
+                self.bans.tell(is_banned=True)
                 await asyncio.sleep(BANNED_RETRY_S)
             else:
+                self.bans.tell(is_banned=False)
                 return
 
     async def _obtain_addresses(self, first: int, last: int | None) -> None:
@@ -524,6 +533,7 @@ class HomeEnergyManager:
         self.client.on_event(self.outbox.take_event)
         self.client.on_event(self.trader.take_event)
         self.client.on_event(self.standings.take_event)
+        self.client.on_event(self.bans.take_event)
         await self.client.start()
         self.light = self._light_client(asker, bus)
         if self.light is not None:
@@ -1171,6 +1181,7 @@ class HomeEnergyManager:
     # --- Keeping ---------------------------------------------------------------------------------
 
     def _operation_done(self, key: str, operation: dict[str, Any], code: str) -> None:
+        self.bans.operation_done(code)
         self.trader.operation_done(key, operation, code)
 
     async def _housekeep(self) -> None:

@@ -1,7 +1,7 @@
 """
 The EMS's half of an update: look for firmware, fetch it, hand it over, see that it is attested.
 
-    every `check_every_s`, when the DSO says so, or `hem firmware install`:
+    every `check_every_s`, when banned, when the DSO says so, or `hem firmware install`:
         plate ─► repository (child process) ─► what fits, above what is installed
         fetch ─► hand over to the gateway, which verifies and writes ─► wait
     whenever the plate differs from our certificate:
@@ -56,6 +56,8 @@ LOOK_S = 2.0
 """How often a wish or a nudge is looked for [real s]."""
 ATTEST_EVERY_S = 60.0
 """How often the plate is compared with the certificate [real s]."""
+BANNED_LOOK_S = 600.0
+"""A banned home looks at least so often: its meter's maker may be at work on it [real s]."""
 PROGRESS_S = 1.0
 LOCK_WAIT_S = 60.0
 UNDER_WAY = ("writing", "starting")
@@ -94,7 +96,7 @@ class Firmware:
         self._gateway, self._enrolment, self._line = gateway, enrolment, line
         self._clock, self._renewed, self._consult = clock, renewed, consult
         self.view = FirmwareView()
-        self._nudged = False
+        self._nudged = self._banned = False
         self._not_again = ""
         """A version whose attestation was refused: not sent again before the next look."""
         self._said = ""
@@ -103,22 +105,36 @@ class Firmware:
         """Look for firmware soon."""
         self._nudged = True
 
+    def set_banned(self, *, is_banned: bool) -> bool:
+        """
+        Look now, and often while we are banned.
+
+        Returns:
+            Whether that is news.
+        """
+        is_news = is_banned != self._banned
+        self._banned = is_banned
+        self._nudged = self._nudged or (is_news and is_banned)
+        return is_news
+
     async def run(self) -> None:
         """Look, install and attest for ever; cancel to stop."""
         now_s = self._clock.monotonic_s
-        look_at_s = attest_at_s = now_s()
-        every_s = self._config.check_every_s if self._config is not None else 21_600
+        looked_s, attest_at_s = float("-inf"), now_s()
         while True:
             wish = take_wish(self._data_dir)
-            if wish is not None or self._nudged or now_s() >= look_at_s:
+            if wish is not None or self._nudged or now_s() >= looked_s + self._every_s():
                 self._nudged, self._not_again = False, ""
                 await self.look(wish)
-                look_at_s = now_s() + every_s
-                attest_at_s = now_s()
+                looked_s = attest_at_s = now_s()
             if now_s() >= attest_at_s:
                 await self.attest()
                 attest_at_s = now_s() + ATTEST_EVERY_S
             await asyncio.sleep(LOOK_S)
+
+    def _every_s(self) -> float:
+        every_s = self._config.check_every_s if self._config is not None else 21_600
+        return min(every_s, BANNED_LOOK_S) if self._banned else every_s
 
     async def look(self, wish: Wish | None = None) -> FirmwareView:
         """Look for firmware; install what fits, where nobody has to be asked. Never raises."""

@@ -3,12 +3,14 @@ ETSE's scenario with its security layer: an advisory names n3's meter while its 
 
     n1 asks for 12 Ah, n3 and n5 offer    |  a CSAF file appears in the CSM-DB's folder
     the CSM-DB bans n3, signs revocations |  the DSO forwards them  |  n3's offer is taken out
-    the auction clears: n5, the runner-up, wins
-    n3's meter gets a fixed firmware -> let in, offers again, wins;  there is none -> n5 wins again
+    n3's home hears of it and looks for firmware
+        there is a fixed one: fetched, verified, written, attested -> let in, offers again, wins
+        there is none -> n5, the runner-up, wins
 
-Everything that the machines say to each other goes through the broker: the DSO asks the CSM-DB for
-revocations as the aggregator does (`aggregator.revocations`), validators execute them. By hand is
-only what the CSM-DB is told of n3's new firmware.
+Nothing is done by hand: the DSO asks the CSM-DB for revocations as the aggregator does
+(`aggregator.revocations`), validators execute them, and n3's home (`sim.scenarios.vulnerable_home`)
+keeps its meter patched as every home does. What it installs is the version that the advisory names
+as fixed, or the first one that its range leaves out.
 
 The document is our own, or any CSAF file: n3's meter is then the first product that it names, in a
 version that it names.
@@ -29,7 +31,6 @@ from typing import Any
 
 from aggregator.core import KeyedOperation
 from aggregator.revocations import Revocations
-from csmdb.advisories import set_make
 from csmdb.advisory_watch import AdvisoryWatch
 from csmdb.csaf import Advisory, read_advisory
 from csmdb.records import Refused
@@ -47,14 +48,18 @@ from sim.scenarios.etse import (
     PAPER,
     VOLTS,
     Desk,
-    Node,
     pounds,
     wanted_ah,
 )
+from sim.scenarios.vulnerable_home import VERSION_CHARS, MeteredHome, name_meter
 from sim.stage import CONNECT_S, Actor, Stage
+from wire.certificates import AddressGrant
+from wire.errors import MalformedError
+from wire.firmware import version_of
 from wire.keys import BoxKey
 
 NAME = "vulnerable-meter"
+AUCTION = "n1-1"
 LOOK_S = 1.0
 """How often the CSM-DB looks into its folder here [s]."""
 
@@ -67,7 +72,7 @@ class Make:
     model: str
     vulnerable: str
     fixed: str
-    """A version that the advisory does not name; empty: there is none."""
+    """The version that the advisory names as fixed, or its range leaves out; empty: none."""
 
 
 def made_up() -> bytes:
@@ -114,7 +119,7 @@ def made_up() -> bytes:
 @scenario(
     NAME,
     paper=PAPER,
-    claim="An advisory names n3's meter: banned within a slot, n5 wins; updated, n3 trades again.",
+    claim="An advisory names n3's meter: banned within a slot, updated, attested, n3 trades again.",
 )
 async def vulnerable_meter(stage: Stage, tell: Tell) -> Outcome:
     """With our own document, and an update."""
@@ -127,7 +132,7 @@ async def play(stage: Stage, tell: Tell, *, raw: bytes, can_update: bool) -> Out
 
     Args:
         raw: a CSAF document that names a product
-        can_update: False: n3's meter stays as it is, whatever the document says
+        can_update: False: the meter's maker publishes nothing, whatever the document says
     """
     advisory = read_advisory(raw)
     make = choose(advisory)
@@ -136,8 +141,12 @@ async def play(stage: Stage, tell: Tell, *, raw: bytes, can_update: bool) -> Out
     tell(f"n3's meter: {make.vendor} {make.model}, firmware {make.vulnerable}")
     desk = Desk(stage, stage.folder / "csmdb")
     try:
-        async with _Site.running(stage, desk) as site:
-            cast = await _cast(stage, desk, make)
+        async with (
+            _Site.running(stage, desk) as site,
+            MeteredHome.running(stage, desk, make.vulnerable) as home,
+        ):
+            name_meter(desk, make.vendor, make.model)
+            cast = await _cast(stage, desk, home)
             return await _Play(stage, tell, desk, site, cast, make).run(raw, advisory, can_update)
     finally:
         desk.csmdb.close()
@@ -149,12 +158,21 @@ def choose(advisory: Advisory) -> Make:
         for product in weakness.affected:
             bounds = _versions_in(product.versions)
             named = [text for one in weakness.fixed for text in _versions_in(one.versions)]
-            tried = [*named, *bounds, "999.0"]
+            tried = [text for text in (*named, *bounds) if _can_be_installed(text)]
             bad = next((one for one in (*bounds, "0.1") if product.versions.holds(one)), None)
             good = next((one for one in tried if product.versions.holds(one) is False), "")
             if bad is not None:
                 return Make(product.vendor, product.models[0], bad, good)
     raise ValueError(f"{advisory.id} names no product as affected")
+
+
+def _can_be_installed(version: str) -> bool:
+    """Does a repository take it, and the simulated meter's plate?"""
+    try:
+        version_of(version)
+    except MalformedError:
+        return False
+    return len(version) <= VERSION_CHARS
 
 
 def _versions_in(named: Range) -> list[str]:
@@ -209,15 +227,17 @@ class _Cast:
     n1: Actor
     n3: Actor
     n5: Actor
-    n3_home: Node
+    n3_home: MeteredHome
 
 
-async def _cast(stage: Stage, desk: Desk, make: Make) -> _Cast:
+async def _cast(stage: Stage, desk: Desk, home: MeteredHome) -> _Cast:
     n1, n5 = desk.enrol("n1", model="M2"), desk.enrol("n5", model="M2")
-    n3 = desk.enrol("n3", make.vendor[:64], make.model[:64], make.vulnerable[:64])
     wh = wanted_ah() * VOLTS
-    buyer, seller, runner_up = [await desk.join(stage, node, wh) for node in (n1, n3, n5)]
-    return _Cast(buyer, seller, runner_up, n3)
+    grant = desk.ask(home.node)
+    assert isinstance(grant, AddressGrant), grant
+    buyer, seller, runner_up = [await desk.join(stage, node, wh) for node in (n1, home.node, n5)]
+    home.watch_bans(seller, grant)
+    return _Cast(buyer, seller, runner_up, home)
 
 
 @dataclass(slots=True)
@@ -228,24 +248,27 @@ class _Play:
     site: _Site
     cast: _Cast
     make: Make
-    rounds: int = 0
 
     async def run(self, raw: bytes, advisory: Advisory, can_update: bool) -> Outcome:
-        """Both halves: the ban, and what comes after."""
-        slot = self.stage.slot0
-        await self._orders(slot, [("n3", N3_ASKS), ("n5", N5_ASKS)])
+        """The ban, and what comes after, while one auction is open."""
+        slot, home = self.stage.slot0, self.cast.n3_home
+        await self._orders(slot)
+        await home.first_look()
+        if can_update:
+            home.maker.publish(self.make.fixed)
+            self.tell(f"The maker publishes firmware {self.make.fixed}; homes look every 6 hours.")
         ban_s, slots = await self._named(raw)
-        again = self._sell(N3_ASKS)
-        expect("n3 offers again", ["BANNED"], (await self.cast.n3.submit(again))["codes"])
-        refused = self.desk.ask(self.cast.n3_home)
-        expect("n3 asks for a grant", True, isinstance(refused, Refused))
-        first = await self._clear(slot)
-        expect("the winner without n3", "n5", first)
-        lifted_s = await self._updated() if can_update else None
-        if lifted_s is None:
-            why = "and it is not updated" if self.make.fixed else "and there is no fixed version"
-            self.tell(f"n3's firmware is vulnerable, {why}: it stays out.")
-        second = await self._second(can_update)
+        named_ms = self.stage.clock.wall_ms()
+        await self._refused()
+        if can_update:
+            lifted_s = await self._updated()
+            await self._offer("n3", N3_ASKS)
+        else:
+            lifted_s = -1.0
+            await self._stays_out(named_ms)
+        wanted = "n3" if can_update else "n5"
+        winner = await self._clear(slot)
+        expect("the winner", wanted, winner)
         return {
             "advisory": advisory.id,
             "revision": advisory.version_text,
@@ -253,18 +276,17 @@ class _Play:
             "banSeconds": round(ban_s, 1),
             "banSlots": slots,
             "updatedTo": self.make.fixed if can_update else "",
-            "liftSeconds": -1 if lifted_s is None else round(lifted_s, 1),
-            "winners": [first, second],
+            "runs": home.meter.version,
+            "liftSeconds": round(lifted_s, 1),
+            "winner": winner,
         }
 
     async def _named(self, raw: bytes) -> tuple[float, int]:
         """The advisory appears; how long until n3 is out: in seconds and slots."""
-        stage, started_s = self.stage, time.monotonic()
-        slot = stage.genesis.grid.slot_at(stage.clock.now_ms())
+        stage, started_s, first = self.stage, time.monotonic(), self._slot
         (self.site.folder / "advisory.json").write_bytes(raw)
         await stage.until(lambda: bool(stage.events("banned")), "n3 was not banned")
-        took_s = time.monotonic() - started_s
-        slots = stage.genesis.grid.slot_at(stage.clock.now_ms()) - slot
+        took_s, slots = time.monotonic() - started_s, self._slot - first
         [banned] = stage.events("banned")
         expect("who is banned", "n3", stage.name_of(banned["address"]))
         withdrawn = [stage.name_of(one["address"]) for one in stage.events("bid-withdrawn")]
@@ -274,51 +296,67 @@ class _Play:
         self.tell("and its standing offer taken out. What it asks for is refused: BANNED.")
         return took_s, slots
 
+    async def _refused(self) -> None:
+        """n3 may neither offer nor get another address."""
+        again = self._order("sell", N3_ASKS)
+        expect("n3 offers again", ["BANNED"], (await self.cast.n3.submit(again))["codes"])
+        answer = self.desk.ask(self.cast.n3_home.node)
+        refusal = answer.refusal.value if isinstance(answer, Refused) else "OK"
+        expect("n3 asks for a grant", "BANNED", refusal)
+
     async def _updated(self) -> float:
-        """The CSM-DB is told of a fixed firmware; how long until n3 is in again [s]."""
-        started_s = time.monotonic()
-        done = set_make(self.desk.csmdb, self.cast.n3_home.ems.id, self.make.fixed)
-        expect("n3 is banned after its update", False, done.banned)
-        stage = self.stage
+        """n3's home sees to its meter; how long until n3 is in again [s]."""
+        stage, started_s, first = self.stage, time.monotonic(), self._slot
+        home, fixed = self.cast.n3_home, self.make.fixed
+        await stage.until(
+            lambda: home.firmware.view.attested == fixed, f"{fixed} was not installed and attested"
+        )
+        took_s = time.monotonic() - started_s
+        expect("what the meter runs", fixed, home.meter.version)
+        self.tell(f"n3's home hears of the ban and looks at once: {took_s:.1f} s later its meter")
+        self.tell(f"runs {fixed}, and the gateway has attested it to the CSM-DB.")
         await stage.until(lambda: bool(stage.events("reinstated")), "n3 was not let in again")
         took_s = time.monotonic() - started_s
-        self.tell(f"n3's meter runs {self.make.fixed}: {took_s:.1f} s later it may trade again.")
+        [back] = stage.events("reinstated")
+        expect("who is let in again", "n3", stage.name_of(back["address"]))
+        expect("let in again within a slot", True, self._slot - first <= 1)
+        self.tell(f"{took_s:.1f} s after its ban n3 may trade again.")
         return took_s
 
-    async def _second(self, can_update: bool) -> str:
-        slot = self.stage.genesis.grid.slot_at(self.stage.clock.now_ms()) + 2
-        sellers = [("n3", N3_ASKS), ("n5", N5_ASKS)] if can_update else [("n5", N5_ASKS)]
-        await self._orders(slot, sellers)
-        if not can_update:
-            late = self._sell(N3_ASKS)
-            expect("n3's offer", ["BANNED"], (await self.cast.n3.submit(late))["codes"])
-        winner = await self._clear(slot)
-        expect("the winner", "n3" if can_update else "n5", winner)
-        return winner
+    async def _stays_out(self, named_ms: int) -> None:
+        home = self.cast.n3_home
+        await home.look_after(named_ms)
+        expect("what the meter runs", self.make.vulnerable, home.meter.version)
+        why = "published yet" if self.make.fixed else "named by the advisory"
+        self.tell(f"n3's home looks for firmware at once. No fixed version is {why}: it stays out.")
+        await self._refused()
+        expect("who was let in again", [], self.stage.events("reinstated"))
 
-    # --- one auction --------------------------------------------------------------------------
+    # --- the auction --------------------------------------------------------------------------
 
-    async def _orders(self, slot: int, sellers: list[tuple[str, int]]) -> None:
-        self.rounds += 1
+    async def _orders(self, slot: int) -> None:
         deploy = {
-            "op": "deploy-auction", "auction": self._auction, "template": "double", "slot": slot,
+            "op": "deploy-auction", "auction": AUCTION, "template": "double", "slot": slot,
             "energyWh": 0, "priceUcPerKwh": 0, "pricing": "uniform",
         }  # fmt: skip
         done = await self.stage.supervisor.submit(deploy)
         expect("the auction is opened", ["OK"], done["codes"])
-        buy = {**self._sell(CAP), "side": "buy"}
-        expect("n1's order", ["OK"], (await self.cast.n1.submit(buy))["codes"])
-        for name, asks in sellers:
-            actor: Actor = getattr(self.cast, name)
-            done = await actor.submit(self._sell(asks))
-            expect(f"{name}'s offer", ["OK"], done["codes"])
-            self.tell(f"{name} offers {self._wh} Wh at {pounds(asks)}.")
+        done = await self.cast.n1.submit(self._order("buy", CAP))
+        expect("n1's order", ["OK"], done["codes"])
+        await self._offer("n3", N3_ASKS)
+        await self._offer("n5", N5_ASKS)
+
+    async def _offer(self, name: str, asks: int) -> None:
+        actor: Actor = getattr(self.cast, name)
+        done = await actor.submit(self._order("sell", asks))
+        expect(f"{name}'s offer", ["OK"], done["codes"])
+        self.tell(f"{name} offers {self._wh} Wh at {pounds(asks)}.")
 
     async def _clear(self, slot: int) -> str:
         """Clear, deliver, settle; who sold."""
         stage, cast = self.stage, self.cast
         await stage.to_ms(stage.genesis.gate_ms(slot) + 1_000)
-        cleared = stage.events("auction-cleared")[-1]
+        [cleared] = stage.events("auction-cleared")
         [sold] = [award for award in cleared["awards"] if award["side"] == "sell"]
         winner = stage.name_of(sold["address"])
         self.tell(f"{winner} sells {sold['energyWh']} Wh at {pounds(sold['priceUcPerKwh'])}.")
@@ -329,15 +367,15 @@ class _Play:
         await settle(stage, slot)
         return winner
 
-    def _sell(self, price: int) -> dict[str, Any]:
+    def _order(self, side: str, price: int) -> dict[str, Any]:
         return {
-            "op": "auction-bid", "auction": self._auction, "energyWh": self._wh,
-            "priceUcPerKwh": price, "side": "sell",
+            "op": "auction-bid", "auction": AUCTION, "energyWh": self._wh,
+            "priceUcPerKwh": price, "side": side,
         }  # fmt: skip
 
     @property
-    def _auction(self) -> str:
-        return f"n1-{self.rounds}"
+    def _slot(self) -> int:
+        return self.stage.genesis.grid.slot_at(self.stage.clock.now_ms())
 
     @property
     def _wh(self) -> int:

@@ -40,17 +40,31 @@ async def test_etse_has_both_endings_and_says_what_is_not_shown(
 
 
 @pytest.mark.slow
-async def test_a_vulnerable_meter_is_out_within_a_slot_and_back_after_its_update(tmp_path, told):
+async def test_a_vulnerable_meter_is_out_within_a_slot_updated_attested_and_back(tmp_path, told):
+    """Real gateway process, repository over HTTP, meter over Modbus; nobody sets a version."""
     outcome = await outcome_of("vulnerable-meter", tmp_path, told)
-    assert (outcome["winners"], outcome["updatedTo"]) == (["n5", "n3"], "1.1")
+    assert (outcome["winner"], outcome["updatedTo"], outcome["runs"]) == ("n3", "1.1", "1.1")
     assert outcome["banSlots"] <= 1 and outcome["banSeconds"] < 60
-    assert any("banned on the ledger" in line for line in told)
+    assert any("attested it to the CSM-DB" in line for line in told)
+
+
+@pytest.mark.slow
+async def test_without_a_patch_a_vulnerable_meter_stays_out_and_the_runner_up_wins(tmp_path, told):
+    scenario = with_advisory(scenarios()["vulnerable-meter"], None, patch=False)
+    outcome = await play(scenario, tmp_path, told.append)
+    assert (outcome["winner"], outcome["updatedTo"], outcome["runs"]) == ("n5", "", "0.1")
+    assert any("No fixed version is published yet" in line for line in told)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "fixed"),
-    [("icsa-23-026-07", ""), ("icsa-18-240-03", "2.5.4"), ("icsa-17-061-02", "3.03 BN 830")],
+    [
+        ("icsa-23-026-07", ""),  # all versions
+        ("icsa-19-281-01", ""),  # end of life
+        ("icsa-18-240-03", "2.5.4"),
+        ("icsa-17-061-02", "3.03 BN 830"),
+    ],
 )
 async def test_a_published_advisory_keeps_its_meter_out_until_it_is_fixed(
     name, fixed, tmp_path, told
@@ -61,7 +75,8 @@ async def test_a_published_advisory_keeps_its_meter_out_until_it_is_fixed(
     scenario = with_advisory(scenarios()["vulnerable-meter"], file, patch=True)
     outcome = await play(scenario, tmp_path, told.append)
     assert (outcome["advisory"], outcome["updatedTo"]) == (name.upper(), fixed)
-    assert outcome["winners"] == ["n5", "n3" if fixed else "n5"]
+    assert outcome["winner"] == ("n3" if fixed else "n5")
+    assert outcome["runs"] == (fixed or outcome["make"].rpartition(" ")[2])
 
 
 @pytest.mark.slow
