@@ -29,6 +29,7 @@ from csmdb.advisories import say_alias
 from csmdb.firmware_http import build_app
 from csmdb.firmware_repository import FirmwareRepository
 from csmdb.product_names import Alias
+from csmdb.setup import CsmDb
 from hem.config import load_provisioning
 from hem.ems.addresses import OneAddress
 from hem.ems.ban_watch import BanWatch
@@ -145,10 +146,10 @@ async def _end(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def name_meter(desk: Desk, vendor: str, model: str) -> None:
+def name_meter(csmdb: CsmDb, vendor: str, model: str) -> None:
     """Say, as an operator does, that an advisory's product is what our meter's plate says."""
     if (vendor, model) != (VENDOR, MODEL):
-        say_alias(desk.csmdb, Alias(VENDOR, MODEL, vendor, model, same=True))
+        say_alias(csmdb, Alias(VENDOR, MODEL, vendor, model, same=True))
 
 
 def _provision(

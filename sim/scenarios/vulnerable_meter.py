@@ -145,7 +145,7 @@ async def play(stage: Stage, tell: Tell, *, raw: bytes, can_update: bool) -> Out
             _Site.running(stage, desk) as site,
             MeteredHome.running(stage, desk, make.vulnerable) as home,
         ):
-            name_meter(desk, make.vendor, make.model)
+            name_meter(desk.csmdb, make.vendor, make.model)
             cast = await _cast(stage, desk, home)
             return await _Play(stage, tell, desk, site, cast, make).run(raw, advisory, can_update)
     finally:
