@@ -8,8 +8,9 @@ The CSM-DB's door: HTTPS for those whom the broker does not let in yet, and for 
     GET  /crl.pem               the same for X.509
 
 Nobody says who he is here: a request proves that by itself, and what is fetched is public. A
-request passes the limits of the bus besides one by network address. No broker needs a client
-without a certificate for a home to get its first one (ADR 0011).
+request passes limits by network address, and none that is named by what the request claims: else
+anybody could use up a home's allowance in its name. No broker needs a client without a certificate
+for a home to get its first one (ADR 0011).
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class _Door:
             refusal = Refusal.OVERSIZED if raw is None else Refusal.MALFORMED
             count_refusal(COMPONENT, refusal)
             return Response(refusal.value, 413 if raw is None else 400)
-        sealed = self._service.answer(asker, raw)
+        sealed = self._service.answer(asker, raw, f"{_host(request)} {asker}")
         if sealed is None:
             return Response(status_code=204)
         return Response(sealed, media_type="application/octet-stream")
@@ -99,11 +100,14 @@ class _Door:
         return handle
 
     def _admit(self, request: Request) -> bool:
-        asker = request.client.host if request.client is not None else ""
-        if self._rate.admit(asker, self._csmdb.clock.monotonic_s()):
+        if self._rate.admit(_host(request), self._csmdb.clock.monotonic_s()):
             return True
         count_refusal(COMPONENT, Refusal.RATE_LIMITED)
         return False
+
+
+def _host(request: Request) -> str:
+    return request.client.host if request.client is not None else ""
 
 
 async def _body(request: Request) -> bytes | None:

@@ -137,9 +137,14 @@ class CsmDbService:
         except BusDownError:
             log.info("answer not delivered", asker=asker)  # it will be asked for again
 
-    def answer(self, asker: str, payload: bytes) -> bytes | None:
-        """The sealed answer to a sealed request of `asker`; None: there is nobody to answer."""
-        if not self.rate.admit(asker, self.csmdb.clock.monotonic_s()):
+    def answer(self, asker: str, payload: bytes, counted_as: str = "") -> bytes | None:
+        """
+        The sealed answer to a sealed request of `asker`; None: there is nobody to answer.
+
+        Args:
+            counted_as: whose allowance it takes, where nobody has proved yet to be `asker`
+        """
+        if not self.rate.admit(counted_as or asker, self.csmdb.clock.monotonic_s()):
             count_refusal(COMPONENT, Refusal.RATE_LIMITED)
             return None
         try:
