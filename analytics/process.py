@@ -20,6 +20,8 @@ from analytics.web import build_app
 from ledger.genesis import Genesis, load_genesis
 from runtime.bus import lane
 from runtime.clock import clock_from_environment
+from runtime.http import MAX_CONNECTIONS
+from runtime.http_protocol import BoundedProtocol
 from runtime.keyfiles import read_key
 from runtime.lane_tls import certified, service_tls
 from runtime.log import configure
@@ -85,7 +87,14 @@ def run_analytics(config: AnalyticsConfig, port_file: Path | None, *, as_json: b
                 hosts=config.web.hosts,
             )
             server = _Server(
-                uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
+                uvicorn.Config(
+                    app,
+                    log_level="warning",
+                    access_log=False,
+                    lifespan="off",
+                    http=BoundedProtocol,
+                    limit_concurrency=MAX_CONNECTIONS,
+                )
             )
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             _say(host, port, port_file, as_json=as_json)

@@ -15,6 +15,7 @@ import uvicorn
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from runtime.http_protocol import BoundedProtocol
 from wire.errors import ConfigError
 
 MAX_CONNECTIONS = 64
@@ -107,7 +108,7 @@ async def serving(
         tls: files of certificate and key, for HTTPS
     """
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", ws="none",
+        app, log_level="warning", access_log=False, lifespan="off", ws="none", http=BoundedProtocol,
         limit_concurrency=MAX_CONNECTIONS, timeout_keep_alive=5,
         ssl_certfile=tls[0] if tls is not None else None,
         ssl_keyfile=tls[1] if tls is not None else None,
