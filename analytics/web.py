@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import hmac
 import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from analytics.live import LiveView, Situation
 from runtime.http import SecurityHeaders
+from runtime.rate_limit import RateLimit
 
 HERE = Path(__file__).parent
 PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MAX_CURSOR = 64
+GUESSES, GUESS_EVERY_S, MAX_GUESSERS = 10, 10, 1_000
+"""Wrong passwords from one address: so many at once, then one in so many seconds."""
 
 # plotly.js writes style attributes and one style element; scripts stay confined to our own files
 POLICY = (
@@ -73,31 +77,54 @@ class JsonResponse(Response):
 
 
 class Password:
-    """HTTP Basic authentication with one password (any user name), for pages off the loopback."""
+    """
+    HTTP Basic authentication with one password (any user name), for pages off the loopback.
 
-    def __init__(self, app: ASGIApp, password: str) -> None:
+    Args:
+        password: the only one
+        monotonic_s: real time, by which guesses are counted
+    """
+
+    def __init__(self, app: ASGIApp, password: str, monotonic_s: Callable[[], float]) -> None:
         self._app = app
         self._password = password.encode()
+        self._monotonic_s = monotonic_s
+        self._guesses = RateLimit(GUESSES, 1 / GUESS_EVERY_S, MAX_GUESSERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what knows the password."""
-        if scope["type"] == "http" and not self._admits(Headers(scope=scope)):
-            refusal = PlainTextResponse(
-                "password needed\n", 401, {"WWW-Authenticate": 'Basic realm="Hearthgrid"'}
-            )
-            await refusal(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        await (refusal or self._app)(scope, receive, send)
 
-    def _admits(self, headers: Headers) -> bool:
-        kind, _, encoded = headers.get("authorization", "").partition(" ")
-        if kind.lower() != "basic":
-            return False
-        try:
-            _, _, given = base64.b64decode(encoded, validate=True).partition(b":")
-        except ValueError:
-            return False
-        return hmac.compare_digest(given, self._password)
+    def _refusal(self, scope: Scope) -> Response | None:
+        given = _given(Headers(scope=scope))
+        if given is None:
+            return _password_needed()
+        guesser = (scope.get("client") or ("",))[0]
+        # before it is compared: else the answer would tell the right one all the same
+        if not self._guesses.admit(guesser, self._monotonic_s()):
+            wait = {"Retry-After": str(GUESS_EVERY_S)}
+            return PlainTextResponse("too many wrong passwords\n", 429, wait)
+        if not hmac.compare_digest(given, self._password):
+            return _password_needed()
+        self._guesses.give_back(guesser)
+        return None
+
+
+def _given(headers: Headers) -> bytes | None:
+    """The password that a request shows, or None."""
+    kind, _, encoded = headers.get("authorization", "").partition(" ")
+    if kind.lower() != "basic":
+        return None
+    try:
+        return base64.b64decode(encoded, validate=True).partition(b":")[2]
+    except ValueError:
+        return None
+
+
+def _password_needed() -> Response:
+    asks = {"WWW-Authenticate": 'Basic realm="Hearthgrid"'}
+    return PlainTextResponse("password needed\n", 401, asks)
 
 
 def build_app(
@@ -107,6 +134,7 @@ def build_app(
     *,
     password: str = "",
     hosts: tuple[str, ...] = (),
+    monotonic_s: Callable[[], float] = time.monotonic,
 ) -> Starlette:
     """
     The console as an ASGI application.
@@ -117,13 +145,14 @@ def build_app(
         report: builds the report so far (slow; runs in a thread)
         password: asked for when not empty
         hosts: names under which the page may be called, besides the loopback's
+        monotonic_s: real time
     """
     middleware = [
         Middleware(SecurityHeaders, headers=HEADERS),
         Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, *hosts]),
     ]
     if password:
-        middleware.append(Middleware(Password, password=password))
+        middleware.append(Middleware(Password, password=password, monotonic_s=monotonic_s))
     pages = _Pages(view, situation, report)
     routes = [
         Route("/", pages.console),

@@ -21,3 +21,8 @@ class RateLimit:
         if len(self._buckets) > self._capacity:
             self._buckets.popitem(last=False)
         return admitted
+
+    def give_back(self, sender: str) -> None:
+        """Return a token that `admit` took for nothing that counts."""
+        level, since_s = self._buckets.get(sender, (self._burst, 0.0))
+        self._buckets[sender] = (min(self._burst, level + 1), since_s)

@@ -16,7 +16,7 @@ from support.patience import PATIENCE_S
 
 import analytics
 from analytics.live import Situation
-from analytics.web import build_app
+from analytics.web import GUESS_EVERY_S, GUESSES, build_app
 
 PACKAGE = Path(analytics.__file__).parent
 
@@ -131,3 +131,25 @@ def test_a_password_is_asked_for_where_one_is_set(evening: Preview, serve, given
         headers = {"Authorization": given} if given else {}
         assert get(url + "/api/live", **headers)[0] == status
         assert get(url + "/static/console.js", **headers)[0] == status
+
+
+def test_guessing_the_password_is_slowed_and_the_right_one_waits_too(evening: Preview, serve):
+    """Ten wrong ones at once, then none is looked at, right or wrong, until time has passed."""
+    now_s = 0.0
+    app = build_app(
+        evening.view, evening.situation, evening.report, password="a long password",
+        monotonic_s=lambda: now_s,
+    )  # fmt: skip
+    wrong, right = (
+        {"Authorization": "Basic " + base64.b64encode(b"x:" + password).decode()}
+        for password in (b"a wrong password", b"a long password")
+    )
+    with serve(app) as url:
+        known = [get(url + "/healthz", **right)[0] for _ in range(GUESSES + 5)]
+        tried = [get(url + "/healthz", **wrong)[0] for _ in range(GUESSES + 2)]
+        assert 429 not in known
+        assert tried == [401] * GUESSES + [429] * 2
+        assert get(url + "/healthz", **right)[0] == 429
+        assert get(url + "/healthz")[0] == 401
+        now_s += GUESS_EVERY_S
+        assert get(url + "/healthz", **right)[0] != 429

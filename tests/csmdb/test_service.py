@@ -236,3 +236,11 @@ def test_a_bucket_refills_and_the_number_of_buckets_is_bounded():
     rate.admit("b", 1.0)
     rate.admit("c", 1.0)
     assert len(rate._buckets) == 2
+
+
+def test_a_token_that_is_given_back_can_be_taken_again_and_makes_no_bucket_fuller():
+    rate = RateLimit(burst=1, per_s=0, capacity=2)
+    assert rate.admit("a", 0.0)
+    for _ in range(3):
+        rate.give_back("a")
+    assert [rate.admit("a", 0.0) for _ in range(2)] == [True, False]
