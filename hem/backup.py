@@ -217,7 +217,7 @@ def _unpack(source: Path, folder: Path) -> dict[str, Any]:
 
 def _manifest(archive: tarfile.TarFile, source: Path) -> dict[str, Any]:
     first = archive.next()
-    raw = None if first is None else archive.extractfile(first)
+    raw = archive.extractfile(first) if first is not None and first.isreg() else None
     if first is None or raw is None or first.name != MANIFEST or first.size > MAX_MANIFEST_BYTES:
         raise ConfigError(f"{source}: not a backup of a home; give a file of `hem backup`")
     try:
