@@ -19,7 +19,7 @@ from support.office import NoBus, Office
 from support.raw_mqtt import RawClient
 
 from aggregator.accounts import Accounts
-from aggregator.dso_desk import DsoDesk
+from aggregator.dso_desk import BURST, DsoDesk
 from aggregator.grid_limits import GridPolicy
 from aggregator.withdrawals import SafetyPolicy
 from broker.access import Trust
@@ -330,7 +330,9 @@ async def _(world):
 # --- the DSO's desk -------------------------------------------------------------------------------
 
 
-async def ask_dso(world, *, market=MARKET, age_ms=0, topic_of=None, times=1, revoked=()):
+async def ask_dso(
+    world, *, market=MARKET, age_ms=0, topic_of=None, times=1, apart=False, revoked=()
+):
     """A look at an account as bytes on the topic; what the desk counts."""
     desk = DsoDesk(
         NoBus(), DSO, DSO_BOX, MARKET, SlotGrid(), Accounts(":memory:"), None, None, SystemClock(),
@@ -338,16 +340,20 @@ async def ask_dso(world, *, market=MARKET, age_ms=0, topic_of=None, times=1, rev
     )  # fmt: skip
     desk._answer = _nothing
     desk.revoked._identities.update(revoked)
-    raw = make_request(
-        HOME, market, DSO_BOX.public, SHOW_ACCOUNT,
-        {"key": to_text(HOME.public), "boxKey": to_text(DSO_BOX.public)},
-        new_req_id(1, secrets.token_bytes(10)), world.now_ms - age_ms,
-    )  # fmt: skip
+
+    def made():
+        return make_request(
+            HOME, market, DSO_BOX.public, SHOW_ACCOUNT,
+            {"key": to_text(HOME.public), "boxKey": to_text(DSO_BOX.public)},
+            new_req_id(1, secrets.token_bytes(10)), world.now_ms - age_ms,
+        )  # fmt: skip
+
+    raw = made()
     topic = topics.build(MARKET, topics.DSO_REQ, topic_of or HOME.id)
 
     async def send():
         for _ in range(times):
-            await desk.take(Message(topic, raw, False))
+            await desk.take(Message(topic, made() if apart else raw, False))
             for task in list(desk._tasks):
                 await task
 
@@ -381,6 +387,11 @@ async def _(world):
 @refused("dso", "a request from in three minutes", "FUTURE_DATED")
 async def _(world):
     return await ask_dso(world, age_ms=-3 * MINUTE_MS)
+
+
+@refused("dso", "more requests than a sender may send at once", "RATE_LIMITED")
+async def _(world):
+    return await ask_dso(world, times=BURST + 5, apart=True)
 
 
 @refused("dso", "a request of a revoked key", "REVOKED")
