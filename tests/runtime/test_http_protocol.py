@@ -54,6 +54,15 @@ async def test_who_keeps_connections_open_has_a_share_of_them(port):
         writer.close()
 
 
+async def test_silent_connections_from_many_addresses_make_room_for_who_asks(port):
+    sources = [f"127.0.0.{number}" for number in range(10, 20)]
+    silent = [await opened(port, source) for source in sources for _ in range(PER_HOST)]
+    assert len(silent) > 2 * MAX_CONNECTIONS
+    assert [await status(port, NEIGHBOUR) for _ in range(3)] == [[b"200"]] * 3
+    for _, writer in silent:
+        writer.close()
+
+
 @pytest.mark.parametrize("said", [b"", b"G", HALF], ids=["nothing", "a letter", "half a body"])
 async def test_a_request_that_does_not_come_is_not_waited_for(port, said, monkeypatch):
     """Also where one address is all there is, as behind a proxy."""

@@ -38,7 +38,7 @@ def test_a_link_in_a_backup_is_not_followed(tmp_path, kind, place):
     with tarfile.open(tmp_path / "bad.tar", "w") as archive:
         for entry, content in entries:
             archive.addfile(entry, io.BytesIO(content))
-    with pytest.raises(ConfigError, match="not a backup|no plain file"):
+    with pytest.raises(ConfigError, match=r"not a backup|no plain file"):
         restore(tmp_path / "bad.tar", tmp_path / "home", SlotGrid(), 0)
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["hem.lock"]
     assert secret.read_text() == "not yours"

@@ -1,6 +1,5 @@
 """docs/concepts/threat-model.md names what exists, and every interface has its threats."""
 
-import ast
 import re
 import tomllib
 from functools import cache
@@ -22,10 +21,7 @@ SERVER = re.compile(
 DESK_OPERATIONS = (
     withdrawal.WITHDRAW_ASSETS, withdrawal.SHOW_ACCOUNT, day_ahead.APPROVE_SCHEDULE,
 )  # fmt: skip
-SECTIONS = {
-    title: body
-    for title, body in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE)
-}
+SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE))
 INTERFACES = {title: body for title, body in SECTIONS.items() if "\n| | threat |" in body}
 
 
@@ -42,9 +38,8 @@ def named(body):
 
 @cache
 def functions_of(path):
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    kinds = ast.FunctionDef | ast.AsyncFunctionDef
-    return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+    source = (ROOT / path).read_text(encoding="utf-8")
+    return set(re.findall(r"^(?:async )?def (\w+)\(", source, re.MULTILINE))
 
 
 def test_every_test_that_it_names_exists():
@@ -63,7 +58,7 @@ def test_every_module_file_and_folder_that_it_names_exists():
     assert [one for one in sorted(files) if not (ROOT / one).exists()] == []
 
 
-@pytest.mark.parametrize("title", INTERFACES)
+@pytest.mark.parametrize("title", list(INTERFACES))
 def test_each_interface_has_a_row_for_each_letter_and_each_row_a_test(title):
     found = rows(INTERFACES[title])
     assert {cells[0] for cells in found} == STRIDE
@@ -98,7 +93,7 @@ def servers():
                 yield path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("module", servers())
+@pytest.mark.parametrize("module", list(servers()))
 def test_every_server_is_in_some_interface(module):
     assert any(module in named(body) for body in INTERFACES.values())
 
