@@ -105,7 +105,15 @@ class Embedded:
 
     name = "embedded"
 
-    def __init__(self, processes: Processes, folder: Path, market: str, issuing_key: bytes) -> None:
+    def __init__(
+        self,
+        processes: Processes,
+        folder: Path,
+        market: str,
+        issuing_key: bytes,
+        *,
+        quotas: bool = False,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         key_file = folder / "issuing.key"
         key_file.write_text(to_text(issuing_key) + "\n")
@@ -113,7 +121,7 @@ class Embedded:
         self.child = processes.start(
             self.name, "broker.cli", "run", "--port", self.port, "--market", market,
             "--issuing-key-file", key_file, "--state", folder / "broker.sqlite",
-            "--no-quotas",
+            *(() if quotas else ("--no-quotas",)),
         )  # fmt: skip
         wait_for_port(processes, self.port)
 

@@ -55,9 +55,12 @@ class Cluster:
     Args:
         folder: everything is written here
         broker: `mosquitto` or `embedded`
+        quotas: of the embedded one
     """
 
-    def __init__(self, folder: Path, market: Market, genesis: Genesis, broker: str) -> None:
+    def __init__(
+        self, folder: Path, market: Market, genesis: Genesis, broker: str, *, quotas: bool = False
+    ) -> None:
         self._folder = folder
         self._market = market
         self.genesis = genesis
@@ -65,14 +68,16 @@ class Cluster:
             folder / "logs", {"HEARTHGRID_LOG": os.environ.get("HEARTHGRID_LOG", "warning")}
         )
         self.names = {key.id: f"validator-{n}" for n, key in enumerate(market.validators)}
-        self.broker = self._start_broker(broker)
+        self.broker = self._start_broker(broker, quotas=quotas)
         self._spent_s = 0.0
         """Processor time of killed processes."""
 
-    def _start_broker(self, name: str) -> RunningBroker:
+    def _start_broker(self, name: str, *, quotas: bool) -> RunningBroker:
         folder = self._folder / "broker"
         if name == EMBEDDED:
-            return Embedded(self.processes, folder, MARKET, self._market.issuing.public)
+            return Embedded(
+                self.processes, folder, MARKET, self._market.issuing.public, quotas=quotas
+            )  # fmt: skip
         if name != MOSQUITTO:
             raise ConfigError(f"--broker {name}: want {' or '.join(BROKERS)}")
         services = {key.id: frozenset({"validator"}) for key in self._market.validators}

@@ -27,6 +27,7 @@ from wire.certificates import (
     read_token,
 )
 from wire.errors import CertificateError, MalformedError, UnsignedError
+from wire.presence import at_work
 from wire.slots import SlotGrid
 from wire.topics import Peer
 
@@ -56,6 +57,8 @@ class Access:
     """Market time at which the credential ends; None without one."""
     nonce: str
     """The token's, for the replay guard."""
+    at_work_ms: tuple[int, int] | None = None
+    """Market times between which an address is at work (`wire.presence`); None: not an address."""
 
 
 def identify(
@@ -76,13 +79,16 @@ def identify(
     if not password:
         raise UnsignedError("no token")
     token = read_token(password.encode(errors="replace"), client_id, trust.market, wall_ms)
-    roles, until_ms = _credential(token, trust, now_ms)
-    return Access(Peer(token.id, roles), until_ms, token.nonce)
+    roles, until_ms, at_work_ms = _credential(token, trust, now_ms)
+    return Access(Peer(token.id, roles), until_ms, token.nonce, at_work_ms)
 
 
-def _credential(token: Token, trust: Trust, now_ms: int) -> tuple[frozenset[str], int | None]:
+def _credential(
+    token: Token, trust: Trust, now_ms: int
+) -> tuple[frozenset[str], int | None, tuple[int, int] | None]:
+    """Roles, and market times: when it ends, and between which an address is at work."""
     if not token.credential:
-        return frozenset(), None
+        return frozenset(), None, None
     value = decode(token.credential.encode(), TOKEN_MAX_BYTES)
     if not isinstance(value, dict):
         raise MalformedError("a credential is a JSON object")
@@ -90,13 +96,15 @@ def _credential(token: Token, trust: Trust, now_ms: int) -> tuple[frozenset[str]
         certificate = load(Certificate, value, trust.issuing_key, trust.market)
         _same_owner(token, certificate.subject, certificate.key)
         check_validity(certificate, now_ms)
-        return frozenset(certificate.roles) & frozenset(ROLES), certificate.not_after_ms
+        return frozenset(certificate.roles) & frozenset(ROLES), certificate.not_after_ms, None
     grant = load(AddressGrant, value, trust.issuing_key, trust.market)
     _same_owner(token, grant.address, grant.key)
     until_ms = trust.grid.end_ms(grant.end_slot + GRANT_GRACE_SLOTS)
     if now_ms >= until_ms:
         raise CertificateError("grant has ended", address=grant.address, end_slot=grant.end_slot)
-    return frozenset({"address"}), until_ms
+    first, last = at_work(grant.start_slot, grant.end_slot)
+    times_ms = trust.grid.start_ms(max(first, 0)), trust.grid.end_ms(last)
+    return frozenset({"address"}), until_ms, times_ms
 
 
 def _same_owner(token: Token, owner: str, key: str) -> None:

@@ -22,6 +22,11 @@ from broker.quota import CONNECT_COST, FILTER_COST
 from broker.sessions import Session
 from wire.errors import MalformedError, WireError
 
+READ_AHEAD_BYTES = 64 * 1024
+"""Of a client that has used up its quota: so its pings are answered and its acknowledgements taken
+while what it says waits. One that has sent more is not read from."""
+PACKET_BYTES = 256
+"""What holding a packet takes beside its body, generously."""
 PAUSE_MAX_S = 10.0
 """So often a client that has used up its quota is looked at; shorter than any keep-alive."""
 
@@ -47,8 +52,8 @@ class Desk(Protocol):
         """PUBLISH."""
         ...
 
-    def acknowledged(self, session: Session, packet_id: int) -> None:
-        """PUBACK."""
+    def acknowledged(self, session: Session, packet_id: int) -> bool:
+        """PUBACK; False when nothing of that number was under way."""
         ...
 
     def subscribe(
@@ -89,8 +94,13 @@ class Connection(asyncio.Protocol):
         """Of the X.509 certificate it came with, hexadecimal; empty without one."""
         self.until_ms: int | None = None
         """Market time at which the credential ends."""
+        self.at_work_ms: tuple[int, int] | None = None
+        """Market times between which an address may say what addresses may; None: no address."""
         self._backlog: deque[tuple[int, bytes]] = deque()
         """Packets that are here already of a client that has used up its quota."""
+        self._backlog_bytes = 0
+        self._pinged = False
+        """A ping has overtaken what waits in this pause."""
         self._pause: asyncio.TimerHandle | None = None
 
     # --- asyncio ------------------------------------------------------------------------------
@@ -158,8 +168,8 @@ class Connection(asyncio.Protocol):
             for first_byte, body in packets_in:
                 if self._transport is None:
                     return
-                if self._pause is not None:
-                    self._backlog.append((first_byte, body))
+                if self._pause is not None and not self._is_urgent(first_byte >> 4):
+                    self._put_off(first_byte, body)
                     continue
                 self._handle(first_byte, body)
                 self._charge(first_byte >> 4, body)
@@ -173,22 +183,43 @@ class Connection(asyncio.Protocol):
 
     def _charge(self, kind: int, body: bytes) -> None:
         """Count what was handled; stop reading when it was more than the client may say."""
-        if kind == packets.PUBACK or self._transport is None:
+        if kind == packets.PUBACK or self._pause is not None:
             return
         costs = {packets.CONNECT: CONNECT_COST, packets.SUBSCRIBE: FILTER_COST,
                  packets.UNSUBSCRIBE: FILTER_COST}  # fmt: skip
-        wait_s = self._desk.charge(self, costs.get(kind, 1), len(body))
+        self._take(costs.get(kind, 1), len(body))
+
+    def _take(self, messages: float, size_bytes: int) -> None:
+        if self._transport is None:
+            return
+        wait_s = self._desk.charge(self, messages, size_bytes)
         if wait_s > 0:
-            self._transport.pause_reading()
             self._pause = self._loop.call_later(min(wait_s, PAUSE_MAX_S), self._go_on)
+
+    def _is_urgent(self, kind: int) -> bool:
+        """
+        May a packet overtake what waits? What keeps the connection, once each time.
+
+        Acknowledgements are as many as what we send; pings as many as a client likes.
+        """
+        if kind == packets.PINGREQ and not self._pinged:
+            self._pinged = True
+            return True
+        return kind == packets.PUBACK
+
+    def _put_off(self, first_byte: int, body: bytes) -> None:
+        self._backlog.append((first_byte, body))
+        self._backlog_bytes += len(body) + PACKET_BYTES
+        if self._backlog_bytes > READ_AHEAD_BYTES and self._transport is not None:
+            self._transport.pause_reading()
 
     def _go_on(self) -> None:
         """The quota has something in it again."""
-        self._pause = None
+        self._pause, self._pinged = None, False
         self.heard_s = self._loop.time()
-        backlog, self._backlog = self._backlog, deque()
+        backlog, self._backlog, self._backlog_bytes = self._backlog, deque(), 0
         self._work(backlog)
-        if self._pause is None and self._transport is not None:
+        if self._backlog_bytes <= READ_AHEAD_BYTES and self._transport is not None:
             self._transport.resume_reading()
 
     def _handle(self, first_byte: int, body: bytes) -> None:
@@ -200,7 +231,7 @@ class Connection(asyncio.Protocol):
         elif kind == packets.PUBLISH:
             self._desk.publish(self, packets.parse_publish(first_byte, body))
         elif kind == packets.PUBACK:
-            self._desk.acknowledged(self.session, int.from_bytes(body[:2], "big"))
+            self._acknowledged(self.session, first_byte, body)
         elif kind == packets.PINGREQ:
             self.write(packets.PINGRESP_PACKET)
         elif kind == packets.DISCONNECT:
@@ -208,6 +239,15 @@ class Connection(asyncio.Protocol):
             self.close()
         else:
             self._handle_rare(kind, first_byte, body)
+
+    def _acknowledged(self, session: Session, first_byte: int, body: bytes) -> None:
+        """What we sent costs nothing to acknowledge; what we did not counts as a message."""
+        if self._desk.acknowledged(session, int.from_bytes(body[:2], "big")):
+            return
+        if self._pause is not None:
+            self._put_off(first_byte, body)
+        else:
+            self._take(1, len(body))
 
     def _handle_rare(self, kind: int, first_byte: int, body: bytes) -> None:
         if kind == packets.SUBSCRIBE and first_byte & 15 == 2:

@@ -274,7 +274,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
         self._set_peer(session, access.peer)
         connection.session = session
         connection.keepalive_s = packet.keep_alive
-        connection.until_ms = access.until_ms
+        connection.until_ms, connection.at_work_ms = access.until_ms, access.at_work_ms
         connection.will = self._will_of(packet, access.peer)
         connection.write(packets.connack(old is not None, packets.ACCEPTED))
         session.pipe = connection
@@ -296,11 +296,12 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
             answer = packets.puback(publish.packet_id)
             self._when_safe(partial(connection.write, answer), safe_now)
 
-    def acknowledged(self, session: Session, packet_id: int) -> None:
-        """A client has received a message."""
+    def acknowledged(self, session: Session, packet_id: int) -> bool:
+        """A client has received a message; False when that was not under way."""
         delivery = session.acknowledge(packet_id)
         if delivery is not None and not session.clean:
             self.journal.remove(delivery)
+        return delivery is not None
 
     def subscribe(
         self, connection: Connection, packet_id: int, wanted: list[tuple[str, int]]
@@ -346,14 +347,25 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
         """Take from a client's quota; seconds for which to read nothing more from it."""
         if connection.session is None:
             return 0.0
-        wait_s = self._charge(connection.session.peer, messages, size_bytes)
+        wait_s = self._charge(
+            connection.session.peer, messages, size_bytes, connection.at_work_ms
+        )  # fmt: skip
         if wait_s > 0:
             self._count(Refusal.RATE_LIMITED, "read later", connection.session.client_id)
         return wait_s
 
-    def _charge(self, peer: Peer, messages: float, size_bytes: int) -> float:
-        real_s, market_s = self._clock.monotonic_s(), self._clock.now_ms() / 1000
-        return self._quota.charge(peer, messages, size_bytes, real_s, market_s)
+    def _charge(
+        self,
+        peer: Peer,
+        messages: float,
+        size_bytes: int,
+        at_work_ms: tuple[int, int] | None = None,
+    ) -> float:
+        real_s, now_ms = self._clock.monotonic_s(), self._clock.now_ms()
+        resting = at_work_ms is not None and not at_work_ms[0] <= now_ms < at_work_ms[1]
+        return self._quota.charge(
+            peer, messages, size_bytes, real_s, now_ms / 1000, resting=resting
+        )  # fmt: skip
 
     # --- identity -----------------------------------------------------------------------------
 
@@ -361,6 +373,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
         self, connection: Connection, packet: ConnectPacket, client_id: str
     ) -> Access:
         wall_ms = self._clock.wall_ms()
+        self._check_debt(client_id)
         if self._cafile is not None:
             name, connection.tls_serial = peer_of(connection.peer_certificate)
             if name != client_id:
@@ -374,11 +387,21 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
             wall_ms,
             self._clock.now_ms(),
         )
-        if self._charge(access.peer, 0, 0) > DEBT_MAX_S:
+        if self._charge(access.peer, 0, 0, access.at_work_ms) > DEBT_MAX_S:
             raise RateLimitedError("connects too often", client_id=client_id)
         if not self._nonces.admit(client_id, access.nonce, wall_ms):
             raise ReplayedError("token was used before", client_id=client_id)
         return access
+
+    def _check_debt(self, client_id: str) -> None:
+        """
+        Before signatures are checked, which is what a connect costs.
+
+        Nobody can bring a debt on another: only what was said under a proven identity counts.
+        """
+        real_s, market_s = self._clock.monotonic_s(), self._clock.now_ms() / 1000
+        if self._quota.debt_s(client_id, real_s, market_s) > DEBT_MAX_S:
+            raise RateLimitedError("connects too often", client_id=client_id[:64])
 
     def _set_peer(self, session: Session, peer: Peer) -> None:
         """Give a session its present roles; what they no longer allow is taken from its queue."""

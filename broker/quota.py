@@ -4,7 +4,8 @@ How much each client may say: a bucket of messages and one of bytes, by what it 
 The buckets belong to the identity, not to the connection, so that connecting anew fills nothing.
 Whoever has emptied one is not read from until it has something in it again: TCP holds the rest back
 at its sender, nothing is lost, and nobody else waits. All that have shown no credential share one
-more bucket, because anybody can make identities.
+more bucket, because anybody can make identities; so do all addresses that are not at work
+(`wire.presence`), because a home may hold grants for many days.
 
 Time passes by the real or by the market's clock, whichever is faster, so that a market that runs
 faster than real time has quotas that do. Pure. See docs/concepts/limits.md.
@@ -38,7 +39,7 @@ class Rates:
 
 
 ADDRESS = Rates(4, 100, 2 * 1024, 128 * 1024)
-"""A trading address; a home may have 32 at a time. It sends a few transactions per slot."""
+"""A trading address; a home has 16 at work at a time. It sends a few transactions per slot."""
 HOME = Rates(20, 400, 64 * 1024, 2 * 1024 * 1024)
 """A home's own lane: readings of some days without a connection, requests."""
 SERVICE = Rates(2_000, 20_000, 16 * 1024 * 1024, 256 * 1024 * 1024)
@@ -47,7 +48,10 @@ STRANGER = Rates(2, 40, 16 * 1024, 256 * 1024)
 """A client without a credential: it may ask to be enrolled."""
 STRANGERS = Rates(100, 2_000, 1024 * 1024, 16 * 1024 * 1024)
 """All of them together."""
-_ALL_STRANGERS = ""
+RESTING = Rates(50, 1_000, 64 * 1024, 2 * 1024 * 1024)
+"""All addresses together that are not at work."""
+_ALL_STRANGERS, _ALL_RESTING = "", "resting"
+"""No identity has such a name."""
 
 
 def is_service(peer: Peer) -> bool:
@@ -77,7 +81,14 @@ class Quota:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def charge(
-        self, peer: Peer, messages: float, size_bytes: int, real_s: float, market_s: float
+        self,
+        peer: Peer,
+        messages: float,
+        size_bytes: int,
+        real_s: float,
+        market_s: float,
+        *,
+        resting: bool = False,
     ) -> float:
         """
         Take from a peer's buckets, below zero if need be.
@@ -86,6 +97,7 @@ class Quota:
             messages: number of messages, or what costs as much
             size_bytes: of them together
             real_s, market_s: now, by the monotonic and the market's clock
+            resting: an address that is not at work
 
         Returns:
             Seconds for which nothing more should be read from it; 0 while there is something left.
@@ -93,39 +105,53 @@ class Quota:
         if not self._limited:
             return 0.0
         wait_s = self._take(peer.id, rates_of(peer), messages, size_bytes, real_s, market_s)
-        if not peer.roles:
-            shared_s = self._take(
-                _ALL_STRANGERS, STRANGERS, messages, size_bytes, real_s, market_s
-            )  # fmt: skip
+        if resting or not peer.roles:
+            name, rates = (_ALL_RESTING, RESTING) if resting else (_ALL_STRANGERS, STRANGERS)
+            shared_s = self._take(name, rates, messages, size_bytes, real_s, market_s)
             wait_s = max(wait_s, shared_s)
         return wait_s
+
+    def debt_s(self, name: str, real_s: float, market_s: float) -> float:
+        """Seconds for which an identity's own buckets are below zero; 0 if they are not."""
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            return 0.0
+        bucket.fill(real_s, market_s)
+        return bucket.debt_s
 
     def _take(
         self, name: str, rates: Rates, messages: float, size: int, real_s: float, market_s: float
     ) -> float:
         bucket = self._buckets.pop(name, None)
         if bucket is None:
-            bucket = _Bucket(rates.messages_burst, rates.bytes_burst, real_s, market_s)
-        bucket.fill(rates, real_s, market_s)
+            bucket = _Bucket(rates, rates.messages_burst, rates.bytes_burst, real_s, market_s)
+        bucket.rates = rates
+        bucket.fill(real_s, market_s)
         bucket.messages -= messages
         bucket.bytes -= size
         self._buckets[name] = bucket
         if len(self._buckets) > MAX_CLIENTS:
             self._buckets.popitem(last=False)
-        return max(
-            0.0, -bucket.messages / rates.messages_per_s, -bucket.bytes / rates.bytes_per_s
-        )  # fmt: skip
+        return bucket.debt_s
 
 
 @dataclass(slots=True)
 class _Bucket:
+    rates: Rates
     messages: float
     bytes: float
     real_s: float
     market_s: float
 
-    def fill(self, rates: Rates, real_s: float, market_s: float) -> None:
+    @property
+    def debt_s(self) -> float:
+        """How long it takes until neither is below zero."""
+        rates = self.rates
+        return max(0.0, -self.messages / rates.messages_per_s, -self.bytes / rates.bytes_per_s)
+
+    def fill(self, real_s: float, market_s: float) -> None:
         """What has come back since it was last looked at, and not more than fits."""
+        rates = self.rates
         passed_s = max(0.0, real_s - self.real_s, market_s - self.market_s)
         self.real_s, self.market_s = real_s, market_s
         self.messages = min(rates.messages_burst, self.messages + passed_s * rates.messages_per_s)

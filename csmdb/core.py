@@ -28,7 +28,7 @@ import msgspec
 from csmdb.limit_classes import BUYERS, DEFAULT_CLASSES_W, SELLERS, limits_of
 from csmdb.records import Claim, Participant, Refused, Repository
 from csmdb.requests import (
-    MAX_ADDRESSES,
+    MAX_AT_WORK,
     MAX_TEXT,
     AddressRequest,
     EnrolmentRequest,
@@ -43,6 +43,7 @@ from wire.certificates import ROLES, AddressGrant, Certificate, Meter, Validator
 from wire.enrolment import ENROLL, GRANT_ADDRESSES, GRANT_VALIDATOR, RENEW
 from wire.errors import ConfigError, Refusal
 from wire.keys import SigningKey, id_of, to_text
+from wire.presence import AFTER_SLOTS, at_work
 from wire.slots import SlotGrid
 
 DAY_MS = 86_400_000
@@ -330,7 +331,6 @@ class Desk:
         assert who is not None
         grants: list[AddressGrant] = []
         fresh: list[AddressGrant] = []
-        added: list[AddressGrant] = []
         for one in asked:
             grant = self._address(who, one)
             if isinstance(grant, Refused):
@@ -342,25 +342,26 @@ class Desk:
             elif not grant.signature:
                 grant = seal(grant, self.key, self.market)
                 fresh.append(grant)
-                added.append(grant)
             elif grant.end_slot < self.grid.slot_at(now_ms):
                 return Refused(Refusal.DUPLICATE, f"{grant.address} has had its time; use another")
             grants.append(grant)
         if len({g.address for g in grants}) != len(grants):
             return Refused(Refusal.DUPLICATE, "an address is named twice")
-        if any(self._at_a_time(sender, grant, added) > MAX_ADDRESSES for grant in added):
+        if any(self._at_a_time(sender, grant, fresh) > MAX_AT_WORK for grant in fresh):
             return Refused(
-                Refusal.QUANTITY_OUT_OF_RANGE, f"more than {MAX_ADDRESSES} addresses at a time"
+                Refusal.QUANTITY_OUT_OF_RANGE, f"more than {MAX_AT_WORK} addresses at a time"
             )
         for grant in fresh:
             self.rows.add_address_grant(sender, grant)
         return grants
 
-    def _at_a_time(self, sender: str, grant: AddressGrant, added: list[AddressGrant]) -> int:
-        """How many addresses of somebody would touch the slots of a grant."""
-        start, end = grant.start_slot, grant.end_slot
-        beside = sum(one.start_slot <= end and one.end_slot >= start for one in added)
-        return self.rows.live_addresses(sender, start, end) + beside
+    def _at_a_time(self, sender: str, grant: AddressGrant, fresh: list[AddressGrant]) -> int:
+        """How many addresses of somebody would be at work at any time at which this one is."""
+        first, last = at_work(grant.start_slot, grant.end_slot)
+        held = self.rows.address_slots_of(sender, first - AFTER_SLOTS)
+        held |= {one.address: (one.start_slot, one.end_slot) for one in fresh}
+        times = (at_work(*slots) for slots in held.values())
+        return sum(begin <= last and end >= first for begin, end in times)
 
     def _address(self, who: Participant, asked: AddressRequest) -> AddressGrant | Refused:
         """The grant made before, or a new one, not yet signed."""

@@ -160,8 +160,9 @@ class Repository(Protocol):
         """Keep what was signed."""
         ...
 
-    def live_addresses(self, participant: str, start_slot: int, end_slot: int) -> int:
-        """How many grants of somebody touch these slots."""
+    def address_slots_of(self, participant: str, from_slot: int) -> dict[str, tuple[int, int]]:
+        """First and last slots of somebody's grants that end in `from_slot` or later, by address;
+        without revoked ones."""
         ...
 
     def validator_grant(self, validator: str) -> tuple[str, ValidatorGrant] | None:

@@ -270,17 +270,16 @@ class SqlRepository:
         sql = "SELECT document FROM validator_grants WHERE participant = ? ORDER BY id"
         return [parse(ValidatorGrant, row["document"]) for row in self.db.query(sql, [participant])]
 
-    def live_addresses(self, participant: str, start_slot: int, end_slot: int) -> int:
-        """How many grants of somebody touch these slots."""
-        row = self._one(
-            "SELECT COUNT(*) AS n FROM address_grants"
-            " WHERE participant = ? AND start_slot <= ? AND end_slot >= ?",
-            participant,
-            end_slot,
-            start_slot,
+    def address_slots_of(self, participant: str, from_slot: int) -> dict[str, tuple[int, int]]:
+        """First and last slots of somebody's grants that end in `from_slot` or later, by address;
+        without revoked ones."""
+        sql = (
+            "SELECT address, start_slot, end_slot FROM address_grants"
+            " WHERE participant = ? AND end_slot >= ? AND NOT EXISTS"
+            " (SELECT 1 FROM revoked_keys WHERE identity = address_grants.address)"
         )
-        assert row is not None
-        return int(row["n"])
+        rows = self.db.query(sql, [participant, from_slot])
+        return {row["address"]: (int(row["start_slot"]), int(row["end_slot"])) for row in rows}
 
     def validator_grant(self, validator: str) -> tuple[str, ValidatorGrant] | None:
         """The newest grant for a validator, and who holds it."""

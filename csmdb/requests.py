@@ -12,7 +12,10 @@ from wire.errors import MalformedError
 from wire.keys import KEY_BYTES, check_key, from_text, id_of, is_id
 
 MAX_ADDRESSES = 32
-"""Addresses in one request, and per home in any one slot."""
+"""Addresses in one request."""
+MAX_AT_WORK = 16
+"""Addresses of a home that may be at work together (`wire.presence`): one for each slot, changed
+with every slot, are 11."""
 MAX_TEXT = 64
 
 

@@ -65,8 +65,7 @@ RECENT_SETS = 8
 
 _CONTRACTS = {
     "cleared": "market", "auction-opened": "market", "auction-cleared": "market",
-    "settled": "market", "trued-up": "market", "bid-accepted": "market", "bid-refused": "market",
-    "receipt": "market",
+    "settled": "market", "trued-up": "market", "bid-accepted": "market", "receipt": "market",
     "bid-committed": "market", "bid-revealed": "market", "bid-forfeited": "market",
     "offer-posted": "market", "offer-accepted": "market", "offer-rescinded": "market",
     "offer-expired": "market",
@@ -668,13 +667,13 @@ def _apply_operation(ctx: Context, tx: Transaction, operation: dict[str, Any]) -
     else:
         ctx.state.rollback()
         del ctx.events[mark:]
-    if operation["op"] == "bid-offer":
-        slot = operation.get("slot")
+    if operation["op"] == "bid-offer" and refusal is None:
+        # of a refused one its transaction's codes say enough: anybody could send many
         ctx.emit(
-            "bid-accepted" if refusal is None else "bid-refused",
+            "bid-accepted",
             address=ctx.sender,
-            slot=slot if type(slot) is int else -1,
-            code=OK if refusal is None else refusal.value,
+            slot=operation["slot"],
+            code=OK,
             txid=tx.txid.hex(),
         )
     return OK if refusal is None else refusal.value

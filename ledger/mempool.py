@@ -9,8 +9,9 @@ it is refused. So nobody can fill it for the others (docs/concepts/limits.md).
 `take` gives each sender's transactions in nonce order without a gap. Senders take turns, also from
 block to block: whoever had a transaction executed goes to the end of the line. The first turn is
 for those that ask for no more than an equal part of the block (`Budget.share`), so that large
-bundles of few senders keep nobody waiting. One that has expired holds up its sender's later ones
-only: they follow when it has been dropped and signed again.
+bundles of few senders keep nobody waiting; no sender has more than `SENDER_OPERATIONS` in a block,
+so that a block is quick to execute unless many have something to say. One that has expired holds up
+its sender's later ones only: they follow when it has been dropped and signed again.
 
 Beside the pool stands a bounded cache of bodies that were fetched by id for somebody else's
 proposal: a sender that signs two transactions with one nonce must not keep a node from checking a
@@ -19,7 +20,7 @@ block.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -43,6 +44,8 @@ MAX_TRANSACTIONS = 10_000
 MAX_BYTES = 16 * 1024 * 1024
 MAX_PER_SENDER = 256
 MAX_FETCHED_BYTES = 16 * 1024 * 1024
+SENDER_OPERATIONS = 128
+"""Of one sender in a block that we propose; it has a turn in the next one again."""
 
 
 class WrongNonceError(WireError):
@@ -97,7 +100,7 @@ class Budget:
     """What may go into one block: executing it must not take long, and it must be fetchable."""
 
     transactions: int = 512
-    operations: int = 8192
+    operations: int = 2048
     size_bytes: int = 1024 * 1024
 
     def less(self, tx: Transaction) -> Budget:
@@ -231,6 +234,7 @@ class Mempool:
         turns = deque((s, nonces.get(s) or self._chain.next_nonce(s)) for s in line)
         taken: list[Transaction] = []
         share, large, served = budget.share, deque[tuple[str, int]](), deque[tuple[str, int]]()
+        spent: Counter[str] = Counter()
         first = True
         while turns and budget.transactions:
             sender, nonce = turns.popleft()
@@ -239,8 +243,11 @@ class Mempool:
                 left = budget.less(tx)
                 if first and share.less(tx).exceeded:
                     large.append((sender, nonce))
+                elif spent[sender] + len(tx.operations) > SENDER_OPERATIONS:
+                    pass
                 elif not left.exceeded:
                     budget = left
+                    spent[sender] += len(tx.operations)
                     taken.append(tx)
                     served.append((sender, nonce + 1))
             if not turns:

@@ -7,12 +7,12 @@ every honest node, so that clients can count them (`ledger.statements`, `ledger.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from ledger.allowance import Allowance
 from ledger.contracts.keys import account as account_key
 from ledger.execution import BlockResult, contract_of
 from ledger.fetch import (
@@ -50,7 +50,12 @@ MAX_ANSWER_BYTES = 96 * 1024
 TXID_BYTES = 32
 RATE_PER_S = 50.0
 """Questions a second that one asker may put."""
-MAX_ASKERS = 4096
+ASKER_BYTES_PER_S, ASKER_BYTES_BURST = 512 * 1024, 4 * 1024 * 1024
+"""Of answers to one asker."""
+BYTES_PER_S, BYTES_BURST = 1024 * 1024, 16 * 1024 * 1024
+"""Of answers to all together that are no validators."""
+SMALL_KINDS = frozenset({"account", "tx", "tip"})
+"""Not counted, as these answers are short: whoever waits for a nonce gets it meanwhile."""
 
 log = structlog.get_logger(component="ledger")
 
@@ -67,7 +72,9 @@ class Publisher:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._told: dict[str, int] = {}
-        self._allowance: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._questions = Allowance(RATE_PER_S, RATE_PER_S)
+        self._bytes_of = Allowance(ASKER_BYTES_PER_S, ASKER_BYTES_BURST)
+        self._bytes_of_all = Allowance(BYTES_PER_S, BYTES_BURST)
 
     def block_executed(self, header: Header, result: BlockResult, finality_ms: int) -> None:
         """Publish the events of a block, for each contract one message in parts."""
@@ -104,7 +111,7 @@ class Publisher:
             WireError: not a question.
         """
         asker = topics.parse(message.topic).leaf
-        if not self._allowed(asker):
+        if self._questions.take(asker, 1, self._node.clock.monotonic_s()) > 0:
             raise RateLimitedError(asker=asker)
         request = decode(message.payload, MAX_REQUEST_BYTES)
         if not isinstance(request, dict) or not all(
@@ -113,8 +120,13 @@ class Publisher:
             raise MalformedError("a question has reqId, kind and key")
         if request.get("to", self._node.key.id) != self._node.key.id or asker == self._node.key.id:
             return
+        counted = request["kind"] not in SMALL_KINDS and not self._is_validator(asker)
+        if counted and self._in_debt(asker):
+            raise RateLimitedError("answers are too large", asker=asker)
         answer = self._answer(request)
         if answer is not None:
+            if counted:
+                self._owe(asker, len(answer))
             topic = topics.build(self._node.genesis.market, topics.SYNC_RSP, asker)
             self._node.bus.publish_soon(topic, answer)
 
@@ -230,16 +242,19 @@ class Publisher:
         payload = sign_message(message, self._node.key, self._node.genesis.chain_id)
         self._node.bus.publish_soon(topic, payload)
 
-    def _allowed(self, asker: str) -> bool:
-        """A bucket of one second's questions per asker."""
+    def _is_validator(self, asker: str) -> bool:
+        return self._node.epoch.validators.index(asker) is not None
+
+    def _in_debt(self, asker: str) -> bool:
+        """Was one asker, or were all, told more than they may be? Asked before the work."""
         now_s = self._node.clock.monotonic_s()
-        left, seen_s = self._allowance.pop(asker, (RATE_PER_S, now_s))
-        left = min(RATE_PER_S, left + (now_s - seen_s) * RATE_PER_S)
-        allowed = left >= 1
-        self._allowance[asker] = (left - 1 if allowed else left, now_s)
-        while len(self._allowance) > MAX_ASKERS:
-            self._allowance.popitem(last=False)
-        return allowed
+        return self._bytes_of.owed_s(asker, now_s) + self._bytes_of_all.owed_s("", now_s) > 0
+
+    def _owe(self, asker: str, size_bytes: int) -> None:
+        """Count an answer, below zero if need be: its size is known when it is made."""
+        now_s = self._node.clock.monotonic_s()
+        self._bytes_of.owe(asker, size_bytes, now_s)
+        self._bytes_of_all.owe("", size_bytes, now_s)
 
 
 def _txid(text: str) -> bytes:

@@ -95,7 +95,7 @@ def history_of(
     steps, faults = steps_of(
         height,
         signed,
-        [event for event in events["market"] if event["event"] != "bid-refused"],
+        events["market"],
         [event for event in events["wallet"] if event["event"] not in ("balance", "tx")],
     )
     return History(height, time_ms, steps, [*rewards, *balances], faults)

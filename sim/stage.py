@@ -30,7 +30,7 @@ from ledger.execution import contract_of
 from ledger.genesis import Genesis, GenesisValidator, Supervisor, genesis_bytes, seal_genesis
 from ledger.node import Node
 from runtime.bus import MqttBus, lane
-from runtime.ports import Handler
+from runtime.ports import Clock, Handler
 from runtime.rng import SystemRng
 from sim.movable_clock import MovableClock
 from sim.sender import Sender
@@ -67,7 +67,7 @@ class Issuer:
 
     key: SigningKey
     market: str
-    clock: MovableClock
+    clock: Clock
 
     def certificate(self, key: SigningKey, roles: Iterable[str]) -> Certificate:
         """A service's certificate, for a month of market time."""

@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from support.brokers import DAY_MS, Authority, make_key
 
 from broker.access import GRANT_GRACE_SLOTS, identify
@@ -56,6 +57,17 @@ def test_certificates_are_judged_by_market_time_and_tokens_by_wall_time():
     for skew_ms in (-TOKEN_MAX_AGE_MS - 1, TOKEN_MAX_AGE_MS + 1, MARKET_MS - WALL_MS):
         with pytest.raises(ExpiredError):
             enter(certificate(), token_ms=WALL_MS + skew_ms)
+
+
+def test_an_address_is_at_work_about_the_slots_of_its_grant():
+    for length, ahead in ((1, 3), (4, 6), (500, 98)):
+        first = MARKET_MS // 900_000 + 10
+        terms = replace(AUTHORITY.grant(KEY), start_slot=first, end_slot=first + length - 1)
+        access = enter(seal(terms, AUTHORITY.key, AUTHORITY.market))
+        assert access.at_work_ms is not None
+        begin_ms, end_ms = access.at_work_ms
+        assert begin_ms == (first - ahead) * 900_000
+        assert end_ms == (first + length + 2) * 900_000
 
 
 def test_a_grant_whose_settlement_is_long_over_lets_nobody_in():

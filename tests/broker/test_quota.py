@@ -8,7 +8,17 @@ from support.brokers import Authority, make_key, running_broker
 from support.enrolment import connected_lane
 from support.patience import PATIENCE_S
 
-from broker.quota import ADDRESS, HOME, MAX_CLIENTS, STRANGER, STRANGERS, Quota, rates_of
+from broker.packets import PINGRESP_PACKET
+from broker.quota import (
+    ADDRESS,
+    HOME,
+    MAX_CLIENTS,
+    RESTING,
+    STRANGER,
+    STRANGERS,
+    Quota,
+    rates_of,
+)
 from broker.sessions import MAX_WAITING_BYTES, Delivery, Message, Session
 from runtime.bus import MqttBus
 from wire.topics import CSMDB_REQ, STATE, TX, Peer, build
@@ -48,6 +58,49 @@ def test_strangers_share_one_bucket_as_anybody_can_make_identities():
         assert quota.charge(peer(f"s{number}"), 1, 10, 0.0, 0.0) == 0
     assert quota.charge(peer("one more"), 1, 10, 0.0, 0.0) > 0
     assert quota.charge(peer("home", "prosumer"), 1, 10, 0.0, 0.0) == 0
+
+
+def test_addresses_that_are_not_at_work_share_one_bucket_whatever_a_home_has_collected():
+    quota = Quota()
+
+    def say(name, *, resting):
+        return quota.charge(peer(name, "address"), 1, 10, 0.0, 0.0, resting=resting)
+
+    assert not any(say(f"late {n}", resting=True) for n in range(int(RESTING.messages_burst)))
+    assert say("one more", resting=True) > 0
+    assert say("at work", resting=False) == 0
+
+
+def test_a_debt_is_known_before_anything_is_checked_and_is_paid_off_by_time():
+    quota = Quota()
+    assert quota.debt_s("a", 0.0, 0.0) == 0
+    quota.charge(peer("a", "address"), ADDRESS.messages_burst + 40, 0, 0.0, 0.0)
+    assert quota.debt_s("a", 1.0, 0.0) == pytest.approx(40 / ADDRESS.messages_per_s - 1)
+    assert quota.debt_s("a", 60.0, 0.0) == 0
+
+
+async def test_whoever_has_used_up_its_quota_still_gets_answers_to_its_pings():
+    """Else its client would take the broker for lost, connect anew, and say everything again."""
+    async with running_broker(AUTHORITY) as broker:
+        flooder = await connected_lane(AUTHORITY, broker.port, FLOODER, roles={"address"})
+        flooder_peer = Peer(FLOODER.id, frozenset({"address"}))
+        broker._charge(flooder_peer, ADDRESS.messages_burst + 200, 0)
+        sending = asyncio.create_task(_flood(flooder, 5))
+        (connection,) = broker._connections
+        async with asyncio.timeout(PATIENCE_S):
+            while not connection.is_paused:
+                await asyncio.sleep(0.01)
+        answers = []
+        write, connection.write = connection.write, answers.append
+        flooder._link._client._send_pingreq()
+        async with asyncio.timeout(5.0):
+            while PINGRESP_PACKET not in answers:
+                await asyncio.sleep(0.01)
+        connection.write = write
+        assert connection.is_paused and not sending.done()
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        await flooder.stop()
 
 
 def test_roles_decide_and_buckets_are_bounded():

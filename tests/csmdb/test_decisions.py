@@ -12,7 +12,7 @@ from support.enrolment import AskingHome
 from csmdb.audit import AuditBrokenError
 from csmdb.core import DAY_MS, GRANT_DAYS, hash_code, make_code
 from csmdb.records import Refused
-from csmdb.requests import MAX_ADDRESSES
+from csmdb.requests import MAX_AT_WORK
 from csmdb.setup import create, open_csmdb
 from wire.certificates import AddressGrant, Certificate, ValidatorGrant, check, dump, load
 from wire.errors import ConfigError, MalformedError, Refusal
@@ -294,10 +294,43 @@ def test_a_batch_is_granted_whole_or_not_at_all(csmdb):
 
 def test_addresses_at_a_time_are_bounded(csmdb):
     home = enrolled(csmdb)
-    asked = {"addresses": [home.address_row(n) for n in range(MAX_ADDRESSES)]}
-    assert len(csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS)) == MAX_ADDRESSES
-    one_more = {"addresses": [home.address_row(MAX_ADDRESSES)]}
+    asked = {"addresses": [home.address_row(n) for n in range(MAX_AT_WORK)]}
+    assert len(csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS)) == MAX_AT_WORK
+    one_more = {"addresses": [home.address_row(MAX_AT_WORK)]}
     refused = csmdb.desk.grant_addresses(home.ems.id, one_more, NOW_MS)
+    assert reason(refused) == Refusal.QUANTITY_OUT_OF_RANGE
+
+
+def _rows(home, windows, first=0):
+    return [
+        home.address_row(first + n) | {"startSlot": start, "endSlot": end}
+        for n, (start, end) in enumerate(windows)
+    ]
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 96])
+def test_a_fresh_address_for_each_period_is_within_what_a_home_may_have(csmdb, length):
+    home, slot = enrolled(csmdb), NOW_MS // 900_000
+    windows = [(slot + n * length, slot + (n + 1) * length - 1) for n in range(96 // length)]
+    for at in range(0, len(windows), 32):
+        asked = {"addresses": _rows(home, windows[at : at + 32], at)}
+        assert isinstance(csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS), list)
+
+
+def test_two_addresses_for_every_slot_are_more_than_a_home_may_have(csmdb):
+    home, slot = enrolled(csmdb), NOW_MS // 900_000
+    asked = {"addresses": _rows(home, [(slot + n // 2, slot + n // 2) for n in range(32)])}
+    refused = csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS)
+    assert reason(refused) == Refusal.QUANTITY_OUT_OF_RANGE
+
+
+def test_many_short_grants_are_not_renewed_into_one_time(csmdb):
+    home, slot = enrolled(csmdb), NOW_MS // 900_000
+    windows = [(slot + 16 * n, slot + 16 * n) for n in range(30)]
+    asked = {"addresses": _rows(home, windows)}
+    assert isinstance(csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS), list)
+    asked = {"addresses": _rows(home, [(start, slot + 500) for start, _ in windows])}
+    refused = csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS)
     assert reason(refused) == Refusal.QUANTITY_OUT_OF_RANGE
 
 

@@ -13,7 +13,7 @@ from support.chain_builder import (
     slot_ms,
 )
 
-from ledger.mempool import Budget, Mempool
+from ledger.mempool import SENDER_OPERATIONS, Budget, Mempool
 from wire.errors import Refusal, WireError
 from wire.transactions import Transaction
 
@@ -208,6 +208,15 @@ def test_addresses_with_bundles_that_fill_every_block_do_not_keep_a_single_bid_o
     pool.add(mine.raw, NOW_MS)
     block = pool.take(NOW_MS, Budget())
     assert block[0] == mine and len(block) == 17
+
+
+def test_one_sender_fills_no_block_with_its_bundles(chain, pool):
+    bundles = [big(chain, ANN) for _ in range(4)]
+    for tx in bundles:
+        pool.add(tx.raw, NOW_MS)
+    assert pool.take(NOW_MS, Budget()) == bundles[: SENDER_OPERATIONS // 64]
+    pool.add(big(chain, BOB).raw, NOW_MS)
+    assert len(pool.take(NOW_MS, Budget())) == SENDER_OPERATIONS // 64 + 1
 
 
 def test_whoever_was_served_goes_to_the_end_of_the_line(chain, pool):

@@ -1,5 +1,6 @@
 """What a node says: the same as every honest one, in pieces that the broker takes, to all ends."""
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -15,8 +16,11 @@ from support.chain_builder import (
 )
 from support.speakers import Feeder, RealClock
 
+from ledger.allowance import Allowance
 from ledger.client import read_message
 from ledger.publish import (
+    ASKER_BYTES_BURST,
+    BYTES_BURST,
     MAX_ANSWER_BYTES,
     MAX_MESSAGES_PER_ANSWER,
     RATE_PER_S,
@@ -24,6 +28,7 @@ from ledger.publish import (
     RateLimitedError,
 )
 from ledger.statements import PART_BYTES, join_parts, read_part
+from ledger.types import ValidatorSet
 from runtime.bus import MAX_PAYLOAD_BYTES
 from runtime.ports import Message
 from wire import topics
@@ -45,6 +50,9 @@ class Node:
         node = SimpleNamespace(
             key=validator, genesis=genesis, store=store, bus=bus, clock=RealClock(), ledger=ledger,
             executed_height=0,
+            epoch=SimpleNamespace(
+                validators=ValidatorSet(tuple(self.keys), tuple(self.keys.values()))
+            ),
         )  # fmt: skip
         self.publisher = Publisher(node)
 
@@ -64,10 +72,10 @@ class Node:
         return [message for _, _, message in found]
 
 
-def refused_bids(count):
+def accepted_bids(count):
     return [
-        {"event": "bid-refused", "address": "hg1" + "q" * 45, "slot": FIRST_SLOT,
-         "code": "INSUFFICIENT_ASSET", "txid": f"{n:064x}"}
+        {"event": "bid-accepted", "address": "hg1" + "q" * 45, "slot": FIRST_SLOT,
+         "code": "OK", "txid": f"{n:064x}"}
         for n in range(count)
     ]  # fmt: skip
 
@@ -85,8 +93,8 @@ def parts_of(node, contract, height):
     return node.messages()
 
 
-def test_twelve_bundles_of_refused_bids_fit_the_broker(feeder):
-    events = refused_bids(12 * 64)
+def test_twelve_bundles_of_accepted_bids_fit_the_broker(feeder):
+    events = accepted_bids(12 * 64)
     node = Node(feeder.store, feeder.genesis)
     messages = parts_of(node, "market", feeder.add("market", *events))
     assert len(encode(events)) > MAX_PAYLOAD_BYTES
@@ -97,7 +105,7 @@ def test_twelve_bundles_of_refused_bids_fit_the_broker(feeder):
 
 
 def test_every_honest_node_cuts_in_the_same_places(feeder):
-    height = feeder.add("market", *refused_bids(500))
+    height = feeder.add("market", *accepted_bids(500))
     one, other = (Node(feeder.store, feeder.genesis, validator=v) for v in VALIDATORS[:2])
     assert parts_of(one, "market", height) == parts_of(other, "market", height)
     assert one.said != other.said
@@ -115,20 +123,20 @@ def test_a_message_is_cut_only_when_it_must_be(feeder, beyond, parts):
 
 def test_parts_that_do_not_make_the_whole_are_refused(feeder):
     node = Node(feeder.store, feeder.genesis)
-    messages = parts_of(node, "market", feeder.add("market", *refused_bids(500)))
+    messages = parts_of(node, "market", feeder.add("market", *accepted_bids(500)))
     parts = [read_part(message, feeder.genesis.chain_id) for message in messages]
     with pytest.raises(MalformedError):
         join_parts([parts[1].slice, parts[0].slice], parts[0].digest)
     with pytest.raises(MalformedError):
-        join_parts([encode(refused_bids(3))], parts[0].digest)
+        join_parts([encode(accepted_bids(3))], parts[0].digest)
 
 
 async def test_an_asker_gets_to_the_end_whatever_the_sizes(feeder):
     """Large messages among small ones: every answer is small enough and brings something new."""
-    per_part = PART_BYTES / len(encode(refused_bids(1)))
+    per_part = PART_BYTES / len(encode(accepted_bids(1)))
     tails = [int(per_part * 2.6), int(per_part * 2.2)]  # the last parts of both fit one answer
     sizes = [1, 3, 900, 1, 2_000, 400, *tails, *[1] * 40]
-    heights = [feeder.add("wallet", *refused_bids(size)) for size in sizes]
+    heights = [feeder.add("wallet", *accepted_bids(size)) for size in sizes]
     node = Node(feeder.store, feeder.genesis)
     known = {}
     after, part = 0, 0
@@ -164,6 +172,34 @@ async def test_who_asks_too_often_is_refused_as_that(feeder):
     assert refused.value.refusal is Refusal.RATE_LIMITED
 
 
+async def test_answers_are_bounded_in_bytes_for_each_asker_and_for_all_but_not_receipts(feeder):
+    """A chain that anybody may read must not take its validators' time and their broker's lines."""
+    feeder.add("wallet", *accepted_bids(400))
+    node = Node(feeder.store, feeder.genesis)
+
+    async def told_bytes(asker):
+        topic = topics.build(MARKET, topics.SYNC_REQ, asker)
+        request = encode({"reqId": "r", "kind": "events", "key": "wallet/0/0"})
+        node.publisher._questions = Allowance(1e9, 1e9)
+        before = len(node.said)
+        with contextlib.suppress(RateLimitedError):
+            while True:
+                await node.publisher.take_request(Message(topic, request))
+        return sum(len(raw) for _, raw in node.said[before:])
+
+    first = await told_bytes("asker 0")
+    assert ASKER_BYTES_BURST <= first < ASKER_BYTES_BURST * 1.5
+    told = [await told_bytes(f"asker {n}") for n in range(1, 8)]
+    assert BYTES_BURST <= first + sum(told) < BYTES_BURST * 1.5
+    assert told[-1] == 0
+    assert await node.ask("tip", "") == {"height": 0}
+    topic = topics.build(MARKET, topics.SYNC_REQ, VALIDATORS[1].id)
+    before = len(node.said)
+    request = encode({"reqId": "r", "kind": "events", "key": "wallet/0/0"})
+    await node.publisher.take_request(Message(topic, request))
+    assert len(node.said) == before + 1, "validators must be able to follow"
+
+
 async def test_what_became_of_a_transaction_is_told():
     chain = Chain()
     node = Node(chain.store, chain.genesis, chain.ledger)
@@ -188,6 +224,6 @@ async def test_what_became_of_a_transaction_is_told():
 
 def test_a_message_is_signed_by_the_node_alone(feeder):
     node = Node(feeder.store, feeder.genesis)
-    parts_of(node, "market", feeder.add("market", *refused_bids(1)))
+    parts_of(node, "market", feeder.add("market", *accepted_bids(1)))
     [(_, raw)] = node.said
     assert decode(raw)["validator"] == VALIDATORS[0].id
