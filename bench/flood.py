@@ -36,9 +36,9 @@ from sim.sender import Sender
 from wire import topics
 from wire.certificates import dump_text
 
-MESSAGE_S = 0.01
+MESSAGE_S = 0.005
 """Work of broker and four validators on one message, all on two busy cores, generously."""
-OPERATION_S = 0.003
+OPERATION_S = 0.002
 """The same, on one operation in a block, with what is said of it to everybody."""
 BLOCKS = 3
 """The one that is executed, the one that is voted on, and ours."""

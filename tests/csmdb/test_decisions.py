@@ -497,9 +497,9 @@ def test_an_address_for_slots_of_its_own_is_bounded_as_any(csmdb):
     refused = csmdb.desk.grant_addresses(home.ems.id, {"addresses": bad}, NOW_MS)
     assert reason(refused) == Refusal.QUANTITY_OUT_OF_RANGE
     row = {"startSlot": slot, "endSlot": slot + 3}
-    for first in (0, 16):
-        asked = {"addresses": [{**home.address_row(first + n), **row} for n in range(16)]}
-        assert len(csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS)) == 16
+    for first in (0, 8):
+        asked = {"addresses": [{**home.address_row(first + n), **row} for n in range(8)]}
+        assert len(csmdb.desk.grant_addresses(home.ems.id, asked, NOW_MS)) == 8
     more = {"addresses": [{**home.address_row(50), **row}]}
     refused = csmdb.desk.grant_addresses(home.ems.id, more, NOW_MS)
     assert reason(refused) == Refusal.QUANTITY_OUT_OF_RANGE

@@ -187,9 +187,9 @@ async def test_answers_are_bounded_in_bytes_for_each_asker_and_for_all_but_not_r
                 await node.publisher.take_request(Message(topic, request))
         return sum(len(raw) for _, raw in node.said[before:])
 
-    first = await told_bytes("asker 0")
+    first = await told_bytes("asker-0")
     assert ASKER_BYTES_BURST <= first < ASKER_BYTES_BURST * 1.5
-    told = [await told_bytes(f"asker {n}") for n in range(1, 8)]
+    told = [await told_bytes(f"asker-{n}") for n in range(1, 8)]
     assert BYTES_BURST <= first + sum(told) < BYTES_BURST * 1.5
     assert told[-1] == 0
     assert await node.ask("tip", "") == {"height": 0}
