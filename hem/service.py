@@ -38,7 +38,6 @@ from hem.controller.plan import to_json
 from hem.controller.policy import Policy
 from hem.controller.setpoint import setpoint_w
 from hem.ems.addresses import AddressBook, Addresses, OneAddress
-from hem.ems.attesting import hand_over
 from hem.ems.ban_watch import BanWatch
 from hem.ems.closing import (
     DELIVERED,
