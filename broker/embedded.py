@@ -68,6 +68,10 @@ MAX_RETAINED = 50_000
 DEBT_MAX_S = 10.0
 """A client that would have to wait longer for its quota is not let in."""
 NONCE_MEMORY_MS = 130_000
+NONCES_PER_CLIENT = 200
+"""Connections of one client within that time; its quota runs out before."""
+NONCES_OF_STRANGERS = 10_000
+"""Of all clients without a credential together: anybody can make identities."""
 ALLOWED_TOPICS_MAX = 10_000
 PROTOCOL_LEVEL = 4  # MQTT 3.1.1
 
@@ -132,7 +136,10 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
                 self._router.add(session, topic_filter, qos)
         self._connections: set[Connection] = set()
         self._allowed: set[tuple[Peer, str]] = set()
-        self._nonces = ReplayGuard(NONCE_MEMORY_MS)
+        self._nonces = ReplayGuard(NONCE_MEMORY_MS, per_sender=NONCES_PER_CLIENT)
+        self._strangers_nonces = ReplayGuard(
+            NONCE_MEMORY_MS, NONCES_OF_STRANGERS, per_sender=NONCES_PER_CLIENT
+        )
         self._refused: Counter[str] = Counter()
 
     # --- life cycle (amqtt's hooks) -----------------------------------------------------------
@@ -389,7 +396,10 @@ class EmbeddedBroker(Broker):  # type: ignore[misc, unused-ignore]
         )
         if self._charge(access.peer, 0, 0, access.at_work_ms) > DEBT_MAX_S:
             raise RateLimitedError("connects too often", client_id=client_id)
-        if not self._nonces.admit(client_id, access.nonce, wall_ms):
+        nonces = self._nonces if access.peer.roles else self._strangers_nonces
+        if not nonces.has_room(client_id, wall_ms):
+            raise RateLimitedError("connects too often", client_id=client_id)
+        if not nonces.admit(client_id, access.nonce, wall_ms):
             raise ReplayedError("token was used before", client_id=client_id)
         return access
 

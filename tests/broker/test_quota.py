@@ -1,12 +1,14 @@
 """No client can say so much that the others wait; nothing of what it says is lost."""
 
 import asyncio
+import secrets
 import time
 
 import pytest
 from support.brokers import Authority, make_key, running_broker
 from support.enrolment import connected_lane
 from support.patience import PATIENCE_S
+from support.raw_mqtt import RawClient
 
 from broker.packets import PINGRESP_PACKET
 from broker.quota import (
@@ -19,8 +21,12 @@ from broker.quota import (
     Quota,
     rates_of,
 )
+from broker.packets import UNAVAILABLE
+from broker.quota import ADDRESS, HOME, MAX_CLIENTS, STRANGER, STRANGERS, Quota, rates_of
 from broker.sessions import MAX_WAITING_BYTES, Delivery, Message, Session
 from runtime.bus import MqttBus
+from runtime.metrics import refusals
+from wire.certificates import make_token
 from wire.topics import CSMDB_REQ, STATE, TX, Peer, build
 
 AUTHORITY = Authority()
@@ -186,3 +192,26 @@ def test_what_waits_for_a_slow_reader_is_bounded_in_bytes():
     assert session.full
     session.drop(session.waiting[0])
     assert not session.full
+
+
+async def test_one_client_cannot_use_up_the_memory_of_tokens_that_others_need(monkeypatch):
+    """It is refused as RATE_LIMITED once its own share is full; strangers have a share as well."""
+    monkeypatch.setattr("broker.embedded.NONCES_PER_CLIENT", 3)
+    monkeypatch.setattr("broker.embedded.NONCES_OF_STRANGERS", 5)
+    async with running_broker(AUTHORITY, limited=False) as broker:
+
+        async def knock(key, credential=None):
+            client = await RawClient.open(broker.port)
+            token = make_token(
+                key, "test", AUTHORITY.clock.wall_ms(), secrets.token_hex(8), credential
+            )
+            _, code = await client.connect(key.id, key.id, token)
+            client.vanish()
+            return code
+
+        grant = AUTHORITY.grant(FLOODER)
+        assert [await knock(FLOODER, grant) for _ in range(4)] == [0, 0, 0, UNAVAILABLE]
+        assert refusals("broker")["RATE_LIMITED"]
+        codes = [await knock(make_key(f"stranger-{n}")) for n in range(6)]
+        assert codes == [0] * 5 + [UNAVAILABLE]
+        assert await knock(HONEST, AUTHORITY.grant(HONEST)) == 0

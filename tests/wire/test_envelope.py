@@ -233,6 +233,15 @@ def test_a_guards_memory_ends_with_the_freshness():
     assert guard.admit("a", "r", 1_001)
 
 
+def test_no_sender_takes_the_others_room_in_a_guard():
+    guard = ReplayGuard(keep_ms=1_000, capacity=10, per_sender=3)
+    assert [guard.admit("a", str(n), 0) for n in range(4)] == [True, True, True, False]
+    assert not guard.has_room("a", 0) and guard.has_room("b", 0)
+    assert guard.admit("b", "0", 500)
+    assert guard.has_room("a", 1_001), "its share comes back with time"
+    assert not guard.admit("b", "0", 1_001)
+
+
 # Transactions are envelopes too
 
 
