@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from hem.config import load_provisioning
-from hem.ems.rotation import rotate
+from hem.ems.rotation import finish, rotate
 from hem.gateway.client import GatewayError
 from hem.locks import only_one
 from hem.service import GATEWAY_WAIT_S, GrantEndedError, HomeEnergyManager
@@ -151,12 +151,19 @@ def rotate_home(path: Path, *, with_gateway: bool) -> dict[str, Any]:
 
 async def _live(home: HomeEnergyManager) -> None:
     """Run a home; once more from the beginning whenever it needs a fresh address."""
+    if await finish(home.config, home.enrolment, home.clock, home.rng):
+        home.close()
+        home = _anew(home)
     while True:
         try:
             await home.run()
         except* GrantEndedError:
             log.warning("the grant has ended; starting anew under a fresh address")
-        home = HomeEnergyManager(home.config, home.clock, home.rng, home.ready, home.progress)
+        home = _anew(home)
+
+
+def _anew(home: HomeEnergyManager) -> HomeEnergyManager:
+    return HomeEnergyManager(home.config, home.clock, home.rng, home.ready, home.progress)
 
 
 async def _side_by_side(parts: list[Coroutine[Any, Any, None]]) -> None:

@@ -63,6 +63,7 @@ from hem.ems.planner import PLAN, Planner
 from hem.ems.policy_file import PolicyFile
 from hem.ems.readings import ReadingOutbox
 from hem.ems.renewal import Renewal
+from hem.ems.rotation import ems_key_at_start
 from hem.ems.schedule import Phase, Timetable
 from hem.ems.solver import Solver
 from hem.ems.standing import Standings
@@ -182,7 +183,7 @@ class HomeEnergyManager:
             self.store, self.keyring, self.gateway, config.market.name,
             from_text(config.market.csmdb_key, KEY_BYTES),
         )  # fmt: skip
-        self.ems_key = self.keyring.ems
+        self.ems_key = ems_key_at_start(self.enrolment, rng)
         self.tls = home_tls(config, self.keyring, clock, rng)
         self.home_bus = self._home_lane()
         self._home_csmdb, self.limits = self._csmdb(self.home_bus), self._limit_book(folder)
@@ -1031,6 +1032,10 @@ class HomeEnergyManager:
             self._keep_place()
         if self.light is not None:
             self.light.keep()
+        self.close()
+
+    def close(self) -> None:
+        """Close the files of a home that does not run."""
         self.store.close()
         self._queue.close()
 

@@ -6,32 +6,40 @@ New keys for a home whose EMS key may have been seen: asked for under the old ke
     3  they are enrolled with the code: from here on the old EMS key is revoked
     4  the certificate is kept, and the new keys take the place of the old ones
 
-Every step may be repeated: a power cut between two of them costs another start of the same command.
-Addresses keep their keys and grants and settle as before. The meter key stays.
+Every step may be repeated. After a power cut between two of them the home finishes by itself when it
+starts: step 4 alone, or from step 3 on, as its old key may be revoked already. Addresses keep their
+keys and grants and settle as before. The meter key stays.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from hem.config import Provisioning
 from hem.ems.enrolment import CERTIFICATE, Enrolment
 from hem.ems.keyring import BOX_KEY, EMS_KEY
+from hem.gateway.client import GatewayError
 from runtime.bus import lane
-from runtime.csmdb_client import CsmDbClient
+from runtime.csmdb_client import CsmDbClient, CsmDbRefusedError
 from runtime.door import Door, DoorBus
 from runtime.keyfiles import read_secret, write_secret
 from runtime.ports import Clock, Rng
 from wire.certificates import Certificate, dump_text, load
 from wire.enrolment import ENROLL, SUCCESSION_CODE
-from wire.errors import CertificateError, ConfigError
+from wire.errors import CertificateError, ConfigError, Refusal
 from wire.keys import KEY_BYTES, BoxKey, SigningKey, from_text, to_text
 
 NEXT = ".next"
 CODE = "rotation/code"
+RETRY_S = 1.0
+
+log = structlog.get_logger(component="hem")
 
 
 class Rotation:
@@ -56,6 +64,11 @@ class Rotation:
     def box(self) -> BoxKey:
         """The box key that is to be."""
         return BoxKey(self._seed(BOX_KEY))
+
+    @property
+    def is_begun(self) -> bool:
+        """There is a code, and no answer to it yet: the old key may be good or not."""
+        return self._store.get(CODE) is not None
 
     def resume(self) -> Certificate | None:
         """The rest of step 4, where a power cut stopped it; None: it was not there."""
@@ -90,7 +103,13 @@ class Rotation:
         code = self._store.get(CODE)
         assert code is not None, "the code is asked for first"
         asked = {"claimCode": code.decode(), "key": to_text(self.ems.public), "meter": meter}
-        answer = await new.ask(ENROLL, asked)
+        try:
+            answer = await new.ask(ENROLL, asked)
+        except CsmDbRefusedError as error:
+            if error.reason == Refusal.EXPIRED.value:  # so it was never used: the old keys are good
+                with self._store.atomic():
+                    self._store.delete(CODE)
+            raise
         known = self._enrolment
         certificate = load(Certificate, answer["certificate"], known.issuing_key, known.market)
         if certificate.subject != self.ems.id:
@@ -130,12 +149,49 @@ async def rotate(config: Provisioning, enrolment: Enrolment, clock: Clock, rng: 
         return found
     if enrolment.certificate is None:
         raise ConfigError(f"{config.home.data_dir}: not enrolled yet; there is nothing to replace")
-    async with stranger_line(config, keyring.ems, keyring.box, clock, rng) as old:
-        await rotation.ask_code(old)
+    if not rotation.is_begun:  # a key that is revoked already would not be let in
+        async with stranger_line(config, keyring.ems, keyring.box, clock, rng) as old:
+            await rotation.ask_code(old)
     gateway = enrolment.gateway
     meter = {**await gateway.nameplate(), "meter_key": (await gateway.public_keys())["meter"]}
     async with stranger_line(config, rotation.ems, rotation.box, clock, rng) as new:
         return await rotation.enrol(new, meter)
+
+
+def ems_key_at_start(enrolment: Enrolment, rng: Rng) -> SigningKey:
+    """The EMS key; a new one, whose certificate is kept already, is put in its place first."""
+    if Rotation(enrolment, enrolment.keyring.folder, rng).resume() is not None:
+        log.info("new keys in place")
+    return enrolment.keyring.ems
+
+
+async def finish(config: Provisioning, enrolment: Enrolment, clock: Clock, rng: Rng) -> bool:
+    """
+    At a start: finish a rotation whose answer did not come; asks until there is one.
+
+    Returns:
+        Whether the home has new keys now. False: none was under way, or its code has ended unused.
+
+    Raises:
+        CsmDbRefusedError: BANNED, CLAIM_USED, …
+    """
+    rotation = Rotation(enrolment, enrolment.keyring.folder, rng)
+    said = False
+    while rotation.is_begun:
+        try:
+            await rotate(config, enrolment, clock, rng)
+        except (TimeoutError, GatewayError) as error:
+            if not said:
+                log.warning("rotation of keys waits", reason=str(error) or "no answer")
+            said = True
+            await asyncio.sleep(RETRY_S)
+        except CsmDbRefusedError as error:
+            if error.reason != Refusal.EXPIRED.value:
+                raise
+            log.warning("rotation of keys given up: its code has ended; the old keys stay")
+        else:
+            return True
+    return False
 
 
 @asynccontextmanager
