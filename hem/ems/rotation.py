@@ -6,9 +6,9 @@ New keys for a home whose EMS key may have been seen: asked for under the old ke
     3  they are enrolled with the code: from here on the old EMS key is revoked
     4  the certificate is kept, and the new keys take the place of the old ones
 
-Every step may be repeated. After a power cut between two of them the home finishes by itself when it
-starts: step 4 alone, or from step 3 on, as its old key may be revoked already. Addresses keep their
-keys and grants and settle as before. The meter key stays.
+Every step may be repeated. After a power cut between two of them the home finishes by itself when
+it starts: step 4 alone, or from step 3 on, as its old key may be revoked already. Addresses keep
+their keys and grants and settle as before. The meter key stays.
 """
 
 from __future__ import annotations

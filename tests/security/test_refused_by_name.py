@@ -8,13 +8,20 @@ the thing; the name is what the service counted or answered. To add one, write t
 
 from __future__ import annotations
 
+import json
+import os
 import secrets
+import shutil
 from dataclasses import dataclass
+from datetime import timedelta
 
 import pytest
 from support.brokers import DAY_MS, Authority, make_key, running_broker
 from support.chain_builder import FIRST_SLOT, START_MS, Chain, bid, key, register
+from support.csmdb_site import NOW_MS, enrolled
 from support.enrolment import AskingHome
+from support.firmware import Makers, showing
+from support.gateway_door import door
 from support.office import NoBus, Office
 from support.raw_mqtt import RawClient
 
@@ -24,10 +31,15 @@ from aggregator.grid_limits import GridPolicy
 from aggregator.withdrawals import SafetyPolicy
 from broker.access import Trust
 from broker.revocations import Revocations
+from csmdb.advisories import import_document
+from csmdb.records import Refused
 from csmdb.revoked_keys import revocation_list, revoke, revoke_tls
 from csmdb.setup import create
 from csmdb.tls import init_authority
 from hem.ems.limit_book import LimitBook
+from hem.firmware_client import Question, taken
+from hem.firmware_worker import consult as consult_here
+from hem.gateway.protocol import REQUEST_BYTES_MAX
 from ledger.mempool import Mempool
 from runtime.clock import SystemClock
 from runtime.csmdb_client import CsmDbRefusedError
@@ -37,11 +49,20 @@ from runtime.ports import Message
 from runtime.rng import SystemRng
 from runtime.store import MemoryStore
 from runtime.tls import Tls
+from sim.scenarios.vulnerable_meter import made_up
 from wire import topics
 from wire.certificates import dump, make_token
 from wire.enrolment import ENROLL, RENEW, make_request
 from wire.envelope import Envelope, new_req_id, seal_envelope
-from wire.errors import WireError
+from wire.errors import FirmwareRefusedError, WireError
+from wire.firmware import (
+    Attestation,
+    Plate,
+    Target,
+    attestation_json,
+    check_fits,
+    sign_attestation,
+)
 from wire.grid_limit import LIMIT_GRID
 from wire.keys import BoxKey, Domain, to_text
 from wire.revoked_keys import dump_list, read_list
@@ -107,7 +128,7 @@ async def name_of(work, component):
 
 
 def raised(work):
-    with pytest.raises(WireError) as caught:
+    with pytest.raises((WireError, FirmwareRefusedError)) as caught:
         work()
     return caught.value.refusal.value
 
@@ -516,3 +537,277 @@ async def _(world):
 @refused("ledger", "another's grant", "NOT_ALLOWED")
 async def _(world):
     return operated(register(key("eve")))
+
+
+# --- the gateway's socket: what a home's trading program that was broken into could try -----------
+
+ADDRESS, SECOND = key("address").id, key("second address").id
+SLOT = 1_980_000
+
+
+async def gateway(world, method, params=None, *, before=None, uid=None):
+    async with door(world.folder, uid=uid) as opened:
+        opened.meter(SLOT, SLOT + 2)
+        if before is not None:
+            assert await opened.ask(*before) == "OK"
+        return await opened.ask(method, params or {})
+
+
+def receipt(address, slot):
+    return "sign_receipt", {"address": address, "slot": slot}
+
+
+@refused("gateway", "one slot confirmed for a second address", "OTHER_ADDRESS")
+async def _(world):
+    return await gateway(
+        world, *receipt(SECOND, SLOT + 1), before=receipt(ADDRESS, SLOT + 1)
+    )  # fmt: skip
+
+
+@refused("gateway", "a slot that was not metered", "NO_READING")
+async def _(world):
+    return await gateway(world, *receipt(ADDRESS, SLOT + 3))
+
+
+@refused("gateway", "a slot whose beginning was not metered", "GAP")
+async def _(world):
+    return await gateway(world, *receipt(ADDRESS, SLOT))
+
+
+@refused("gateway", "a reading of a slot that has not ended", "TOO_EARLY")
+async def _(world):
+    return await gateway(world, "sign_reading", {"slot": 2**40})
+
+
+@refused("gateway", "registers that the caller says", "BAD_PARAMS")
+async def _(world):
+    return await gateway(world, "sign_reading", {"slot": SLOT + 3, "import_wh": 10**6})
+
+
+@refused("gateway", "a net energy that the caller says", "BAD_PARAMS")
+async def _(world):
+    method, params = receipt(ADDRESS, SLOT + 1)
+    return await gateway(world, method, {**params, "net_wh": -10_000})
+
+
+@refused("gateway", "an attestation over a window without end", "BAD_WINDOW")
+async def _(world):
+    window = {"validator": ADDRESS, "start_slot": 1, "end_slot": SLOT + 2}
+    return await gateway(world, "attest_cpf", window)
+
+
+@refused("gateway", "a setpoint that no battery has", "BAD_PARAMS")
+async def _(world):
+    return await gateway(world, "set_battery", {"power_w": 10_000_001, "lease_s": 60})
+
+
+@refused("gateway", "a setpoint for ever", "BAD_PARAMS")
+async def _(world):
+    return await gateway(world, "set_battery", {"power_w": 1_000, "lease_s": 10**9})
+
+
+@refused("gateway", "a method that there is not", "UNKNOWN_METHOD")
+async def _(world):
+    return await gateway(world, "export_key")
+
+
+@refused("gateway", "a pseudonym for what is no identity", "BAD_PARAMS")
+async def _(world):
+    return await gateway(world, "pseudonym", {"label": "../meter.key"})
+
+
+@refused("gateway", "a frame without end", "OVERSIZED")
+async def _(world):
+    return await gateway(world, "state", {"x": "y" * 2 * REQUEST_BYTES_MAX})
+
+
+@refused("gateway", "another user", "NOT_ALLOWED")
+async def _(world):
+    async with door(world.folder, uid=os.getuid() + 1) as opened:
+        return await opened.ask("state", {})
+
+
+# --- firmware: metadata after The Update Framework, and what meters say of themselves ------------
+
+DAY = timedelta(days=1)
+
+
+def firmware(world, spoil):
+    """
+    What a home says by HTTP and a gateway by what is handed over, each after it saw a good one.
+
+    Args:
+        spoil: changes what the server shows; gets the makers and the server
+    """
+    makers = Makers(world.folder / "makers")
+    makers.release("2.0", b"new")
+    with showing(makers.public) as server:
+        assert ask_home(world, makers, server) == ask_gateway(world, makers, server) == "OK"
+        spoil(makers, server)
+        said = {ask_home(world, makers, server), ask_gateway(world, makers, server)}
+    assert len(said) == 1, said
+    return said.pop()
+
+
+def consulted(makers, state, **source):
+    try:
+        taken(consult_here(Question(root=str(makers.root), state=str(state), **source)))
+    except FirmwareRefusedError as error:
+        return error.refusal.value
+    return "OK"
+
+
+def ask_home(world, makers, server):
+    return consulted(makers, world.folder / "home", url=server.url)
+
+
+def ask_gateway(world, makers, server):
+    inbox, metadata = world.folder / "inbox", server.folder / "metadata"
+    inbox.mkdir(exist_ok=True)
+    for root in metadata.glob("*.root.json"):
+        shutil.copy(root, inbox)
+    shutil.copy(metadata / "timestamp.json", inbox)
+    for role in ("snapshot", "targets"):
+        shutil.copy(newest(server, role)[0], inbox / f"{role}.json")
+    return consulted(makers, world.folder / "gateway", inbox=str(inbox))
+
+
+def show(makers, server):
+    shutil.copytree(makers.public, server.folder, dirs_exist_ok=True)
+
+
+def newest(server, role):
+    folder = server.folder / "metadata"
+    number = max(int(path.name.split(".")[0]) for path in folder.glob(f"*.{role}.json"))
+    return folder / f"{number}.{role}.json", folder / f"{number - 1}.{role}.json"
+
+
+@refused("firmware", "metadata that is older than what was seen", "ROLLED_BACK")
+async def _(world):
+    def spoil(makers, server):
+        first = (server.folder / "metadata/timestamp.json").read_bytes()
+        makers.release("2.1", b"patched")
+        show(makers, server)
+        assert ask_home(world, makers, server) == ask_gateway(world, makers, server) == "OK"
+        (server.folder / "metadata/timestamp.json").write_bytes(first)
+
+    return firmware(world, spoil)
+
+
+@refused("firmware", "a repository that stands still", "FROZEN")
+async def _(world):
+    def spoil(makers, server):
+        makers.repository(2 * DAY).publish(makers.drawers)
+        show(makers, server)
+
+    return firmware(world, spoil)
+
+
+@refused("firmware", "metadata of two days", "MIXED_METADATA")
+async def _(world):
+    def spoil(makers, server):
+        makers.release("2.1", b"patched")
+        show(makers, server)
+        new, old = newest(server, "snapshot")
+        shutil.copy(old, new)
+
+    return firmware(world, spoil)
+
+
+@refused("firmware", "files signed by a key from the server", "TOO_FEW_SIGNATURES")
+async def _(world):
+    def spoil(makers, server):
+        makers.repository().rotate("root", makers.drawers)
+        root = json.loads((makers.public / "metadata/2.root.json").read_text())
+        root["signatures"] = root["signatures"][:1]
+        (makers.public / "metadata/2.root.json").write_text(json.dumps(root))
+        show(makers, server)
+
+    return firmware(world, spoil)
+
+
+def attest(world, *, at_ms=0, times=1, **facts):
+    """A gateway's word on its plate; the CSM-DB's on it."""
+    home = enrolled(world.csmdb, "home")
+    desk = world.csmdb.firmware_desk()
+    plate = home.enrolment("")["meter"]
+    record = Attestation(
+        **{
+            "meter": home.meter.id, "vendor": plate["vendor"], "model": plate["model"],
+            "serial": plate["serial"], "firmware": "2.0", "digest": "", "slot": 0,
+            "time_ms": NOW_MS, "nonce": desk.challenge(home.ems.id, NOW_MS)["nonce"], **facts,
+        }
+    )  # fmt: skip
+    said = {"attestation": attestation_json(sign_attestation(record, home.meter, MARKET))}
+    for _ in range(times):
+        decision = desk.attest(home.ems.id, said, NOW_MS + at_ms)
+    return decision.refusal.value if isinstance(decision, Refused) else "OK"
+
+
+@refused("firmware", "a meter that says a lower version", "DOWNGRADED")
+async def _(world):
+    return attest(world, firmware="0.9")
+
+
+@refused("firmware", "another meter's plate", "OTHER_DEVICE")
+async def _(world):
+    return attest(world, serial="SN-other")
+
+
+@refused("firmware", "an attestation that was used", "REPLAYED")
+async def _(world):
+    return attest(world, times=2)
+
+
+@refused("firmware", "an attestation under an old challenge", "EXPIRED")
+async def _(world):
+    return attest(world, at_ms=60 * MINUTE_MS)
+
+
+@refused("firmware", "a signed file that is older than what runs", "DOWNGRADED")
+async def _(world):
+    old = Target(vendor="v", model="m", version="0.9", template="t", installs_by="registers")
+    plate = Plate(type="t", vendor="v", model="m", serial="1", firmware="1.0")
+    return raised(lambda: check_fits(old, plate))
+
+
+# --- advisories -----------------------------------------------------------------------------------
+
+
+def advisory(version, released="2026-01-05T00:00:00Z", **words):
+    raw = made_up().replace(b'"version": "1"', f'"version": "{version}"'.encode())
+    raw = raw.replace(b'"current_release_date": "2026-01-05T00:00:00Z"',
+                      f'"current_release_date": "{released}"'.encode())  # fmt: skip
+    for before, after in words.items():
+        raw = raw.replace(before.encode(), after.encode())
+    return raw
+
+
+def imported(world, *documents):
+    *good, last = documents
+    for one in good:
+        import_document(world.csmdb, one)
+    return raised(lambda: import_document(world.csmdb, last))
+
+
+@refused("advisory", "a revision before the one that is known", "ROLLED_BACK")
+async def _(world):
+    return imported(world, advisory(3, "2026-02-01T00:00:00Z"), advisory(2, "2026-03-01T00:00:00Z"))
+
+
+@refused("advisory", "a later number with an earlier date", "ROLLED_BACK")
+async def _(world):
+    return imported(world, advisory(3, "2026-02-01T00:00:00Z"), advisory(4, "2026-01-31T00:00:00Z"))
+
+
+@refused("advisory", "other words under a known number", "ROLLED_BACK")
+async def _(world):
+    known = advisory(3, "2026-02-01T00:00:00Z")
+    return imported(
+        world, known, advisory(3, "2026-02-01T00:00:00Z", **{"Readings can": "No readings can"})
+    )  # fmt: skip
+
+
+@refused("advisory", "a revision from the future", "FUTURE_DATED")
+async def _(world):
+    return imported(world, advisory(5, "2126-01-01T00:00:00Z"))
