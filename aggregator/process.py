@@ -41,7 +41,7 @@ from runtime.keyfiles import read_key, read_secret
 from runtime.lane_tls import certified, service_tls
 from runtime.log import configure
 from runtime.ports import Bus, Clock, Rng
-from runtime.process import run_until_stopped
+from runtime.process import run_service
 from runtime.rng import SystemRng
 from runtime.store import SqliteStore
 from wire.certificates import Certificate, parse
@@ -107,7 +107,7 @@ def run_aggregator(config_path: Path, port: int | None = None) -> None:
                 await bus.stop()
 
     try:
-        run_until_stopped(main)
+        run_service(main)
     finally:
         store.close()
         outbox.close()

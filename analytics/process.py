@@ -25,7 +25,7 @@ from runtime.http_protocol import BoundedProtocol
 from runtime.keyfiles import read_key
 from runtime.lane_tls import certified, service_tls
 from runtime.log import configure
-from runtime.process import run_until_stopped
+from runtime.process import run_service
 from runtime.rng import SystemRng
 from wire.errors import ConfigError
 
@@ -109,7 +109,7 @@ def run_analytics(config: AnalyticsConfig, port_file: Path | None, *, as_json: b
                 await service.stop()
 
     try:
-        run_until_stopped(main)
+        run_service(main)
     finally:
         listener.close()
 

@@ -19,6 +19,7 @@ from broker.embedded import EmbeddedBroker
 from broker.quota import Quota
 from broker.revocations import Revocations, follow, opened
 from runtime.clock import clock_from_environment
+from runtime.sdnotify import alive
 from wire.errors import ConfigError, MalformedError
 from wire.keys import KEY_BYTES, from_text
 from wire.slots import SlotGrid
@@ -101,7 +102,8 @@ async def serve(settings: Settings) -> None:
     following = None
     if fetch is not None:
         following = asyncio.create_task(follow(revocations, fetch, broker.end_revoked))
-    await stop.wait()
+    async with alive():
+        await stop.wait()
     if following is not None:
         following.cancel()
     if failed.done():

@@ -15,10 +15,10 @@ from csmdb.door import CERTIFICATE, KEY, build_door, write_door_certificate
 from csmdb.service import CsmDbService
 from csmdb.setup import CsmDb, open_csmdb
 from csmdb.tls import write_own
+from runtime import process
 from runtime.bus import lane
 from runtime.http import listen, serving
 from runtime.log import configure
-from runtime.process import run_until_stopped
 from runtime.tls import client_context
 from wire.errors import ConfigError
 
@@ -57,7 +57,7 @@ def run_service(folder: Path, host: str, port: int, *, tls: bool = False) -> Non
             finally:
                 await bus.stop()
 
-        run_until_stopped(main)
+        process.run_service(main)
 
 
 def _http(csmdb: CsmDb) -> AbstractAsyncContextManager[object]:

@@ -14,7 +14,7 @@ from runtime.clock import clock_from_environment
 from runtime.keyfiles import read_certificate, read_key
 from runtime.lane_tls import certified
 from runtime.log import configure
-from runtime.process import run_until_stopped
+from runtime.process import run_service
 from runtime.rng import SystemRng
 from wire.errors import ConfigError
 
@@ -61,7 +61,7 @@ def run_light(
                 await bus.stop()
 
     try:
-        run_until_stopped(main)
+        run_service(main)
     except TrustExpiredError as error:
         raise ConfigError(
             f"{file}: {error}; put a newer one there, made by somebody you trust"

@@ -27,7 +27,7 @@ from runtime.keyfiles import read_certificate, read_key
 from runtime.lane_tls import certified
 from runtime.log import configure
 from runtime.ports import Bus, Clock
-from runtime.process import run_until_stopped
+from runtime.process import run_service
 from runtime.rng import SystemRng
 from wire import topics
 
@@ -106,7 +106,7 @@ def run_node(
             await stack.enter_async_context(serving(app, listener, folder / URL_FILE))
         await node.run()
 
-    run_until_stopped(main)
+    run_service(main)
 
 
 async def _join(folder: Path, genesis: Genesis, bus: Bus, clock: Clock, name: str) -> None:

@@ -27,6 +27,10 @@ from wire.canonical import encode
 from wire.errors import MalformedError, OversizedError
 
 CPF_FOLDER = "cpf"
+FOLDER_MODE = 0o2770
+"""Files take the folder's group, which home and node have in common, not the home's own."""
+FILE_MODE = 0o640
+"""Read by the node besides us, and by nobody else."""
 MAX_FILE_BYTES = 8 * 1024
 MAX_FILES = 64
 """Looked at in one round, whatever their names; the rest waits for the next."""
@@ -49,13 +53,18 @@ def put_attestation(
         OSError: the folder cannot be written to.
     """
     folder = node_folder / CPF_FOLDER
-    folder.mkdir(mode=0o770, exist_ok=True)
+    if not folder.is_dir():
+        folder.mkdir(mode=0o770)
+        folder.chmod(FOLDER_MODE)  # whatever our umask is
     fresh = folder / f".{end_slot}.{os.getpid()}"
-    with fresh.open("wb") as file:
+    fresh.unlink(missing_ok=True)
+    # the node may write here too: what it might have put in our way is not followed
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
         file.write(encode({"grant": grant, "attestation": attestation}))
+        os.fchmod(descriptor, FILE_MODE)
         file.flush()
-        os.fsync(file.fileno())
-    fresh.chmod(0o640)
+        os.fsync(descriptor)
     fresh.replace(folder / f"{end_slot}.json")
 
 

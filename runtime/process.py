@@ -12,6 +12,8 @@ from typing import Any
 
 import uvloop
 
+from runtime.sdnotify import alive
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -19,10 +21,27 @@ def run_until_stopped(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """
     Run `main()` on uvloop; SIGTERM and SIGINT cancel it, and its clean-up runs.
 
+    It says nothing to systemd: see `run_service`.
+
     Raises:
         Whatever `main` raises.
     """
     uvloop.run(_supervise(main))
+
+
+def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """
+    As `run_until_stopped`, telling systemd that we are ready and, while the loop turns, alive.
+
+    Raises:
+        Whatever `main` raises.
+    """
+
+    async def living() -> None:
+        async with alive():
+            await main()
+
+    run_until_stopped(living)
 
 
 async def _supervise(main: Callable[[], Awaitable[None]]) -> None:

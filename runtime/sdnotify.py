@@ -16,7 +16,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import structlog
 
@@ -123,6 +123,17 @@ async def keep_alive(
                 notify("WATCHDOG=1")
     finally:
         notify("STOPPING=1")
+
+
+@contextlib.asynccontextmanager
+async def alive(doing: str = "ready") -> AsyncIterator[None]:
+    """Say so while the block runs: for a service that is ready as soon as its loop runs."""
+    saying = asyncio.create_task(keep_alive(doing=doing))
+    try:
+        yield
+    finally:
+        saying.cancel()
+        await asyncio.wait([saying])
 
 
 async def _start(ready: asyncio.Event | None) -> None:

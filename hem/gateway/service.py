@@ -45,6 +45,7 @@ from hem.locks import lock_within
 from runtime.clock import clock_from_environment
 from runtime.log import configure
 from runtime.ports import Clock, Store
+from runtime.sdnotify import alive
 from runtime.store import SqliteStore
 from wire.errors import ConfigError
 from wire.keys import to_text
@@ -400,7 +401,8 @@ async def run(config: Provisioning, facts: MarketFacts, stop: asyncio.Event, clo
         log.info("gateway ready", meter=key.id, socket=str(config.gateway.socket))
         watching = asyncio.create_task(gateway.watch_over_leases())
         guests = asyncio.create_task(gateway.serve_guests())
-        await stop.wait()
+        async with alive():
+            await stop.wait()
         await server.stop()
         guests.cancel()  # before neutral is restored: nobody writes after that
         await asyncio.gather(guests, return_exceptions=True)

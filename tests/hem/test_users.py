@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -247,8 +248,8 @@ def units():
 def test_units_are_well_formed_and_name_users_that_are_made(unit):
     text = unit.read_text()
     user = re.search(r"^User=(.+)$", text, re.MULTILINE).group(1)
-    made = re.findall(r"^u (\S+)", (DEPLOY / "pi" / "hearthgrid.sysusers").read_text(), re.M)
-    assert user in made
+    lists = (path.read_text() for path in DEPLOY.glob("*/*.sysusers"))
+    assert user in re.findall(r"^u (\S+)", "".join(lists), re.M)
     for line in ("NoNewPrivileges=yes", "ProtectSystem=strict", "UMask=0077", "LimitCORE=0"):
         assert line in text.splitlines()
     if shutil.which("systemd-analyze") is None:
@@ -263,6 +264,72 @@ def test_units_are_well_formed_and_name_users_that_are_made(unit):
     assert not wrong
 
 
-def test_the_three_processes_are_three_users():
-    users = [re.search(r"^User=(.+)$", unit.read_text(), re.M).group(1) for unit in units()]
-    assert len(users) == len(set(users)) == 3
+def test_every_process_is_a_user_of_its_own_and_watched():
+    """What syncs Mosquitto's revocations is Mosquitto's user and has no event loop to watch."""
+    texts = {unit.stem: unit.read_text() for unit in units()}
+    users = [re.search(r"^User=(.+)$", text, re.M).group(1) for text in texts.values()]
+    assert len(users) == len(set(users)) == 8
+    del texts["broker-sync"]
+    for name, text in texts.items():
+        assert re.search(r"^Type=notify$", text, re.M) and "\nWatchdogSec=" in text, name
+
+
+@pytest.mark.parametrize("service", ["csmdb", "broker", "aggregator", "analytics", "ledger"])
+def test_an_operators_folder_is_its_users_alone(service):
+    text = (DEPLOY / "operator" / "hearthgrid-operator.tmpfiles").read_text()
+    user = f"hearthgrid-{service}"
+    assert re.search(rf"^d /var/lib/{user} +0700 {user} +{user} ", text, re.M)
+
+
+LEDGER, CPF_GROUP = 61_004, 61_011
+HAND_OVER = """
+import sys
+from pathlib import Path
+from runtime.cpf_folder import put_attestation
+put_attestation(Path(sys.argv[1]), 8, {"of": "grant"}, {"of": "attestation"})
+"""
+TAKE = """
+import sys
+from pathlib import Path
+from runtime.cpf_folder import drop_waiting, read_waiting, waiting_slots
+(slot,) = waiting_slots(Path(sys.argv[1]))
+print(read_waiting(Path(sys.argv[1]), slot).decode())
+drop_waiting(Path(sys.argv[1]), [slot])
+"""
+LOOK = """
+import sys
+try:
+    print(open(sys.argv[1] + "/cpf/8.json").read())
+except PermissionError:
+    print("no")
+"""
+
+
+def test_an_attestation_is_read_by_the_ledgers_user_and_by_no_third(tmp_path, other_users):
+    """The folder is as deploy/pi/hearthgrid.tmpfiles makes it, the umask as the units say."""
+    made = re.search(
+        r"^d /var/lib/hearthgrid-ledger/chain/cpf (\d+) hearthgrid-ledger +hearthgrid-cpf",
+        (DEPLOY / "pi" / "hearthgrid.tmpfiles").read_text(), re.M,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="hg") as name:  # pytest's folder is root's alone
+        node = Path(name)
+        node.chmod(0o711)
+        folder = node / "cpf"
+        folder.mkdir()
+        os.chown(folder, LEDGER, CPF_GROUP)
+        folder.chmod(int(made[1], 8))
+
+        def run(uid, code, groups=()):
+            how = {**as_user(uid), "extra_groups": list(groups)}
+            command = [interpreter(), "-c", code, str(node)]
+            return subprocess.run(command, **how, capture_output=True, text=True, check=False)
+
+        put = run(EMS, HAND_OVER, [CPF_GROUP])
+        assert put.returncode == 0, put.stderr
+        facts = (folder / "8.json").stat()
+        assert (facts.st_uid, facts.st_gid) == (EMS, CPF_GROUP)
+        assert stat.S_IMODE(facts.st_mode) == 0o640
+        assert run(GATEWAY, LOOK).stdout == "no\n"
+        taken = run(LEDGER, TAKE, [CPF_GROUP])
+        assert json.loads(taken.stdout)["attestation"] == {"of": "attestation"}, taken.stderr
+        assert list(folder.iterdir()) == []

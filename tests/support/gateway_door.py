@@ -74,6 +74,17 @@ class Door:
         return str(answer["error"]["code"]) if "error" in answer else "OK"
 
 
+def write_files(folder: Path) -> Path:
+    """A provisioning file and its genesis."""
+    key = make_key("meter")
+    text = to_text(key.public)
+    (folder / "home.toml").write_text(_FILE.format(id=key.id, key=text))
+    box = to_text(BoxKey(key.seed).public)
+    genesis = {"chainId": "hg-test", "slotLengthS": 900, "dsoBoxKey": box}
+    (folder / "genesis.json").write_text(json.dumps(genesis))
+    return folder / "home.toml"
+
+
 @asynccontextmanager
 async def door(folder: Path, *, uid: int | None = None) -> AsyncIterator[Door]:
     """
@@ -83,12 +94,7 @@ async def door(folder: Path, *, uid: int | None = None) -> AsyncIterator[Door]:
         uid: who may ask; by default we
     """
     key = make_key("meter")
-    text = to_text(key.public)
-    (folder / "home.toml").write_text(_FILE.format(id=key.id, key=text))
-    box = to_text(BoxKey(key.seed).public)
-    genesis = {"chainId": "hg-test", "slotLengthS": 900, "dsoBoxKey": box}
-    (folder / "genesis.json").write_text(json.dumps(genesis))
-    config = load_provisioning(folder / "home.toml")
+    config = load_provisioning(write_files(folder))
     facts = load_market_facts(config.market.genesis)
     book = MeterBook(key, MemoryStore(), facts, MAX_POWER_W, 4)
     gateway = Gateway(config, book, SystemClock(), structlog.get_logger())
