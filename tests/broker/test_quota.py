@@ -10,7 +10,7 @@ from support.enrolment import connected_lane
 from support.patience import PATIENCE_S
 from support.raw_mqtt import RawClient
 
-from broker.packets import PINGRESP_PACKET
+from broker.packets import PINGRESP_PACKET, UNAVAILABLE
 from broker.quota import (
     ADDRESS,
     HOME,
@@ -21,8 +21,6 @@ from broker.quota import (
     Quota,
     rates_of,
 )
-from broker.packets import UNAVAILABLE
-from broker.quota import ADDRESS, HOME, MAX_CLIENTS, STRANGER, STRANGERS, Quota, rates_of
 from broker.sessions import MAX_WAITING_BYTES, Delivery, Message, Session
 from runtime.bus import MqttBus
 from runtime.metrics import refusals
