@@ -300,12 +300,25 @@ class Ledger:
             now_ms: market time
 
         Returns:
-            EXPIRED, REPLAYED (this very transaction was executed), WRONG_NONCE (another one with
-            its nonce was), or None.
+            EXPIRED (or its sender has had its time), REPLAYED (this very transaction was
+            executed), WRONG_NONCE (another one with its nonce was), or None.
         """
         if self.is_executed(tx.txid):  # whatever became of it: some codes leave the nonce unused
             return Refusal.REPLAYED
+        if self._is_of_the_past(tx, self.genesis.grid.slot_at(now_ms)):
+            return Refusal.EXPIRED
         return self.check_turn(tx, now_ms)
+
+    def _is_of_the_past(self, tx: Transaction, slot: int) -> bool:
+        """
+        Is it the registration of an address that was forgotten with its nonces?
+
+        Who has pruned the block with it would propose it again, and others refuse that block.
+        """
+        if not self.genesis.fresh_addresses or grants.is_known(self.state, self.genesis, tx.sender):
+            return False
+        grant = first_grant(self.genesis, tx)
+        return grant is not None and not grants.introduces(self.genesis, grant, slot)
 
     def check_turn(self, tx: Transaction, now_ms: int) -> Refusal | None:
         """`check_admission` of one that is known not to be in a block."""
@@ -644,7 +657,7 @@ def _open_bundle(ctx: Context, tx: Transaction) -> str:
 def _introduced(ctx: Context, tx: Transaction) -> bool:
     """Does a sender without a row show a grant or licence that holds now?"""
     if ctx.registration is not None:
-        return ctx.registration.end_slot >= ctx.slot
+        return grants.introduces(ctx.genesis, ctx.registration, ctx.slot)
     licence = first_licence(ctx.genesis, tx)
     return licence is not None and licence.not_before_ms <= ctx.time_ms < licence.not_after_ms
 
@@ -692,14 +705,13 @@ def _announce_balances(ctx: Context) -> None:
     for key, (before, after) in ctx.state.changes().items():
         if not key.startswith(keys.ACCOUNT):
             continue
-        assert after is not None, "accounts are never deleted"
-        old = before or accounts.NEW_ACCOUNT
-        if (old["balanceUc"], old["lockedUc"]) != (after["balanceUc"], after["lockedUc"]):
+        old, new = before or accounts.NEW_ACCOUNT, after or accounts.NEW_ACCOUNT
+        if (old["balanceUc"], old["lockedUc"]) != (new["balanceUc"], new["lockedUc"]):
             ctx.emit(
                 "balance",
                 address=key.removeprefix(keys.ACCOUNT),
-                balanceUc=after["balanceUc"],
-                lockedUc=after["lockedUc"],
+                balanceUc=new["balanceUc"],
+                lockedUc=new["lockedUc"],
             )
 
 

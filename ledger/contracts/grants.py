@@ -21,6 +21,7 @@ from wire import certificates
 from wire.certificates import AddressGrant
 from wire.errors import CertificateError, MalformedError, Refusal
 from wire.keys import KEY_BYTES, from_text
+from wire.rotation import Rotation
 
 CONNECTION_MAX_WH = 10_000_000
 """More than any one connection point moves in a slot [Wh]; bounds the money of a settlement."""
@@ -69,17 +70,33 @@ def register_address(ctx: Context, op: RegisterAddress) -> Refusal | None:
     ctx.state.put(
         keys.grant(grant.address), {"key": grant.key, "meterKey": grant.meter_key, **facts}
     )
-    drop_slot = grant.end_slot + TRUE_UP_SLOTS + ctx.genesis.grace_slots + 2
+    over_slot = _over_slot(ctx.genesis, grant.start_slot, grant.end_slot)
+    drop_slot = over_slot + TRUE_UP_SLOTS + ctx.genesis.grace_slots + 2
     ctx.state.put(keys.drop(ctx.genesis.grid.start_ms(drop_slot), keys.grant(grant.address)), True)
     ctx.emit("address-registered", address=grant.address, **facts)
     expect(ctx, grant.address, grant.start_slot, grant.end_slot)
     return None
 
 
+def introduces(genesis: Genesis, grant: AddressGrant, slot: int) -> bool:
+    """
+    Does a grant make an address known in this slot that the ledger does not know?
+
+    Of an address that was forgotten (`drop_grant`) the nonces are forgotten too. It cannot come
+    back with another grant of the same first slot: it is too late for that before it is forgotten.
+    """
+    if grant.end_slot < slot:
+        return False
+    rotation = genesis.rotation
+    return rotation is None or slot <= _period_end(rotation, grant.start_slot) + TRUE_UP_SLOTS
+
+
 def drop_grant(ctx: Context, address: str) -> None:
-    """Forget an ended grant and its assets (of the account the nonce stays: see `accounts`)."""
+    """Forget an ended grant and its assets; of a fresh address its account, too."""
     grant = ctx.state.get(keys.grant(address))
-    if grant is None or grant["endSlot"] + TRUE_UP_SLOTS >= ctx.slot:
+    if grant is None:
+        return
+    if _over_slot(ctx.genesis, grant["startSlot"], grant["endSlot"]) + TRUE_UP_SLOTS >= ctx.slot:
         return  # renewed meanwhile
     if ctx.genesis.fresh_addresses:
         if accounts.read(ctx.state, address)["lockedUc"]:
@@ -93,6 +110,18 @@ def drop_grant(ctx: Context, address: str) -> None:
     ctx.state.delete(keys.participation(address))
     ctx.state.delete(keys.penalty(address))
     ctx.state.delete(keys.zone(address))
+    if ctx.genesis.fresh_addresses and not is_known(ctx.state, ctx.genesis, address):
+        ctx.state.delete(keys.account(address))
+
+
+def _over_slot(genesis: Genesis, start_slot: int, end_slot: int) -> int:
+    """The last slot of a grant; of a fresh address not before its period's."""
+    rotation = genesis.rotation
+    return end_slot if rotation is None else max(end_slot, _period_end(rotation, start_slot))
+
+
+def _period_end(rotation: Rotation, slot: int) -> int:
+    return rotation.last_slot(rotation.period(slot))
 
 
 def is_known(state: State, genesis: Genesis, address: str) -> bool:
