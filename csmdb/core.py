@@ -231,7 +231,8 @@ class Desk:
         """
         A certificate for a service of the operator: no meter, no limits.
 
-        Valid from the epoch on, since a simulated market may live in the past.
+        Valid from the epoch on, since a simulated market may live in the past. Certified again, a
+        service that is banned stays so.
 
         Raises:
             ConfigError: unknown roles, or the key belongs to a home.
@@ -253,6 +254,8 @@ class Desk:
             name=name[:MAX_TEXT],
             enrolled_ms=now_ms,
         )
+        if known is not None:
+            participant = replace(participant, banned=known.banned)
         with self.rows.atomic():
             self.rows.put_participant(participant)
             certificate = self._certify(participant, [], 0, now_ms)
@@ -295,8 +298,8 @@ class Desk:
         Make addresses lawful traders, all of them or none.
 
         Returns:
-            One grant per address, in order; or UNKNOWN_SENDER, BANNED, NOT_ALLOWED, DUPLICATE,
-            QUANTITY_OUT_OF_RANGE.
+            One grant per address, in order; or UNKNOWN_SENDER, BANNED, NOT_ALLOWED, UNKNOWN_MAKE,
+            DUPLICATE, QUANTITY_OUT_OF_RANGE.
 
         Raises:
             MalformedError: the parameters are not a list of addresses.
@@ -318,7 +321,16 @@ class Desk:
             return Refused(Refusal.BANNED, who.banned)
         if not (BUYERS | SELLERS) & set(who.roles):
             return Refused(Refusal.NOT_ALLOWED, "only consumers, producers and prosumers trade")
-        return None
+        return self._check_make(sender)
+
+    def _check_make(self, sender: str) -> Refused | None:
+        """A meter whose make was erased, or never told, cannot be found by an advisory."""
+        meter = self.rows.meter_of(sender)
+        if meter is None or meter.vendor or meter.model:
+            return None
+        return Refused(
+            Refusal.UNKNOWN_MAKE, "the operator has to say the meter's make: `csmdb meter`"
+        )
 
     def _check_slots(self, asked: list[AddressRequest], now_ms: int) -> Refused | None:
         refusals = (self._check_interval(one.start_slot, one.end_slot, now_ms) for one in asked)
@@ -408,7 +420,7 @@ class Desk:
 
         Returns:
             The grant; or UNKNOWN_SENDER, BANNED, NOT_ALLOWED (not this home's validator),
-            DUPLICATE (another meter key speaks for it now), QUANTITY_OUT_OF_RANGE.
+            UNKNOWN_MAKE, DUPLICATE (another meter key speaks for it now), QUANTITY_OUT_OF_RANGE.
 
         Raises:
             MalformedError: the parameters are not of this form.
@@ -433,6 +445,8 @@ class Desk:
             return Refused(Refusal.BANNED, who.banned)
         if who.validator != validator:
             return Refused(Refusal.NOT_ALLOWED, "this home does not host this validator")
+        if (refused := self._check_make(sender)) is not None:
+            return refused
         known = self.rows.validator_grant(validator)
         # what a predecessor held does not bind its successor, which may have another meter key
         if known is not None and known[0] == sender and known[1].end_slot >= start:

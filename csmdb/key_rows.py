@@ -22,7 +22,7 @@ class TlsRow:
 
 @dataclass(frozen=True, slots=True)
 class RevokedKey:
-    """An entry; either an identity or a serial is named."""
+    """An entry; an identity or a serial is named, or an address was that was forgotten."""
 
     number: int
     """From 1 on, without a gap."""

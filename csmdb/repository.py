@@ -259,11 +259,21 @@ class SqlRepository:
         return [parse(AddressGrant, row["document"]) for row in self.db.query(sql, [participant])]
 
     def forget_address_grants(self, participant: str, before_slot: int) -> int:
-        """Take out somebody's grants that ended before a slot; gives how many."""
-        return self.db.execute(
-            "DELETE FROM address_grants WHERE participant = ? AND end_slot < ?",
-            [participant, before_slot],
+        """
+        Take out somebody's grants that ended before a slot, and what else names their addresses.
+
+        Returns:
+            How many grants it were.
+        """
+        those, values = "participant = ? AND end_slot < ?", [participant, before_slot]
+        self.db.execute(f"DELETE FROM revocations WHERE {those}", values)
+        # what was revoked with a device stands there in a row
+        self.db.execute(
+            "UPDATE revoked_keys SET identity = '' WHERE identity IN"
+            f" (SELECT address FROM address_grants WHERE {those})",
+            values,
         )
+        return self.db.execute(f"DELETE FROM address_grants WHERE {those}", values)
 
     def validator_grants_of(self, participant: str) -> list[ValidatorGrant]:
         """All validator grants of somebody, the oldest first."""

@@ -384,10 +384,10 @@ class HomeEnergyManager:
             try:
                 await self._obtain_grants()
             except CsmDbRefusedError as error:
-                if error.reason != Refusal.BANNED.value:
+                if error.reason not in (Refusal.BANNED.value, Refusal.UNKNOWN_MAKE.value):
                     raise
                 if not said:
-                    log.warning("banned: no grant to trade with, asked again", reason=str(error))
+                    log.warning("kept out: no grant to trade with, asked again", reason=str(error))
                 said = True
                 self.bans.tell(is_banned=True)
                 await asyncio.sleep(BANNED_RETRY_S)

@@ -99,6 +99,8 @@ class Refusal(StrEnum):
     # Enrolment
     BAD_CLAIM = "BAD_CLAIM"
     CLAIM_USED = "CLAIM_USED"
+    UNKNOWN_MAKE = "UNKNOWN_MAKE"
+    """Of the meter, so that nobody can tell whether an advisory names it."""
     # Firmware
     METADATA_EXPIRED = "METADATA_EXPIRED"
     FROZEN = "FROZEN"

@@ -239,6 +239,15 @@ def test_strangers_services_and_the_banned_renew_nothing(csmdb):
     assert reason(refused) == Refusal.BANNED
 
 
+def test_a_service_that_is_certified_again_stays_banned(csmdb):
+    key = make_key("svc")
+    csmdb.desk.certify_service(key.public, ("dso",), "DSO", NOW_MS)
+    csmdb.repository.set_ban(key.id, "left the office")
+    csmdb.desk.certify_service(key.public, ("dso", "aggregator"), "DSO", NOW_MS + 1)
+    who = csmdb.repository.participant(key.id)
+    assert (who.roles, who.banned) == (("dso", "aggregator"), "left the office")
+
+
 def test_an_addresss_grant_is_made_longer_in_its_second_half_not_after_its_end(csmdb):
     home = enrolled(csmdb)
     asked = {"addresses": [home.address_row()]}

@@ -8,16 +8,19 @@ import msgspec
 import pytest
 from support.brokers import make_key
 from support.csmdb_site import NOW_MS, StandingClock, enrolled, run_csmdb
+from support.enrolment import AskingHome
 
+from csmdb.advisories import set_make
 from csmdb.config import open_storage
 from csmdb.core import CERTIFICATE_DAYS, DAY_MS
 from csmdb.privacy import erase, set_person
 from csmdb.records import Person
+from csmdb.revoked_keys import revoke
 from csmdb.schema import TABLES
 from csmdb.service import CsmDbService
 from csmdb.setup import open_csmdb
 from wire.certificates import AddressGrant, ValidatorGrant, check, dump_text
-from wire.errors import ConfigError
+from wire.errors import ConfigError, Refusal
 from wire.keys import to_text
 
 PERSON = Person(
@@ -85,8 +88,30 @@ def test_an_erasure_leaves_what_the_market_needs(csmdb, home):
     assert csmdb.repository.participant(identity).banned
     csmdb.ban(identity, "")
     assert csmdb.desk.renew(identity, NOW_MS) == after
-    row = {"addresses": [home.address_row(1)]}
+
+
+def test_an_erased_meter_gets_no_more_grants_until_its_make_is_said_again(csmdb, home):
+    """No advisory that is to come could find it. What it trades under ends with its grants."""
+    identity, row = home.ems.id, {"addresses": [home.address_row(1)]}
+    csmdb.ban(identity, "")
+    before = csmdb.repository.address_grant(home.address().id)
+    erase(csmdb, identity)
+    refused = csmdb.desk.grant_addresses(identity, row, NOW_MS)
+    assert refused.refusal is Refusal.UNKNOWN_MAKE
+    assert csmdb.repository.address_grant(home.address().id) == before
+    set_make(csmdb, identity, "9.9", vendor="Zaehlerwerk", model="ZW-3000")
     assert isinstance(csmdb.desk.grant_addresses(identity, row, NOW_MS)[0], AddressGrant)
+
+
+def test_a_validator_of_an_erased_meter_gets_no_more_grants(csmdb):
+    host = AskingHome("host")
+    code = csmdb.add_claim(["prosumer"], 10_000, 6_000, "feeder-1", VALIDATOR)
+    csmdb.desk.enroll(host.ems.id, host.enrolment(code, **METER), NOW_MS)
+    asked = {"validator": VALIDATOR, "meterKey": to_text(host.meter.public)}
+    assert isinstance(csmdb.desk.grant_validator(host.ems.id, asked, NOW_MS), ValidatorGrant)
+    erase(csmdb, host.ems.id)
+    refused = csmdb.desk.grant_validator(host.ems.id, asked, NOW_MS)
+    assert refused.refusal is Refusal.UNKNOWN_MAKE
 
 
 def test_an_erasure_leaves_the_log_whole_and_says_that_it_was_done(csmdb, home):
@@ -112,9 +137,23 @@ def test_an_erasure_takes_addresses_of_long_ago_and_no_log_leads_to_them(csmdb, 
     everything = "".join(
         str(list(csmdb.repository.db.query(f"SELECT * FROM {table}"))) for table in TABLES
     )
-    assert address not in everything
+    assert address not in everything, "also where it was banned under it"
     assert digest not in everything
     csmdb.repository.check_audit()
+
+
+def test_addresses_of_long_ago_do_not_stand_beside_a_lost_device_any_more(csmdb, home, monkeypatch):
+    """All of its identities were revoked in a row: the participant, then its addresses."""
+    address, identity = home.address().id, home.ems.id
+    newest = revoke(csmdb, identity, "lost")
+    monkeypatch.setattr(csmdb.clock, "now_ms", lambda: NOW_MS + 30 * DAY_MS, raising=False)
+    named = [one.identity for one in csmdb.repository.keys.revoked_keys()]
+    assert {identity, address} <= set(named)
+    erase(csmdb, identity)
+    left = csmdb.repository.keys.revoked_keys()
+    assert [one.number for one in left] == list(range(1, newest + 1)), "the list goes on"
+    assert {one.identity for one in left} & {identity, address} == {identity}
+    assert csmdb.repository.keys.is_revoked(identity)
 
 
 def test_an_erasure_touches_nobody_else(csmdb, home):
