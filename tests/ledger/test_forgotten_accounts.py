@@ -120,7 +120,7 @@ def test_none_of_its_transactions_can_be_executed_again(tmp_path):
 
 def test_a_node_without_the_old_blocks_does_not_take_its_registration_again():
     """It does not know the transaction any more: the grant in it tells that its time is over."""
-    chain, (home,), (registration, *_) = lived()
+    chain, _, (registration, *_) = lived()
     chain.block(slot_ms(FORGOTTEN))
     joined = chain.ledger
     joined.is_executed = lambda _txid: False
@@ -133,7 +133,7 @@ def test_a_node_without_the_old_blocks_does_not_take_its_registration_again():
 
 @pytest.mark.parametrize("first_end", [FIRST_SLOT + 1, END])
 def test_a_longer_grant_of_the_same_first_slot_does_not_bring_it_back(first_end):
-    """A CSM-DB renews grants before they end; with one that was kept back, old nonces count anew."""
+    """A CSM-DB renews grants before they end; with one that was kept back, old nonces count."""
     chain, (home,), sent = lived(end_slot=first_end)
     longer = register(home, end_slot=FORGOTTEN + 400)
     early = chain.ledger.query(keys.account(home.id))
