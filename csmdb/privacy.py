@@ -80,10 +80,10 @@ def erase(csmdb: CsmDb, participant: str, actor: str = OPERATOR) -> Erased:
     with rows.atomic():
         _known(csmdb, participant)
         # whose place it took was the same household
-        found = [
-            _erase_one(csmdb, one) for one in (participant, *rows.keys.predecessors(participant))
-        ]
-        rows.audit(now_ms, actor, ERASE, "OK", "", subject=participant)
+        household = (participant, *rows.keys.predecessors(participant))
+        found = [_erase_one(csmdb, one) for one in household]
+        for one in household:  # the log is whole if each says that it was erased
+            rows.audit(now_ms, actor, ERASE, "OK", "", subject=one)
     rows.db.scrub()
     return Erased(
         sum(one.certificates for one in found),

@@ -266,14 +266,15 @@ class SqlRepository:
             How many grants it were.
         """
         those, values = "participant = ? AND end_slot < ?", [participant, before_slot]
-        self.db.execute(f"DELETE FROM revocations WHERE {those}", values)
+        self.db.execute(f"DELETE FROM revocations WHERE {those}", values)  # noqa: S608 - constant
         # what was revoked with a device stands there in a row
         self.db.execute(
-            "UPDATE revoked_keys SET identity = '' WHERE identity IN"
+            "UPDATE revoked_keys SET identity = '' WHERE identity IN"  # noqa: S608 - constant
             f" (SELECT address FROM address_grants WHERE {those})",
             values,
         )
-        return self.db.execute(f"DELETE FROM address_grants WHERE {those}", values)
+        sql = f"DELETE FROM address_grants WHERE {those}"  # noqa: S608 - constant
+        return self.db.execute(sql, values)
 
     def validator_grants_of(self, participant: str) -> list[ValidatorGrant]:
         """All validator grants of somebody, the oldest first."""

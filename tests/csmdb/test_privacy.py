@@ -19,6 +19,7 @@ from csmdb.revoked_keys import revoke
 from csmdb.schema import TABLES
 from csmdb.service import CsmDbService
 from csmdb.setup import open_csmdb
+from csmdb.succession import re_enrol
 from wire.certificates import AddressGrant, ValidatorGrant, check, dump_text
 from wire.errors import ConfigError, Refusal
 from wire.keys import to_text
@@ -139,6 +140,22 @@ def test_an_erasure_takes_addresses_of_long_ago_and_no_log_leads_to_them(csmdb, 
     )
     assert address not in everything, "also where it was banned under it"
     assert digest not in everything
+    csmdb.repository.check_audit()
+
+
+def test_a_home_that_was_re_enrolled_and_named_again_leaves_no_byte_either(csmdb, home, files):
+    """Its device was lost: what was known of the old identity and the new one, bans, firmware."""
+    csmdb.ban(home.ems.id, "")
+    code = re_enrol(csmdb, home.ems.id, "lost")
+    heir = AskingHome("heir-of-home-1")
+    csmdb.desk.enroll(heir.ems.id, heir.enrolment(code, **METER), NOW_MS)
+    set_make(csmdb, heir.ems.id, "9.9.zw-b")
+    csmdb.ban(heir.ems.id, REASON)
+    assert {word for _, word in found_in(files())} == set(WORDS)
+    erase(csmdb, heir.ems.id)
+    assert found_in(files()) == set()
+    run_csmdb("backup", csmdb.folder, csmdb.folder / "later.backup")
+    assert found_in([csmdb.folder / "later.backup"]) == set()
     csmdb.repository.check_audit()
 
 
