@@ -338,7 +338,9 @@ class Rollup:
         elif before is not None:
             self._last_state.pop(state.home)
         old = self.homes.get(state.home) or {"id": state.home}
-        row = {**old, "online": state.online, "timeMs": state.time_ms}
+        row = {**old, "online": state.online, "timeMs": state.time_ms, "shares": state.measured}
+        if state.online:
+            row["lost"] = list(state.lost)
         if state.measured:
             row.update(
                 gridW=state.grid_w,
@@ -346,7 +348,6 @@ class Rollup:
                 batteryW=state.battery_w,
                 loadW=state.load_w,
                 socPermille=state.soc_permille,
-                lost=list(state.lost),
             )
         self.homes.put(state.home, row, self.revision)
 

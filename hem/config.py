@@ -93,6 +93,9 @@ class Home(Section):
     """Keys, registers, outbox. Back it up."""
     timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
     """Of the household's clock: hours of the policy, and of what is explained to it."""
+    share_powers: bool = False
+    """Where addresses are fresh: tell the operators this home's powers and state of charge, live.
+    With them they can find its address of the hour (docs/concepts/identities.md)."""
 
 
 class Broker(Section):

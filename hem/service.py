@@ -68,6 +68,7 @@ from hem.ems.schedule import Phase, Timetable
 from hem.ems.solver import Solver
 from hem.ems.standing import Standings
 from hem.ems.starts import Starts
+from hem.ems.state_message import state_to_tell
 from hem.ems.tls import home_tls
 from hem.ems.turning import Parts as TurningParts
 from hem.ems.turning import Turning
@@ -1001,11 +1002,12 @@ class HomeEnergyManager:
 
     def _tell_state(self, state: dict[str, Any]) -> None:
         """Our state, for the operators; what the household calls its home is not theirs to know."""
+        told = state_to_tell(state, self.rotation is None or self.config.home.share_powers)
         body = {
             "online": True,
             "key": to_text(self.ems_key.public),
             "waiting": self.readings.waiting + self.outbox.waiting,
-            **{k: v for k, v in state.items() if k not in ("battery", "time_ms")},
+            **told,
         }
         payload = self._envelope("state", body)
         self.home_bus.publish_soon(self._topic(topics.STATE, self.ems_key.id), payload, retain=True)

@@ -294,6 +294,7 @@ energy_wh = {DEVIATION_WH}
             f'name = "{home.name}"',
             f'claim_code = "{self.claims[home.name]}"',
             'data_dir = "data"',
+            "share_powers = true",  # the page of the operators is to show them
             "",
             "[broker]",
             'host = "127.0.0.1"',

@@ -177,10 +177,11 @@ function showTables(reply) {
   if (reply.full || reply.homes.length) {
     const homes = [...tables.homes.values()]
       .sort((a, b) => (a.id < b.id ? -1 : 1));
-    const power = (row, key) => [row.online && row[key] !== undefined
+    const power = (row, key) => [row.online && row.shares && row[key] !== undefined
       ? format.kw(row[key]) : "–", "n"];
+    const last = (row) => (row.online && !row.shares ? "not shared" : batteryCell(row));
     fill("homes", homes.map((row) => [homeCell(row), power(row, "loadW"), power(row, "pvW"),
-      power(row, "gridW"), [batteryCell(row), "soc"]]), "No home has reported yet.", 5);
+      power(row, "gridW"), [last(row), "soc"]]), "No home has reported yet.", 5);
   }
   if (reply.full || reply.trades.length) {
     const trades = state.rows("trades").reverse();

@@ -62,6 +62,13 @@ def test_a_home_that_was_silent_is_not_made_up(rollup):
     assert len(rollup.slots) == 0
 
 
+def test_a_home_that_shares_no_powers_is_there_with_its_lost_devices(rollup):
+    rollup.fold_state(state(DAY_START_MS, 0, lost=("inverter",), measured=False))
+    (row,) = rollup.homes.values()
+    assert (row["online"], row["shares"], row["lost"]) == (True, False, ["inverter"])
+    assert "loadW" not in row
+
+
 def test_an_old_state_does_not_replace_a_newer_one(rollup):
     rollup.fold_state(state(DAY_START_MS + 1000, 500))
     rollup.fold_state(state(DAY_START_MS, 900))
