@@ -14,7 +14,7 @@ accounts.sqlite: the DSO's private accounts (ADR 0005).
 Money leaves an account when the withdrawal is decided, before anything is sent; a part that the
 ledger refuses is booked back. So the sum of all accounts and of what is on the ledger through them
 changes by payments only. An account may fall below zero when an address ends in debt: that is the
-participant's bill (ADR 0016). synchronous=FULL: an answer that was given survives a power cut.
+participant's bill (ADR 0013). synchronous=FULL: an answer that was given survives a power cut.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ is booked to the owner's private account (`Accounts.deposit`). A participant pay
 DSO in money that the ledger does not see; the operator books that under a reference, once.
 
 References:
-    ADR 0005 (private accounts), ADR 0016 (ended addresses).
+    ADR 0005 (private accounts), ADR 0013 (ended addresses).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ schedules in, approvals out.
                            -> books -> outbox -> ledger;  show-account -> the books
                            approve-schedule -> CSM-DB: an aggregator? -> limits -> books
     ledger events          deposits -> books;  a withdrawal's operation refused -> booked back;
-                           debts of addresses, closed accounts -> books: the owner's bill (ADR 0016)
+                           debts of addresses, closed accounts -> books: the owner's bill (ADR 0013)
 
 A request passes what one to the CSM-DB passes: rate limit, sealed box, form, time, signature,
 replay. The books are written before the outbox, whose keys are theirs, and are asked for what is

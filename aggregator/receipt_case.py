@@ -8,7 +8,7 @@ meter it is of. They tell two states of that meter's registers and one of its ad
 them leads to another address, whose receipts have digests of other readings.
 
 References:
-    ADR 0016 (ended addresses); `aggregator.audit`.
+    ADR 0013 (ended addresses); `aggregator.audit`.
 """
 
 from __future__ import annotations

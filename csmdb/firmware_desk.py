@@ -14,7 +14,7 @@ certificate, and with it every nonce from before worthless, also after a restart
 fills no table, and attesting what is known already no certificates.
 
 References:
-    ADR 0013; RFC 9334 section 10.2 (freshness by nonces).
+    ADR 0012; RFC 9334 section 10.2 (freshness by nonces).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ The timestamp lasts a day and is signed anew by the running service: a home that
 one knows that it is being frozen.
 
 References:
-    The Update Framework specification 1.0; ADR 0013.
+    The Update Framework specification 1.0; ADR 0012.
 """
 
 from __future__ import annotations

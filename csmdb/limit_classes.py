@@ -16,7 +16,7 @@ Whether an address may buy and whether it may sell stays visible: the contract e
 that only consume are told apart from those that also sell, and each role needs its own crowd.
 
 References:
-    ADR 0016 (ended addresses); L. Sweeney, k-anonymity (2002).
+    ADR 0013 (ended addresses); L. Sweeney, k-anonymity (2002).
 """
 
 from __future__ import annotations

@@ -185,7 +185,7 @@ class Governance(_Section, frozen=True, kw_only=True):
 
 
 class Privacy(_Section, frozen=True, kw_only=True):
-    """How long a home trades under one address; see `wire.rotation`, ADR 0016."""
+    """How long a home trades under one address; see `wire.rotation`, ADR 0013."""
 
     address_slots: int = 0
     """An address is for so many slots; 0: for as long as its grant."""

@@ -10,7 +10,7 @@ something from outside. Whoever may write here can make the node say what its me
 nothing else.
 
 References:
-    ADR 0016 (ended addresses).
+    ADR 0013 (ended addresses).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ market's name, as certificates are. What it cannot say is docs/how-to/firmware.m
 
 References:
     The Update Framework specification 1.0; ETSE section IV (vulnerable meters are kept out until
-    they are patched); ADR 0013.
+    they are patched); ADR 0012.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ Accounts are kept when their grant ends: the nonce guards against replays, and t
 In a market of fresh addresses the account of an ended one is closed: what is left goes to its
 owner's private account with the DSO, and so does what it owes. Its row goes with its grant, as
 there would be thousands a year of every home; `grants.introduces` guards against replays then
-(ADR 0016).
+(ADR 0013).
 """
 
 from __future__ import annotations
