@@ -235,9 +235,9 @@ def test_only_the_dso_is_told(csmdb, old):
 
 
 def test_revocations_come_in_pages(csmdb, old):
-    homes = [enrolled(csmdb, f"more-{number}", **M1, firmware="1.0") for number in range(3)]
+    homes = [enrolled(csmdb, f"more-{number}", **M1, firmware="1.0") for number in range(6)]
     for home in homes:
-        rows = [home.address_row(number) for number in range(30)]
+        rows = [home.address_row(number) for number in range(15)]
         csmdb.desk.grant_addresses(home.ems.id, {"addresses": rows}, NOW_MS)
     take(csmdb, made_up())
     first = revoked(csmdb)
