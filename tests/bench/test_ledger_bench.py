@@ -23,7 +23,7 @@ TINY = replace(SHORT, steady=((40, 0.7), (80, 0.7)), windows=(16,), step_s=0.8, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("broker", ["mosquitto", "embedded"])
+@pytest.mark.parametrize("broker", ["mosquitto", pytest.param("embedded", marks=pytest.mark.long)])
 def test_a_run_loses_nothing_through_a_killed_leader_and_measures_every_part(
     broker, tmp_path, capsys
 ):

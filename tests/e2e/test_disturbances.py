@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from support.patience import PATIENCE_S
 
 from ledger.store import LedgerStore
@@ -63,6 +64,7 @@ def height(demo: Demo, index: int) -> int:
         store.close()
 
 
+@pytest.mark.long
 def test_a_killed_validator_is_not_missed_and_catches_up(tmp_path: Path) -> None:
     with running_day(tmp_path / "out") as demo:
         run_until(demo, 0.25)
@@ -80,6 +82,7 @@ def test_a_killed_validator_is_not_missed_and_catches_up(tmp_path: Path) -> None
         assert summary["energy"]["tradedWh"] > 0
 
 
+@pytest.mark.long
 def test_a_killed_broker_comes_back_and_nothing_is_lost(tmp_path: Path) -> None:
     with running_day(tmp_path / "out") as demo:
         run_until(demo, 0.4)

@@ -298,7 +298,7 @@ async def test_the_process_makes_a_new_home_when_the_grant_has_ended(monkeypatch
     lives = []
 
     class Home:
-        config = clock = rng = ready = progress = None
+        config = clock = rng = ready = progress = enrolment = None
 
         def __init__(self, *_):
             lives.append(self)
@@ -308,7 +308,11 @@ async def test_the_process_makes_a_new_home_when_the_grant_has_ended(monkeypatch
                 raise ExceptionGroup("tasks", [GrantEndedError("over")])
             raise ConfigError("the third life ends the test")
 
+    async def nothing_cut_off(*_):
+        return False
+
     monkeypatch.setattr(process, "HomeEnergyManager", Home)
+    monkeypatch.setattr(process, "finish", nothing_cut_off)
     with pytest.raises(ConfigError):
         await process._live(Home())
     assert len(lives) == 3

@@ -186,7 +186,7 @@ def home(tmp_path):
 def started(home, monkeypatch):
     """Run with a key, but for the node itself."""
     monkeypatch.setattr(process, "read_certificate", lambda _path: None)
-    monkeypatch.setattr(process, "run_until_stopped", lambda _main: None)
+    monkeypatch.setattr(process, "run_service", lambda _main: None)
 
     def start(name: str, *words: str):
         return ledger(

@@ -31,7 +31,7 @@ def stopped_by(error, monkeypatch):
     def stop(_main):
         raise error
 
-    monkeypatch.setattr(light_process, "run_until_stopped", stop)
+    monkeypatch.setattr(light_process, "run_service", stop)
 
 
 def test_a_checkpoint_of_another_chain_is_refused(folder):

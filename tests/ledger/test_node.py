@@ -178,7 +178,8 @@ async def test_a_body_that_comes_late_is_fetched_and_an_error_then_stops_the_nod
 # --- Catching up ----------------------------------------------------------------------------------
 
 
-async def test_a_node_catches_up_over_blocks_larger_than_a_message(tmp_path):
+async def test_a_node_catches_up_over_blocks_larger_than_a_message(tmp_path, monkeypatch):
+    monkeypatch.setattr("ledger.mempool.SENDER_OPERATIONS", 2_048)  # one sender is enough here
     async with feeder(tmp_path) as market:
         await registered(market, ANN)
         await market.stop(3)

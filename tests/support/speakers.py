@@ -104,6 +104,7 @@ class Feeder:
         node = SimpleNamespace(
             key=validator, genesis=self.genesis, store=self.store, bus=self.air, clock=RealClock(),
             ledger=SimpleNamespace(query=lambda name: {"row": name}), executed_height=0,
+            epoch=SimpleNamespace(validators=SimpleNamespace(index=lambda _: None)),
         )  # fmt: skip
         publisher = Publisher(node)
         topic = topics.build(MARKET, topics.SYNC_REQ, CLIENT.id)
