@@ -885,7 +885,7 @@ class HomeEnergyManager:
     async def _attestation(self, ended: int) -> list[tuple[str, dict[str, Any]]]:
         """The CPF of the window that ends here, where we host a validator and want rewards."""
         grant = self.enrolment.validator_grant
-        if grant is None:
+        if grant is None or not grant.start_slot <= ended <= grant.end_slot:
             return []
         start = ended - self.genesis.poe.window_slots + 1
         try:

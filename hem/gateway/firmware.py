@@ -93,6 +93,7 @@ class FirmwareKeeper:
         self._job = self._kept()
         self._written = 0
         self._working: asyncio.Task[None] | None = None
+        self._closing = False
         self._verifying = asyncio.Lock()
 
     # --- what the EMS may ask -------------------------------------------------------------------
@@ -229,6 +230,7 @@ class FirmwareKeeper:
 
     async def close(self) -> None:
         """Stop; the next start goes on."""
+        self._closing = True
         if self._working is not None:
             self._working.cancel()
             await asyncio.gather(self._working, return_exceptions=True)
@@ -240,6 +242,7 @@ class FirmwareKeeper:
         try:
             image = await asyncio.to_thread(self._image, job.name, job.sha256)
             while not await self._try(job, image):
+                self._check_open()
                 await asyncio.sleep(self._pause_s)
         except FirmwareRefusedError as error:
             self._end(job, "failed", str(error))
@@ -285,6 +288,7 @@ class FirmwareKeeper:
         loop = asyncio.get_running_loop()
         until_s = loop.time() + writer.facts.restart_s
         while loop.time() < until_s:
+            self._check_open()
             with contextlib.suppress(DeviceLostError):
                 if await self._runs(job):
                     return
@@ -298,6 +302,12 @@ class FirmwareKeeper:
 
     def _told(self, written: int) -> None:
         self._written = written
+        self._check_open()
+
+    def _check_open(self) -> None:
+        """A cancellation may have met a Modbus request, which makes a lost answer of it."""
+        if self._closing:
+            raise asyncio.CancelledError
 
     def _end(self, job: Job, state: Literal["done", "failed"], why: str = "") -> None:
         job.state, job.why = state, why
