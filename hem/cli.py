@@ -32,6 +32,9 @@ app.add_typer(firmware_app, name="firmware")
 app.command()(detect)
 app.command()(setup)
 
+WithGateway = Annotated[
+    bool, typer.Option(help="Start the gateway too (systemd starts it by itself).")
+]
 Provisioned = Annotated[Path, typer.Argument(help="Provisioning file of the home (TOML).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JsonLog = Annotated[
@@ -45,9 +48,7 @@ JsonLog = Annotated[
 @app.command()
 def run(
     provisioning: Provisioned,
-    gateway: Annotated[
-        bool, typer.Option(help="Start the gateway too (systemd starts it by itself).")
-    ] = True,
+    gateway: WithGateway = True,
     as_json: JsonLog = False,
 ) -> None:
     """Enrol, then trade until stopped."""
@@ -75,9 +76,7 @@ def gateway(provisioning: Provisioned, as_json: JsonLog = False) -> None:
 @app.command()
 def enroll(
     provisioning: Provisioned,
-    gateway: Annotated[
-        bool, typer.Option(help="Start the gateway too (systemd starts it by itself).")
-    ] = True,
+    gateway: WithGateway = True,
     as_json: Json = False,
 ) -> None:
     """Get certificate and grants with the claim code, without trading yet."""
@@ -89,9 +88,7 @@ def enroll(
 @app.command("rotate-keys")
 def rotate_keys(
     provisioning: Provisioned,
-    gateway: Annotated[
-        bool, typer.Option(help="Start the gateway too (systemd starts it by itself).")
-    ] = True,
+    gateway: WithGateway = True,
     as_json: Json = False,
 ) -> None:
     """Replace EMS and box key of a home that does not run; the old EMS key is revoked."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,28 +86,8 @@ def enrol_home(path: Path, *, with_gateway: bool) -> dict[str, Any]:
     Raises:
         ConfigError: as `run_home`.
     """
-    config = load_provisioning(path)
-    configure("hem")
-    done: dict[str, Any] = {}
-    with only_one(config.home.data_dir):
-        home = HomeEnergyManager(config, clock_from_environment(), SystemRng())
-
-        async def main() -> None:
-            gateway = asyncio.create_task(_keep_gateway(path)) if with_gateway else None
-            try:
-                done.update(await home.enrol())
-            finally:
-                if gateway is not None:
-                    gateway.cancel()
-                    await asyncio.wait([gateway], timeout=STOP_S)
-
-        try:
-            run_until_stopped(main)
-        except CsmDbRefusedError as error:
-            raise ConfigError(f"{path}: the CSM-DB refuses this home: {error}") from None
-    if not done:
-        raise ConfigError(f"{path}: stopped before the home was enrolled; run it again")
-    return done
+    unfinished = "stopped before the home was enrolled"
+    return _do(path, HomeEnergyManager.enrol, unfinished, with_gateway=with_gateway)
 
 
 def rotate_home(path: Path, *, with_gateway: bool) -> dict[str, Any]:
@@ -120,6 +100,36 @@ def rotate_home(path: Path, *, with_gateway: bool) -> dict[str, Any]:
     Raises:
         ConfigError: the home runs, is not enrolled, or the CSM-DB refuses it.
     """
+
+    async def work(home: HomeEnergyManager) -> dict[str, Any]:
+        await home.gateway.wait_ready(GATEWAY_WAIT_S)
+        new = await rotate(home.config, home.enrolment, home.clock, home.rng)
+        return {"before": home.ems_key.id, "participant": new.subject}
+
+    unfinished = "stopped before the keys were replaced"
+    try:
+        return _do(path, work, unfinished, with_gateway=with_gateway)
+    except (TimeoutError, GatewayError) as error:
+        what = str(error) or "the CSM-DB does not answer"
+        raise ConfigError(f"{path}: {what}; run it again") from None
+
+
+def _do(
+    path: Path,
+    work: Callable[[HomeEnergyManager], Awaitable[dict[str, Any]]],
+    unfinished: str,
+    *,
+    with_gateway: bool,
+) -> dict[str, Any]:
+    """
+    Do one thing with a home that does not run, beside its gateway where there is none yet.
+
+    Returns:
+        What `work` told.
+
+    Raises:
+        ConfigError: the home runs, the CSM-DB refuses it, or somebody stopped us (`unfinished`).
+    """
     config = load_provisioning(path)
     configure("hem")
     done: dict[str, Any] = {}
@@ -129,9 +139,7 @@ def rotate_home(path: Path, *, with_gateway: bool) -> dict[str, Any]:
         async def main() -> None:
             gateway = asyncio.create_task(_keep_gateway(path)) if with_gateway else None
             try:
-                await home.gateway.wait_ready(GATEWAY_WAIT_S)
-                new = await rotate(config, home.enrolment, home.clock, home.rng)
-                done.update({"before": home.ems_key.id, "participant": new.subject})
+                done.update(await work(home))
             finally:
                 if gateway is not None:
                     gateway.cancel()
@@ -141,11 +149,8 @@ def rotate_home(path: Path, *, with_gateway: bool) -> dict[str, Any]:
             run_until_stopped(main)
         except CsmDbRefusedError as error:
             raise ConfigError(f"{path}: the CSM-DB refuses this home: {error}") from None
-        except (TimeoutError, GatewayError) as error:
-            what = str(error) or "the CSM-DB does not answer"
-            raise ConfigError(f"{path}: {what}; run it again") from None
     if not done:
-        raise ConfigError(f"{path}: stopped before the keys were replaced; run it again")
+        raise ConfigError(f"{path}: {unfinished}; run it again")
     return done
 
 
